@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from nasx.core.plain import Row
 from nasx.core.quantities import QUANTITIES, measures, of_column, per_epoch
 from nasx.errors import UserError
 from nasx.report import run_summary
@@ -158,7 +159,7 @@ def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outp
 
 def _epochs(found: Iterable[Mapping[str, Any]], first: Iterable[str]) -> pd.DataFrame:
     """One row per epoch of the runs in the folders `found`, which also give the columns `first`."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for run in found:
         facts = {name: run[name] for name in first}
         held = read_metrics(run["folder"]) if (Path(run["folder"]) / "metrics.jsonl").is_file() else []

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 
@@ -20,6 +19,7 @@ from nasx.benchmarks.isomorphism import CELLS, cell_text
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.ranking import kendall_tau
 from nasx.config.job_info import JobInfo
+from nasx.core.plain import Config
 from nasx.searcher.job import SearchJob
 from nasx.tracking.session import session
 
@@ -32,7 +32,7 @@ IMAGES = 128
 class RankedJob(SearchJob):
     """A search whose metrics rows hold the tau of its supernet."""
 
-    def row(self, means: dict[str, object]) -> dict[str, object]:
+    def row(self, means: dict[str, float]) -> dict[str, object]:
         return {**super().row(means), "tau": self.tau()}
 
     def tau(self) -> float | None:
@@ -51,7 +51,7 @@ class RankedJob(SearchJob):
         return found if found == found else None
 
 
-def audit(cfg: Mapping[str, Any], choices: Mapping[str, str], seeds: int) -> list[Finding]:
+def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
     """The findings of the search, for each of `seeds` seeds from that of the configuration."""
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:

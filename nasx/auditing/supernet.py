@@ -20,7 +20,7 @@ from __future__ import annotations
 import copy
 import gc
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -34,12 +34,12 @@ from nasx.auditing.findings import Finding, added, passed
 from nasx.auditing.problems import EARLY, LATE, Moment, Recorder, copied
 from nasx.config import instantiate
 from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
+from nasx.core.plain import Config
 from nasx.core.trees import shortened
 from nasx.searcher.memory import Storages
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 
-Config = Mapping[str, Any]
 S = TypeVar("S", bound=Search)
 WARM_STEPS = 20
 """Weight updates before anything is measured."""

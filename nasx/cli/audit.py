@@ -31,6 +31,7 @@ from nasx.cli import invoke
 from nasx.cli.arguments import parse
 from nasx.config import instantiate
 from nasx.core import files
+from nasx.core.plain import Config
 from nasx.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ Parts = dict[str, "list[Finding]"]
 class Request(NamedTuple):
     """A line: method -> configuration and choices of its three supernets; options, by name."""
 
-    configurations: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]]
+    configurations: dict[str, list[tuple[Config, Mapping[str, str]]]]
     seed: int
     seeds: int
     quick: bool
@@ -99,7 +100,7 @@ def main(words: Sequence[str]) -> int:
     return 0 if passed else 1
 
 
-def audit(configurations: Sequence[tuple[dict[str, Any], dict[str, Any]]], *, quick: bool, seeds: int) -> Parts:
+def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: bool, seeds: int) -> Parts:
     """The findings of all parts for one method; `configurations` are of a small, a wide and a searched supernet."""
     from nasx.auditing import closed_forms, ranking, supernet
     from nasx.tracking import environment

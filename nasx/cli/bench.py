@@ -29,10 +29,10 @@ from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.benchmarks.store import Say, silent
 from nasx.core.files import write_atomic
+from nasx.core.plain import Row
 from nasx.errors import UserError, printable
 
 IMPORTS: dict[str, Callable[..., dict[str, object]]] = {"nb201": import_nb201, "nb101": import_nb101}
-Row = dict[str, Any]
 
 
 def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, object]:
@@ -45,7 +45,7 @@ def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent
     return IMPORTS[kind](path, out, say=say)
 
 
-def bench_info() -> list[dict[str, Any]]:
+def bench_info() -> list[Row]:
     """For each benchmark: its table's source, checksum, columns, what is missing, and reference values."""
     return [{**benchmark.info(), "reference": benchmark.references()} for benchmark in (Nb201(), Nb101())]
 
@@ -123,7 +123,8 @@ def _query_graph(text: str) -> dict[str, object]:
 
 
 def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
-    rows, ranks = [], benchmark.rank(score)
+    ranks = benchmark.rank(score)
+    rows: list[Row] = []
     for dataset, values in score.datasets.items():
         reference = benchmark.reference(dataset)
         for split in ("valid", "test"):

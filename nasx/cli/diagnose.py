@@ -15,16 +15,21 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
 from nasx.config.job_info import JobInfo
 from nasx.core import files
+from nasx.core.plain import Config, Row
 from nasx.errors import UserError, printable
 from nasx.tracking import checkpoints, lineage, records, run_folder
 
-Row = dict[str, Any]
+if TYPE_CHECKING:
+    import torch
+
+    from nasx.searcher.job import SearchJob
+
 SHOWN = (
     "eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation", "change",
     "moved", "none_weight",
@@ -76,9 +81,7 @@ def diagnose(
         raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
 
 
-def open_search(
-    folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()
-) -> tuple[dict[str, Any], list[Path]]:
+def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[Config, list[Path]]:
     """Configuration and checkpoints, the newest last, of the search in `folder`.
 
     Raises UserError if `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
@@ -119,8 +122,8 @@ def open_search(
 
 @contextlib.contextmanager
 def restored_job(
-    folder: Path, saved: Mapping[str, Any], device: str, threads: int | None, allow: Sequence[str]
-) -> Iterator[Any]:
+    folder: Path, saved: Config, device: str, threads: int | None, allow: Sequence[str]
+) -> Iterator[SearchJob]:
     """The job of a saved search, `rebuild_job` in a process that is set up as the search's own was."""
     from nasx.tracking import environment
 
@@ -136,8 +139,8 @@ def restored_job(
 
 
 def rebuild_job(
-    folder: Path, saved: Mapping[str, Any], chosen: Any, threads: int | None, allow: Sequence[str]
-) -> object:
+    folder: Path, saved: Config, chosen: torch.device, threads: int | None, allow: Sequence[str]
+) -> SearchJob:
     """The search job that a run folder's configuration describes, without its folder being taken."""
     from nasx.searcher.job import SearchJob
     from nasx.tracking import environment
@@ -159,7 +162,7 @@ def rebuild_job(
     return SearchJob(ctx)
 
 
-def row(job: Any, state: Mapping[str, Any], rows: list[Row]) -> Row:
+def row(job: SearchJob, state: Mapping[str, Any], rows: list[Row]) -> Row:
     """All entries at the state of a checkpoint; `rows` are the metrics rows up to it."""
     from nasx.core.bilevel import detached
 

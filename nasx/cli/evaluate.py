@@ -21,6 +21,7 @@ from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.errors import UserError, printable
 from nasx.export import metadata, runtime
+from nasx.export.metadata import Facts
 from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Model(NamedTuple):
     """The model to evaluate: an export, or the run in `folder` (None: an export)."""
 
     name: str
-    facts: Mapping[str, Any]
+    facts: Facts
     folder: Path | None
 
     @property
@@ -154,7 +155,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], 
     return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))
 
 
-def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = None) -> None:
+def check_classes(source: Any, facts: Facts, count: int | None = None) -> None:
     """Raises UserError if the network has another number of classes than the dataset's `count`."""
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
@@ -166,9 +167,7 @@ def check_classes(source: Any, facts: Mapping[str, Any], count: int | None = Non
         )
 
 
-def dataset_node(
-    name: str, facts: Mapping[str, Any], settings: Sequence[str], allow: Sequence[str]
-) -> dict[str, object]:
+def dataset_node(name: str, facts: Facts, settings: Sequence[str], allow: Sequence[str]) -> dict[str, object]:
     """The dataset's component: that of the training or the one named, with the `settings` of the line."""
     held = facts["dataset"]
     if not name:

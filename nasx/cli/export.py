@@ -28,7 +28,9 @@ from nasx import __version__
 from nasx.cli.arguments import parse
 from nasx.config import instantiate
 from nasx.core import files, spelling
+from nasx.core.plain import Config, Result
 from nasx.errors import UserError, cleaned
+from nasx.export.metadata import Facts
 from nasx.tracking import checkpoints, lineage, records
 
 if TYPE_CHECKING:
@@ -47,7 +49,6 @@ OPTIONS = {
 }
 INT8 = "model-int8.onnx"
 CARD = Path(__file__).parent.parent / "export" / "model_card.md"
-Facts = dict[str, Any]
 
 
 def main(words: Sequence[str]) -> int:
@@ -104,7 +105,7 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def finished_retraining(folder: Path) -> Facts:
+def finished_retraining(folder: Path) -> Result:
     """The record of a finished retraining. Raises UserError."""
     found = records.finished(folder)
     if found is None:
@@ -140,7 +141,7 @@ def finished_retraining(folder: Path) -> Facts:
     return found
 
 
-def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[str]) -> tuple[nn.Module, Facts]:
+def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[str]) -> tuple[nn.Module, Result]:
     """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError.
 
     The run's own `allow` is not believed: the folder may be another's.
@@ -170,7 +171,7 @@ def consistency_errors(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def model_facts(held: Mapping[str, Any], result: Mapping[str, Any], allow: Sequence[str]) -> Facts:
+def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
     """What is to be known of a trained network, from its run's configuration and record."""
     from nasx.export import model as export_model
 

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from nasx.cli import arguments, fit_report, fit_width, invoke
 from nasx.config import commands, instantiate, overrides
 from nasx.core import budgets, extras, files
+from nasx.core.plain import Config
 from nasx.data import survey
 from nasx.data.source import SMALLEST
 from nasx.data.splits import splits
@@ -210,7 +211,7 @@ class Fit:
     """A request, its images, configuration and name, and what was decided so far."""
 
     asked: Request
-    cfg: dict[str, Any]
+    cfg: Config
     source: Folder
     listing: Listing
     sides: Sequence[int]

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 
 from nasx.config import identity as config_identity
 from nasx.config.compose import mapping, resolved
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import run_folder
 
@@ -198,7 +199,7 @@ class Run(NamedTuple):
 def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, object]) -> list[tuple[Run, ...]]:
     """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
 
-    def run(kind: str, cfg: Mapping[str, Any]) -> Run:
+    def run(kind: str, cfg: Config) -> Run:
         identity = config_identity.identity(cfg, kind)
         return Run(Path(cfg["out"]) / config_identity.run_name(cfg, choices, kind, identity), kind, identity, cfg)
 

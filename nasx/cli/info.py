@@ -32,6 +32,7 @@ from nasx.cli.arguments import Arguments, parse
 from nasx.config import identity as config_identity
 from nasx.config import instantiate
 from nasx.core import spelling
+from nasx.core.plain import Config
 from nasx.errors import UserError, printable
 from nasx.tracking import lineage, records
 
@@ -233,9 +234,7 @@ def compose_job(
     return compose.resolved(compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
 
 
-def images(
-    said: Arguments, cfg: Mapping[str, Any], space: Space, stem: str, run: Parent | None = None
-) -> tuple[int, int]:
+def images(said: Arguments, cfg: Config, space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the dataset's, else what the stem is made for."""
     source = instantiate.build(cfg["dataset"], said.allowed)
     recorded = run.record.get("images") if run is not None and not said.options["dataset"] else None
@@ -299,7 +298,7 @@ def supernet(said: Arguments) -> Facts:
     return facts
 
 
-def step_memory(cfg: Mapping[str, Any], allow: Sequence[str], classes: int, shape: tuple[int, ...]) -> Facts:
+def step_memory(cfg: Config, allow: Sequence[str], classes: int, shape: tuple[int, ...]) -> Facts:
     """Predicted peak memory of a search step, by what it is taken, and with the settings that lower it."""
     from nasx.searcher.memory import Memory
     from nasx.tracking import environment

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from nasx.config import commands
 from nasx.config.job_info import JobInfo
+from nasx.core.plain import Config
 
 if TYPE_CHECKING:
     from nasx.cli.arguments import Line
-
-Config = dict[str, Any]
 
 
 class Done(NamedTuple):

@@ -28,6 +28,7 @@ from nasx.config import check, commands, components, instantiate, limits, object
 from nasx.config.compose import Loader, make_loader, mapping, options, resolved, translate
 from nasx.config.fault_cache import FaultCache
 from nasx.core import spelling
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import lineage
 
@@ -254,7 +255,7 @@ def _key_fault(cfg: Mapping[str, object], override: Override, command: str) -> U
     return fault
 
 
-def check_foreign(cfg: Mapping[str, Any], command: str) -> None:
+def check_foreign(cfg: Config, command: str) -> None:
     """Check the user's own components as `faults` checks those of nasx, when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
     theirs = {

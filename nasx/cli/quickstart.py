@@ -29,6 +29,7 @@ from rich.table import Table
 
 from nasx.benchmarks.nb201 import Nb201
 from nasx.cli import arguments, invoke
+from nasx.core.plain import Result
 from nasx.errors import UserError, printable
 from nasx.report import histogram
 from nasx.report.run_summary import percent
@@ -107,7 +108,7 @@ def _run(name: str, words: Sequence[str], out: str) -> Mapping[str, Any]:
     return invoke.call("search", [*words, f"name={name}", lineage.override("out", out)]).record
 
 
-def _found(record: Mapping[str, Any]) -> float:
+def _found(record: Result) -> float:
     return float(record["lookup"]["cifar10"]["valid"])
 
 

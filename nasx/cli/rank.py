@@ -30,7 +30,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,10 @@ from nasx.config import instantiate, schema
 from nasx.core import files, spelling
 from nasx.errors import UserError
 from nasx.tracking import checkpoints, lineage
+
+if TYPE_CHECKING:
+    from nasx.searcher.job import SearchJob
+    from nasx.spaces.base import Genotype, Space
 
 Row = dict[str, object]
 CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
@@ -334,19 +338,19 @@ def recorded(folder: Path) -> dict[str, float]:
     return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 
 
-def sample(space: Any, sampling: Sampling) -> list[object]:
+def sample(space: Space, sampling: Sampling) -> list[Genotype]:
     """n different cells of a space, in the order in which its generator draws them; all where it has no more."""
     import torch
 
     gen = torch.Generator().manual_seed(sampling.seed)
-    found: dict[object, None] = {}
+    found: dict[Genotype, None] = {}
     wanted = min(sampling.n or SAMPLE, space.size())
     while len(found) < wanted:
         found[space.sample(gen)] = None
     return list(found)
 
 
-def one_shot(job: Any, genotypes: Sequence[object], images: int | None, name: str) -> list[float]:
+def one_shot(job: SearchJob, genotypes: Sequence[Genotype], images: int | None, name: str) -> list[float]:
     """The validation accuracy in [0, 1] of each cell, by the supernet's weights; progress goes to standard error."""
     from nasx.tracking.progress import duration
 

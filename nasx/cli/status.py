@@ -25,14 +25,15 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import yaml
 
 from nasx.cli.arguments import parse
 from nasx.core import files
+from nasx.core.plain import Result, Row
 from nasx.errors import UserError, printable
 from nasx.tracking import checkpoints, lock, peek, records, sweep_log
 
@@ -175,7 +176,7 @@ def planned(config: Path) -> tuple[str, int | None]:
     return kind, epochs
 
 
-def recorded(folder: Path) -> tuple[dict[str, Any] | None, str]:
+def recorded(folder: Path) -> tuple[Result | None, str]:
     """The record of a finished run, and what is damaged: the record itself, or files that differ from its seal."""
     try:
         record = records.finished(folder)
@@ -185,7 +186,7 @@ def recorded(folder: Path) -> tuple[dict[str, Any] | None, str]:
     return record, records.damage(names) if names else ""
 
 
-def left(rows: Sequence[Mapping[str, Any]], epochs: int | None, since_s: float) -> float | None:
+def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | None:
     """Seconds until the last epoch ends, `since_s` after the last row; None without a row."""
     timed = [
         (epoch, row["wall_s"])

@@ -29,6 +29,7 @@ import pandas as pd
 
 from nasx.config import overrides
 from nasx.core import files
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.results import table_formats
 from nasx.results.aggregate import errors, summary
@@ -73,7 +74,7 @@ def to_csv(table: pd.DataFrame) -> str:
     return table_formats.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
 
-def main(cfg: Mapping[str, Any]) -> str:
+def main(cfg: Config) -> str:
     """Make the table that `cfg` asks for (keys: see the top of this module), print or write it, and return it."""
     ask = dict(cfg)
     runs = ask.get("runs") or ask.get("out") or "outputs"

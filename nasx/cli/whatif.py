@@ -39,6 +39,7 @@ from nasx.config import check, commands, components, overrides, plugins, provena
 from nasx.config.compose import make_loader, options, published, resolved, translate
 from nasx.config.job_info import JobInfo
 from nasx.core import files, spelling
+from nasx.core.plain import Config
 from nasx.diagnostics.branches import outcomes
 from nasx.diagnostics.onset import onset
 from nasx.errors import UserError, printable
@@ -171,7 +172,7 @@ def _refusal(word: str) -> UserError | None:
 
 
 # ------------------------------------------------------------------------------------------------- one branch
-def opened(folder: Path, allow: Sequence[str]) -> dict[str, Any]:
+def opened(folder: Path, allow: Sequence[str]) -> Config:
     """The configuration of a parent, whose run is not at work. Raises UserError, also where it is not trusted."""
     saved, _ = diagnose.open_search(folder, allow)
     if (holder := lock.holder(folder)) is not None:
@@ -199,7 +200,7 @@ def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> 
     return branch_of(folder, opened(folder, asked.allow), epoch, changes, asked)
 
 
-def branch_of(folder: Path, saved: dict[str, Any], epoch: int, changes: Sequence[str], asked: Request) -> Branch:
+def branch_of(folder: Path, saved: Config, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
     """`branch` of an opened search, whose configuration is `saved`."""
     path = kept(folder, epoch)
     chosen = [word for word in changes if word.partition("=")[0] in commands.GROUPS]
@@ -277,7 +278,7 @@ def _with(cfg: dict[str, object], text: str) -> dict[str, object]:
     if (fault := components.unknown_key(cfg, override.key_or_group, "search")) is not None:
         raise fault
 
-    def put(node: Mapping[str, Any], path: Sequence[str]) -> dict[str, object]:
+    def put(node: Config, path: Sequence[str]) -> dict[str, object]:
         return {**node, path[0]: put(node[path[0]], path[1:]) if path[1:] else override.value()}
 
     return put(cfg, override.key_or_group.split("."))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from nasx.config import schema
 from nasx.config.instantiate import build
 from nasx.config.stages import count
 from nasx.core import budgets
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.spaces import latency, rules
 
 
-def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def faults(cfg: Config, command: str) -> Iterator[UserError]:
     """Yield the inconsistencies of the settings of `budget`, none if there is no budget."""
     node, space = cfg.get("budget"), cfg.get("space") or {}
     if not isinstance(node, Mapping) or node.get("quantity") not in budgets.UNITS:
@@ -52,7 +52,7 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield from _latency(cfg, node)
 
 
-def _target(node: Mapping[str, Any], absolute: str) -> Iterator[UserError]:
+def _target(node: Config, absolute: str) -> Iterator[UserError]:
     try:
         budgets.target(node["target"], node["quantity"], absolute=absolute)
     except UserError as error:
@@ -115,7 +115,7 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
         yield UserError(given, f"has no effect: budget={budget['quantity']} chooses the channels", "leave it out")
 
 
-def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserError]:
+def _latency(cfg: Config, node: Config) -> Iterator[UserError]:
     """Latencies are those of a table of NAS-Bench-201, or of a table that `nasx latency` wrote."""
     table, space = cfg.get("benchmark") or {}, str((cfg.get("space") or {}).get("_target_"))
     where = f"budget.device={node['device']}"
@@ -142,7 +142,7 @@ def _latency(cfg: Mapping[str, Any], node: Mapping[str, Any]) -> Iterator[UserEr
         yield UserError(where, error.fault, error.remedy)
 
 
-def _measured(space: str, node: Mapping[str, Any]) -> Iterator[UserError]:
+def _measured(space: str, node: Config) -> Iterator[UserError]:
     """A table is that of networks of one space and size."""
     where = f"budget.device={node['device']}"
     try:

@@ -6,7 +6,6 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from nasx.config import budget_rules, classes, limits, objectives, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
@@ -22,6 +21,7 @@ from nasx.config.fault_cache import FaultCache
 from nasx.config.instantiate import build, foreign_packages
 from nasx.config.overrides import first_part
 from nasx.config.rules import COMBINATIONS, TRAINING_GROUPS
+from nasx.core.plain import Config
 from nasx.errors import UserError
 
 
@@ -38,7 +38,7 @@ def check(
 
 
 def faults(
-    cfg: Mapping[str, Any],
+    cfg: Config,
     choices: Mapping[str, object] | None = None,
     overrides: Sequence[str] = (),
     command: str = "search",
@@ -101,7 +101,7 @@ def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) ->
     yield from value_faults("", fields, plain, default_of)
 
 
-def _look(cfg: Mapping[str, Any], group: str) -> None:
+def _look(cfg: Config, group: str) -> None:
     """Call `check()` of a component of nasx, which raises UserError for missing data or packages."""
     look = None if foreign_packages(cfg[group]) else getattr(build(cfg[group]), "check", None)
     if look is not None:

@@ -13,6 +13,7 @@ from nasx.config.fault_cache import FaultCache
 from nasx.config.instantiate import target_fault
 from nasx.config.overrides import format_value
 from nasx.config.paths import conf_dir
+from nasx.core.plain import Config
 from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
@@ -25,7 +26,7 @@ def no_default(key: str) -> None:
     """`DefaultLookup` where no files are known."""
 
 
-def unknown_key(cfg: Mapping[str, Any], key: str, command: str) -> UserError | None:
+def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
     """The fault of a dotted key that the composed configuration does not have, None if it has it."""
     entry, node, path = COMMANDS[command], cfg, ""
     read = [group for group in entry.groups if group not in entry.unread]
@@ -116,7 +117,7 @@ def allowed_packages(cfg: Mapping[str, object]) -> tuple[str, ...]:
 
 def component_faults(
     where: str,
-    node: Mapping[str, Any],
+    node: Config,
     allowed: Sequence[str] = HOMES,
     choices: Mapping[str, Any] | None = None,
     default_of: DefaultLookup = no_default,

@@ -6,8 +6,9 @@ AutoDL-Projects (NAS-Bench-201, NATS-Bench), and of NNI (its DARTS example and t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from typing import Any
+from collections.abc import Collection
+
+from nasx.core.plain import Config
 
 OURS: dict[str, tuple[str, ...]] = {
     "alpha_lr": ("search.arch_lr",),
@@ -62,7 +63,7 @@ NEEDLESS = frozenset({"report_freq", "print_freq", "print_freq_eval", "log_frequ
 """Names of settings that nasx does not need: it shows progress by time."""
 
 
-def remedy(name: str, cfg: Mapping[str, Any], groups: Collection[str]) -> str:
+def remedy(name: str, cfg: Config, groups: Collection[str]) -> str:
     """Suggest the setting of nasx for an option of the field's scripts; empty for other names.
 
     `cfg` is the composed configuration, `groups` are those that the command reads.

@@ -8,10 +8,10 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from nasx.config.commands import COMMANDS, NON_IDENTITY_KEYS, NON_IDENTITY_SETTINGS
 from nasx.core import versions
+from nasx.core.plain import Config
 
 METADATA_KEYS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are not settings."""
@@ -27,7 +27,7 @@ def kind_of(cfg: Mapping[str, object]) -> str:
     return "retrain" if cfg.get("from") or cfg.get("genotype") else "search"
 
 
-def identifying(cfg: Mapping[str, Any], kind: str | None = None) -> dict[str, object]:
+def identifying(cfg: Config, kind: str | None = None) -> dict[str, object]:
     """The part of a configuration that changes the numbers of a run of this kind (search or retrain).
 
     So `nasx run` and `nasx search` share the folder of the search. A parent run counts by its name, not by its path.
@@ -77,7 +77,7 @@ def identity(cfg: Mapping[str, object], kind: str | None = None) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def family(cfg: Mapping[str, Any], kind: str) -> str:
+def family(cfg: Config, kind: str) -> str:
     """The identity that runs of one setting share, whatever their seed and parent."""
     shared = {**{k: v for k, v in cfg.items() if k not in METADATA_KEYS}, "seed": None, "from": None}
     if cfg.get("branch"):  # which search it leaves is part of its seed; where it leaves it is a setting

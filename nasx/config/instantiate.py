@@ -14,6 +14,7 @@ from nasx.config import own_code, plugins, schema, trust
 from nasx.config.commands import HOMES
 from nasx.config.paths import conf_dir
 from nasx.core import versions
+from nasx.core.plain import Config
 from nasx.core.spelling import did_you_mean
 from nasx.errors import UserError
 
@@ -69,7 +70,7 @@ def foreign_packages(node: object, allow: Sequence[str] = ()) -> list[str]:
     return sorted(found - {"nasx", *sys.stdlib_module_names, *(name.partition(".")[0] for name in allow)})
 
 
-def build(node: Mapping[str, Any], allow: Sequence[str] = ()) -> Any:
+def build(node: Config, allow: Sequence[str] = ()) -> Any:
     """The component of a node with `_target_`, made with plain values (tuples for lists, components inside built).
 
     Raises UserError if the target is not allowed. `check` has looked at the values before.

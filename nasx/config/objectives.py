@@ -7,6 +7,7 @@ from typing import Any
 
 from nasx.config import schema
 from nasx.core import quantities, spelling
+from nasx.core.plain import Config
 from nasx.errors import UserError
 
 
@@ -24,7 +25,7 @@ def faults(cfg: Mapping[str, object], command: str, benchmark: object) -> Iterat
         )
 
 
-def recorded(cfg: Mapping[str, Any], command: str, benchmark: Any) -> Iterator[quantities.Quantity]:
+def recorded(cfg: Config, command: str, benchmark: Any) -> Iterator[quantities.Quantity]:
     """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
     kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"])}.get(
         command, [command]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from nasx.config import objectives, schema, stages
+from nasx.core.plain import Config
 from nasx.errors import UserError
 
 
-def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def faults(cfg: Config, command: str) -> Iterator[UserError]:
     """Yield the faults of `devices`, or of the number of processes started by torchrun."""
     devices, started = cfg.get("devices") or 1, int(os.environ.get("WORLD_SIZE", "1"))
     place, remedy = f"devices={devices}", "leave devices out"
@@ -30,7 +30,7 @@ def faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
                 yield UserError(place, fault, remedy)
 
 
-def _alone(cfg: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
+def _alone(cfg: Config) -> Iterator[tuple[bool, str]]:
     """Return whether a search has what only a single process can do, and what that is."""
     method, engine, search = (cfg.get(key) or {} for key in ("method", "engine", "search"))
     count, every = cfg.get("seeds_per_job") or 1, search.get("diagnose_every") or 0

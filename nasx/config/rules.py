@@ -14,6 +14,7 @@ from typing import Any
 
 from nasx.config import budget_rules, process_rules, schema, search_rules, space_rules
 from nasx.core.constraints import SEEDS
+from nasx.core.plain import Config
 from nasx.core.quantities import value_at
 from nasx.errors import UserError
 from nasx.spaces import rules
@@ -53,7 +54,7 @@ def _folder_name(cfg: Mapping[str, object], command: str) -> Iterator[UserError]
         )
 
 
-def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _seeds(cfg: Config, command: str) -> Iterator[UserError]:
     """Check the last of the seeds that are counted up from `seed`."""
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
@@ -61,7 +62,7 @@ def _seeds(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
         yield UserError(f"seed={first}", f"leads to seed {last}, but the largest is {SEEDS - 1}", "use a smaller seed")
 
 
-def _seeds_per_job(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _seeds_per_job(cfg: Config, command: str) -> Iterator[UserError]:
     """Check `seeds_per_job`: only searches support it, each in a folder named by its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
     if count > 1 and TRAINING_GROUPS[command] and command != "search":
@@ -223,7 +224,7 @@ def _eval_mode(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
             )
 
 
-def _optimizer(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _optimizer(cfg: Config, command: str) -> Iterator[UserError]:
     for group in TRAINING_GROUPS[command]:
         if value_at(cfg, f"{group}.nesterov") and value_at(cfg, f"{group}.momentum") == 0:
             yield UserError(
@@ -338,7 +339,7 @@ def _keep(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
         )
 
 
-def _genotype(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def _genotype(cfg: Config, command: str) -> Iterator[UserError]:
     """Check that `genotype` can be read and is in the space."""
     text, kind = cfg.get("genotype"), _constant(cfg, "space", "read_as")
     if not isinstance(text, str) or not kind:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from nasx.config.stages import Config, count, stage_config, with_defaults
+from nasx.config.stages import count, stage_config, with_defaults
+from nasx.core.plain import Config
 from nasx.errors import UserError
 
 

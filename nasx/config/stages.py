@@ -21,14 +21,14 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from nasx.core.plain import Config
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Positive
 
-Config = Mapping[str, Any]
 NONE: Config = {"_target_": "nasx.config.stages.Stages", "keep": [], "inherit": False, "space": {}, "search": {}}
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 
 class Metric(NamedTuple):
@@ -19,7 +19,7 @@ class Metric(NamedTuple):
     unit: str
     sign: int
 
-    def convert(self, means: Mapping[str, Any]) -> dict[str, Any]:
+    def convert(self, means: Mapping[str, float]) -> dict[str, float]:
         """Replace the accuracies in means of losses and accuracies by this metric."""
         if self is ACCURACY:
             return dict(means)

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasx.core.batch import Batch
 from nasx.core.draws import placed
 from nasx.data import bounds
 from nasx.data.augment import Augment, Cropped
@@ -49,19 +50,6 @@ __all__ = [
 ]
 Part = Literal["train", "test"]
 log = logging.getLogger("nasx")
-
-
-class Batch(NamedTuple):
-    """Augmented images (n, c, h, w), labels (n,), and the seed of random operations.
-
-    Images are independent and all batches have the same size, so the rate is 1 and no state is carried.
-    """
-
-    x: Tensor
-    y: Tensor
-    seed: int
-    rate: float = 1.0
-    carried: None = None
 
 
 class Batches(Protocol):

@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nasx.core.batch import Batch
 from nasx.data.base import Text
 from nasx.data.batch_stream import Part, hashed
 from nasx.errors import UserError
@@ -62,16 +63,6 @@ class Carried(NamedTuple):
 
     def without_writes(self) -> Carried:
         return Carried(self.before, Slot())
-
-
-class Segment(NamedTuple):
-    """A batch of text (see `bilevel.Batch`)."""
-
-    x: Tensor
-    y: Tensor
-    seed: int
-    rate: float
-    carried: Carried
 
 
 def rows(words: Tensor, batch: int) -> Tensor:
@@ -137,21 +128,22 @@ class Segments:
         k = int(np.searchsorted(self._first, i, side="right")) - 1
         return k, i - self._first[k]
 
-    def at(self, i: int) -> Segment:
+    def at(self, i: int) -> Batch:
         """Return batch i without moving the position; it reads the state of the next batch and writes none."""
         k, j = self.place(i)
         lengths = self.lengths(k)
         start, size = int(lengths[:j].sum()), int(lengths[j])
         before = self.slot if j else Slot()
         x, y = (self.rows[:, start + shift : start + shift + size] for shift in (0, 1))
-        return Segment(x, y, hashed(self.seed, self.name, "batch", i), size / self.bptt, Carried(before, Slot()))
+        return Batch(x, y, hashed(self.seed, self.name, "batch", i), size / self.bptt, Carried(before, Slot()))
 
-    def __iter__(self) -> Iterator[Segment]:
+    def __iter__(self) -> Iterator[Batch]:
         return self
 
-    def __next__(self) -> Segment:
+    def __next__(self) -> Batch:
         batch = self.at(self.position)
         self.position += 1
+        assert isinstance(batch.carried, Carried)
         self.slot = batch.carried.after
         return batch
 
@@ -198,7 +190,7 @@ class Read:
 
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
-    ) -> Iterator[Segment]:
+    ) -> Iterator[Batch]:
         """Yield a part once, in segments of equal length; the last may be shorter."""
         words = part_of(self.train if part == "train" else self.test, index)
         stream = Segments(words, batch=batch, bptt=self.bptt, seed=0, name="evaluation")

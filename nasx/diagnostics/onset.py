@@ -12,12 +12,11 @@ not grow, has no onset.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from nasx.core.plain import Row
 from nasx.diagnostics import verdict
-
-Row = Mapping[str, Any]
 
 
 class Onset(NamedTuple):

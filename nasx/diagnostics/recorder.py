@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Search, Step, Tree, detached, without_writes
+from nasx.core.plain import Row
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature
@@ -120,7 +121,7 @@ class Watch:
         names = [name for group in space.groups for name in group]
         self.names = structure.operation_names(space, names)
         self.start = means(detached(search.problem.relax(search.a)))
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         self.steps, self.order, self.taken = steps, order, 0
         self.running = agreement.Running(space.groups, self.names) if steps else None
         self.probe_every, self.probes = probe_every, Probes()

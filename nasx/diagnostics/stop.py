@@ -19,14 +19,14 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+
+from nasx.core.plain import Row
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegative, Positive, PositiveFloat
-
-Row = Mapping[str, Any]
 
 
 class Growth(NamedTuple):

@@ -27,10 +27,10 @@ from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
+from nasx.core.plain import Result, Row
 from nasx.diagnostics import stop, structure
 from nasx.errors import UserError
 
-Row = Mapping[str, Any]
 STEP = 0.01
 """L1 change of the mixture per edge and epoch above which it has not converged."""
 SKIPS = 0.5
@@ -173,12 +173,12 @@ def growth(rows: Sequence[Row]) -> tuple[list[tuple[int, float]], stop.Growth | 
     return kept, grown
 
 
-def _early(result: Mapping[str, Any]) -> bool:
+def _early(result: Result) -> bool:
     """Return whether the search was stopped and returned an architecture from before the growth."""
     return bool(result.get("stopped")) and not result["stopped"]["simulated"]
 
 
-def _stopped(result: Mapping[str, Any]) -> Iterator[str]:
+def _stopped(result: Result) -> Iterator[str]:
     if _early(result):
         at, epoch, ratio = (result["stopped"][key] for key in ("at", "epoch", "ratio"))
         yield (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch.utils import _pytree
 
 from nasx.core import extras
 from nasx.errors import UserError
+from nasx.export.metadata import Facts
 from nasx.export.model import text
 
 
@@ -45,7 +46,7 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
     return proto
 
 
-def with_facts(model: Any, facts: Mapping[str, Any]) -> bytes:
+def with_facts(model: Any, facts: Facts) -> bytes:
     """Return the bytes of an ONNX network (its bytes or its ModelProto) with `facts` as its metadata."""
     import onnx
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nasx.core import versions
 from nasx.errors import UserError
 
+Facts = Mapping[str, Any]
+"""The metadata of an export; export/model.py lists its keys."""
 FORMAT = "nasx 1"
 FILE = "model.safetensors"
 PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
@@ -16,7 +19,7 @@ PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
 REMEDY = "export the run again: nasx export from=..."
 
 
-def facts(path: str | Path) -> tuple[Path, dict[str, object]]:
+def facts(path: str | Path) -> tuple[Path, Facts]:
     """Return the file of an export, given itself or its folder, and its metadata. Raises UserError."""
     from safetensors import SafetensorError, safe_open
 
@@ -33,7 +36,7 @@ def facts(path: str | Path) -> tuple[Path, dict[str, object]]:
     return file, read(file, held)
 
 
-def read(file: Path, held: Mapping[str, str]) -> dict[str, object]:
+def read(file: Path, held: Mapping[str, str]) -> Facts:
     """Convert the text metadata of `file` to plain values. Raises UserError."""
     if held.get("format") != FORMAT:
         raise UserError(str(file), f"is not an export of this version of nasx (format {held.get('format')})", REMEDY)
@@ -41,5 +44,5 @@ def read(file: Path, held: Mapping[str, str]) -> dict[str, object]:
         values = {name: value if name in PLAIN else json.loads(value) for name, value in held.items()}
     except (ValueError, RecursionError) as error:
         raise UserError(str(file), f"its metadata is damaged ({error})", REMEDY) from error
-    completed: dict[str, object] = versions.completed(values)
+    completed: Facts = versions.completed(values)
     return completed

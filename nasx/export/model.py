@@ -22,7 +22,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from nasx.core import files
 from nasx.data.fitting import Images
 from nasx.errors import UserError
 from nasx.export import metadata
-from nasx.export.metadata import FORMAT, PLAIN, REMEDY
+from nasx.export.metadata import FORMAT, PLAIN, REMEDY, Facts
 from nasx.export.predict import Predictions, predictions
 from nasx.spaces.base import Logits
 
@@ -51,7 +51,7 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, network: Network, facts: Mapping[str, Any]) -> None:
+    def __init__(self, network: Network, facts: Facts) -> None:
         super().__init__()
         self.network, self.facts = network, dict(facts)
         self.classes = tuple(str(name) for name in facts["classes"])
@@ -106,12 +106,12 @@ class OnnxNetwork(nn.Module):
         return Logits(torch.from_numpy(self.model(x.numpy())))
 
 
-def save(path: Path, network: nn.Module, facts: Mapping[str, object]) -> None:
+def save(path: Path, network: nn.Module, facts: Facts) -> None:
     """Write weights and facts atomically."""
     files.write_atomic(path, packed(network, facts))
 
 
-def packed(network: nn.Module, facts: Mapping[str, object]) -> bytes:
+def packed(network: nn.Module, facts: Facts) -> bytes:
     """Return the bytes of model.safetensors: contiguous weights in their own precision, and the facts.
 
     The bytes depend only on network and facts: the header of the library, whose order differs between processes, is
@@ -126,7 +126,7 @@ def packed(network: nn.Module, facts: Mapping[str, object]) -> bytes:
     return len(header).to_bytes(8, "little") + header + blob[end:]
 
 
-def text(facts: Mapping[str, object]) -> dict[str, str]:
+def text(facts: Facts) -> dict[str, str]:
     """Convert the facts to the text metadata of safetensors and ONNX."""
     return {name: str(value) if name in PLAIN else json.dumps(value) for name, value in facts.items()}
 
@@ -162,7 +162,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
         raise UserError(str(file), f"its weights do not match its genotype and settings ({said})", REMEDY) from error
 
 
-def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
+def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
     """Raise ValueError or UserError, before building, if the metadata are damaged or exceed the file's content."""
     space, settings = facts["space"], facts["settings"]
     found = list(components.component_faults("space", space, (*commands.HOMES, *allow)))
@@ -178,7 +178,7 @@ def described(facts: Mapping[str, Any], weights: Mapping[str, Tensor], allow: Se
         raise ValueError("a class without a name")
 
 
-def build(facts: Mapping[str, Any], allow: Sequence[str] = ()) -> Network:
+def build(facts: Facts, allow: Sequence[str] = ()) -> Network:
     """Build the network described by the facts, without its auxiliary head and with fresh weights."""
     space, settings = instantiate.build(facts["space"], allow), facts["settings"]
     network: Network = space.network(

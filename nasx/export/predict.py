@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from nasx.data import fitting
 from nasx.data.fitting import Images
 from nasx.errors import UserError
+from nasx.export.metadata import Facts
 
 BATCH = 64
 """Images that a network reads at once."""
@@ -29,9 +30,7 @@ class Predictions(NamedTuple):
         return tuple(self.classes[i] for i in self.probabilities.argmax(1))
 
 
-def predictions(
-    images: Images, facts: Mapping[str, Any], probabilities: Callable[[np.ndarray], np.ndarray]
-) -> Predictions:
+def predictions(images: Images, facts: Facts, probabilities: Callable[[np.ndarray], np.ndarray]) -> Predictions:
     """Read `images`, and apply `probabilities`, uint8 (n, channels, h, w) -> (n, classes), in batches.
 
     Raises UserError for what is not an image, or has another size than the steps of the export can bring to its own.

@@ -13,7 +13,7 @@ import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ import torch
 from nasx.core import evaluate, files
 from nasx.core.evaluate import Tested
 from nasx.core.timing import Latency
+from nasx.data.batch_stream import Opened
 from nasx.export import graph, runtime
+from nasx.export.metadata import Facts
 from nasx.export.model import OnnxNetwork
 from nasx.export.runtime import OnnxModel
 
@@ -49,7 +51,7 @@ class Reader:
         return None if x is None else {"images": np.ascontiguousarray(x)}
 
 
-def int8(model: bytes, batches: Iterable[np.ndarray], facts: Mapping[str, object]) -> bytes:
+def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
     """Return the int8 network of an ONNX network, calibrated on normalized images, with `facts` as its metadata."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -67,7 +69,7 @@ def int8(model: bytes, batches: Iterable[np.ndarray], facts: Mapping[str, object
         return graph.with_facts(made.read_bytes(), facts)
 
 
-def calibration_batches(images: Any, count: int, batch: int) -> Iterator[np.ndarray]:
+def calibration_batches(images: Opened, count: int, batch: int) -> Iterator[np.ndarray]:
     """Yield `count` training images of an opened dataset (all, where there are fewer), drawn with a fixed seed.
 
     They are normalized, and not augmented.
@@ -76,12 +78,12 @@ def calibration_batches(images: Any, count: int, batch: int) -> Iterator[np.ndar
     return (each.x.cpu().numpy() for each in images.ordered("train", index, batch=batch))
 
 
-def tested(model: OnnxModel, images: Any, batch: int) -> Tested:
+def tested(model: OnnxModel, images: Opened, batch: int) -> Tested:
     """Test a network on the test set."""
     return evaluate.means(evaluate.sums(OnnxNetwork(model), images.ordered("test", batch=batch), CPU))
 
 
-def compared(models: Mapping[str, bytes], images: object, batch: int, repeats: int = 200) -> list[Row]:
+def compared(models: Mapping[str, bytes], images: Opened, batch: int, repeats: int = 200) -> list[Row]:
     """Test networks, and time them in turns on one random image and one thread."""
     opened = [runtime.opened(Path(name), content, 1) for name, content in models.items()]
     rows = [tested(model, images, batch) for model in opened]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +20,11 @@ from nasx.core.timing import Latency
 from nasx.data.fitting import Images
 from nasx.errors import UserError
 from nasx.export import metadata
+from nasx.export.metadata import Facts
 from nasx.export.predict import Predictions, predictions
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 FILE = "model.onnx"
 READ = ("classes", "normalization", "image", "dataset", "test")
@@ -30,7 +34,7 @@ READ = ("classes", "normalization", "image", "dataset", "test")
 class OnnxModel:
     """A network in an onnxruntime session on the CPU; `facts` are the metadata of the file."""
 
-    def __init__(self, file: Path, session: Any, facts: dict[str, Any]) -> None:
+    def __init__(self, file: Path, session: InferenceSession, facts: Facts) -> None:
         self.file, self.session, self.facts = file, session, facts
         self.classes = tuple(str(name) for name in facts["classes"])
         self.mean, self.std = (
@@ -67,7 +71,7 @@ def library() -> Any:
     return onnxruntime
 
 
-def session(source: str | bytes, threads: int) -> Any:
+def session(source: str | bytes, threads: int) -> InferenceSession:
     """Open an ONNX file, or its bytes, in onnxruntime on the CPU (0 threads: one per core). Raises UserError."""
     onnxruntime = library()
     options = onnxruntime.SessionOptions()
@@ -104,7 +108,7 @@ def opened(file: Path, source: str | bytes, threads: int) -> OnnxModel:
     return model
 
 
-def _fault(session: Any, facts: dict[str, Any]) -> str:
+def _fault(session: InferenceSession, facts: Facts) -> str:
     """What does not fit together in the metadata and the graph; empty for nothing."""
     if missing := [name for name in READ if name not in facts]:
         return f"without {', '.join(missing)}"

@@ -28,18 +28,18 @@ from typing import Any
 from nasx.config import identity
 from nasx.config.job_info import JobInfo
 from nasx.core import distributed, standard_streams
+from nasx.core.plain import Config, Result
 from nasx.core.system import cpus, new_session, signals
 from nasx.errors import UserError, of_system
 from nasx.tracking import environment, records
 
-Config = Mapping[str, Any]
-Work = Callable[[Config, JobInfo], dict[str, object]]
+Work = Callable[[Config, JobInfo], Result]
 GRACE_S = 45
 """Seconds that workers have for a last step and a checkpoint after a termination signal, before they are killed."""
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
 
 
-def run_in_processes(work: Work, cfg: Config, info: JobInfo, kind: str) -> dict[str, object]:
+def run_in_processes(work: Work, cfg: Config, info: JobInfo, kind: str) -> Result:
     """Run `work(cfg, info)` in `devices` processes, or in this one where one is enough; see `launch_workers`."""
     count, folder = cfg.get("devices") or 1, Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     if count == 1 or records.finished(folder) is not None:
@@ -51,7 +51,7 @@ def run_in_processes(work: Work, cfg: Config, info: JobInfo, kind: str) -> dict[
     return launch_workers(count, work, cfg, info)
 
 
-def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> dict[str, object]:
+def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> Result:
     """Run `work(cfg, info)` in `count` processes and return rank 0's result. `work` must be picklable by name.
 
     Raises the exception of a worker; UserError if one died without an exception.
@@ -77,7 +77,7 @@ def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> dict[s
             **grace,
         )
         try:
-            result: dict[str, object] = elastic_launch(plan, worker)(work, cfg, info, errors)[0]
+            result: Result = elastic_launch(plan, worker)(work, cfg, info, errors)[0]
         except SignalException as stop:
             raise environment.StopRequested(stop.sigval) from None
         except ChildFailedError as error:
@@ -125,7 +125,7 @@ def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseEx
 
 
 # ---------------------------------------------------------------------------------------------- in each process
-def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> dict[str, object]:
+def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> Result:
     """Run `work` in a worker process; an error is written to `errors` for the parent."""
     new_session()  # a terminal's Ctrl-C reaches only the parent, which forwards it
     threading.Thread(target=exit_with_parent, daemon=True).start()

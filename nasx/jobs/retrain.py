@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from nasx.config.job_info import JobInfo
 from nasx.core import distributed
+from nasx.core.plain import Config, Result
 from nasx.jobs import launch
 from nasx.report import run_summary
-from nasx.tracking.session import Config, Result, session
+from nasx.tracking.session import session
 
 
 def retrain(cfg: Config, info: JobInfo) -> Result:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from nasx.config import identity, instantiate
 from nasx.config.job_info import JobInfo
+from nasx.core.plain import Config, Result
 from nasx.jobs.retrain import retrain
 from nasx.jobs.search import search_in_process
-from nasx.tracking.session import Config, Result
 
 
 def run(cfg: Config, info: JobInfo) -> Result:

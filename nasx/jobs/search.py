@@ -11,6 +11,7 @@ import torch
 from nasx.config import stages
 from nasx.config.job_info import JobInfo
 from nasx.core import distributed
+from nasx.core.plain import Config, Result
 from nasx.errors import UserError
 from nasx.jobs import launch
 from nasx.report import run_summary
@@ -18,7 +19,7 @@ from nasx.searcher import calibration
 from nasx.searcher import stage as search_stage
 from nasx.searcher.job import SearchJob
 from nasx.tracking import environment, progress
-from nasx.tracking.session import Config, Result, Session, session
+from nasx.tracking.session import Session, session
 
 log = logging.getLogger("nasx")
 

@@ -29,12 +29,12 @@ from nasx.config import commands, identity, instantiate, own_code
 from nasx.config import overrides as config_overrides
 from nasx.config.job_info import JobInfo
 from nasx.core import metrics
+from nasx.core.plain import Config, Result
 from nasx.errors import cleaned
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
 from nasx.tracking import environment, lineage, records, run_folder
 from nasx.tracking.progress import duration
-from nasx.tracking.session import Config, Result
 
 if TYPE_CHECKING:
     from nasx.config.settings import StudySettings

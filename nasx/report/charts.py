@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nasx.core.plain import Row
 from nasx.core.quantities import QUANTITIES, Quantity
 from nasx.errors import UserError
 from nasx.report import cells, curves, style
@@ -139,7 +140,7 @@ def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
     return inline(cells.svg(edges), prefix, label)
 
 
-def read(folder: str, most: int = 120) -> list[Mapping[str, object]]:
+def read(folder: str, most: int = 120) -> list[Row]:
     """Read the rows of a run, thinned to about `most` epochs including the last; empty if there are none."""
     try:
         rows = curves.derived(curves.read_metrics(Path(folder)))

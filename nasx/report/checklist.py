@@ -10,13 +10,13 @@ sections 2 to 4.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from nasx.config import own_code
+from nasx.core.plain import Row
 from nasx.results import random_baseline
 
-Row = Mapping[str, Any]
 ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
 """Columns that are equal within an ablation."""
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to state"}

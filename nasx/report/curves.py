@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nasx.core import files
+from nasx.core.plain import Row
 from nasx.core.quantities import NUMBER, PERCENT, QUANTITIES, TITLES, Quantity, Unit, number, per_epoch, value_at
 from nasx.errors import UserError
 from nasx.report import heat_maps
@@ -25,9 +26,8 @@ from nasx.spaces.families import family
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure, FigureBase
 
-Row = Mapping[str, Any]
 Runs = Mapping[str, Sequence[str | Path]]
 """Label -> run folders that differ only in the seed."""
 MEASURED: tuple[tuple[str, str, Any], ...] = (
@@ -39,7 +39,7 @@ MEASURED: tuple[tuple[str, str, Any], ...] = (
 
 
 # -------------------------------------------------------------------------------------------------------- read
-def read_metrics(run_folder: str | Path) -> list[dict[str, Any]]:
+def read_metrics(run_folder: str | Path) -> list[Row]:
     """Read the last row of each epoch from `metrics.jsonl`, sorted by epoch. Raises UserError if it cannot be read."""
     path = Path(run_folder) / "metrics.jsonl"
     try:
@@ -253,7 +253,7 @@ def _inside(rows: Sequence[Row]) -> dict[str, list[Quantity]]:
     return panels
 
 
-def _draw_inside(part: Any, panels: Mapping[str, Sequence[Quantity]], rows: Sequence[Row]) -> None:
+def _draw_inside(part: FigureBase, panels: Mapping[str, Sequence[Quantity]], rows: Sequence[Row]) -> None:
     for axes, (title, lines) in zip(part.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         for i, quantity in enumerate(lines):
             kind = quantity.name.removeprefix("found.").replace("parametric", "conv")
@@ -264,7 +264,7 @@ def _draw_inside(part: Any, panels: Mapping[str, Sequence[Quantity]], rows: Sequ
 
 
 # ---------------------------------------------------------------------------------------------------- pictures
-def _read_groups(groups: Runs) -> dict[str, list[list[dict[str, object]]]]:
+def _read_groups(groups: Runs) -> dict[str, list[list[Row]]]:
     return {label: [read_metrics(folder) for folder in folders] for label, folders in groups.items()}
 
 

@@ -7,8 +7,9 @@ such sets there is no overall best.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups, of_column
 from nasx.results import random_baseline, table_columns
 
@@ -16,7 +17,6 @@ CONTEXTS = 3
 """Largest number of sets of settings whose best is reported."""
 COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
 """Columns that must be equal for means to be comparable."""
-Row = dict[str, Any]
 
 
 class Best(NamedTuple):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nasx.core.plain import Row
 from nasx.errors import UserError
 from nasx.report.style import FAINT, INK, figure
 from nasx.spaces.rules import NB101
@@ -21,7 +22,6 @@ from nasx.tracking import records
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-Row = Mapping[str, Any]
 OPERATIONS = {
     ("nb201", 5): ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
     ("darts", 8): (
@@ -86,7 +86,7 @@ def height(rows: Sequence[Row], name: str) -> float:
     return 1.15 + 0.14 * len(rows[0]["mix"][name])
 
 
-def draw(parts: Sequence[Any], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
+def draw(parts: Sequence[SubFigure], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
     """Draw each mixture into its part, all with one colour scale."""
     # At least 2.5 times the uniform weight, so that an undecided mixture looks undecided.
     top = min(

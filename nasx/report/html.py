@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
 from nasx import __version__
+from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups
 from nasx.errors import UserError
 from nasx.report import charts, checklist, curves, headline, heat_maps, style
@@ -31,13 +32,15 @@ from nasx.results.collect import rows_of
 from nasx.results.table_formats import Sheet
 from nasx.spaces.edges import genotype_edges
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as MatplotlibFigure
+
 LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
 """Drawing limits: settings per chart, runs per setting, pairs of space and dataset, distinct cells per setting."""
 ROWS = 200
 """Largest number of rows of a table."""
 BUDGET = 1_500_000
 """Characters of SVG after which no picture is added."""
-Row = dict[str, Any]
 
 
 class Figure(NamedTuple):
@@ -72,7 +75,7 @@ class Album:
         self.size = self.number = self.left_out = 0
         self.faults: list[str] = []
 
-    def add(self, make: Any, caption: str = "") -> list[Figure]:
+    def add(self, make: Callable[..., str], caption: str = "") -> list[Figure]:
         """Return the picture in a list, or an empty list. `make(prefix)` returns SVG text, empty for no picture."""
         if self.size > BUDGET:
             self.left_out += 1
@@ -86,7 +89,7 @@ class Album:
         self.size += len(svg)
         return [Figure(svg, caption)] if svg else []
 
-    def figure(self, make: Any, label: str, caption: str = "") -> list[Figure]:
+    def figure(self, make: Callable[..., MatplotlibFigure | None], label: str, caption: str = "") -> list[Figure]:
         """Add a picture like `add`, from a function that returns a matplotlib figure."""
         return self.add(lambda prefix: charts.drawn(make, prefix, label), caption)
 
@@ -147,7 +150,7 @@ def _with_hard_spaces(text: str) -> str:
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
 
 
-def labelled(table: pd.DataFrame) -> list[Row]:
+def labelled(table: pd.DataFrame) -> Sequence[Row]:
     """Return the groups of a summary, without reference rows, each with a short unique `label`."""
     groups = rows_of(table[table["reference"] == ""])
     for group, label in zip(groups, labels(groups), strict=True):
@@ -291,7 +294,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     )
 
 
-def _heat_map(folder: str, rows: Sequence[Row]) -> object:
+def _heat_map(folder: str, rows: Sequence[Row]) -> MatplotlibFigure | None:
     return heat_maps.heat_map(Path(folder), rows) if heat_maps.mixtures(rows) else None
 
 

@@ -14,13 +14,14 @@ Shapes: points (n, 2), cost and accuracy in percent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from nasx.core import budgets, files
+from nasx.core.plain import Config, Result
 from nasx.errors import UserError
 from nasx.report import style
 from nasx.results.table_formats import Sheet, console, markdown
@@ -77,7 +78,7 @@ def regret(plane: Plane, target: float, accuracy: float) -> float:
 
 
 # -------------------------------------------------------------------------------------------------------- reading
-def plane_of(config: Mapping[str, Any], record: Mapping[str, Any]) -> Plane | None:
+def plane_of(config: Config, record: Result) -> Plane | None:
     """All cells of the benchmark of a run, with the cost that its budget limits; None if there is no table."""
     from nasx.benchmarks.nb201 import Nb201
     from nasx.config import instantiate
@@ -92,7 +93,7 @@ def plane_of(config: Mapping[str, Any], record: Mapping[str, Any]) -> Plane | No
     return Plane(*benchmark.plane(dataset, budget["quantity"], str(budget["device"]), edges), dataset)
 
 
-def point_of(record: Mapping[str, Any], plane: Plane | None) -> Point | None:
+def point_of(record: Result, plane: Plane | None) -> Point | None:
     """A finished search as a point: by the benchmark where there is a plane, else by its own count and supernet."""
     budget, method = record["budget"], str(record["choices"].get("method"))
     if plane is None:
@@ -111,7 +112,7 @@ def after_sweep(notes: Path) -> None:
     """
     out = notes.parent.parent
     folders = [out / run for job in sweep_log.jobs(notes) for run in job.runs]
-    sets: dict[tuple[str, ...], list[tuple[Path, dict[str, Any]]]] = {}
+    sets: dict[tuple[str, ...], list[tuple[Path, Result]]] = {}
     for folder in folders:
         record = records.finished(folder)
         if record and record.get("kind") == "search" and record.get("budget"):

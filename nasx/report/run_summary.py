@@ -18,6 +18,7 @@ from rich.table import Table
 from nasx.benchmarks.offers import TESTS
 from nasx.config import identity, own_code
 from nasx.core import budgets, files
+from nasx.core.plain import Config, Result
 from nasx.core.quantities import TITLES
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
@@ -51,7 +52,7 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
         log.warning("%s: no picture of the search: %s", folder, error)
 
 
-def checked_folder(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str) -> Path:
+def checked_folder(cfg: Config, choices: Mapping[str, Any], kind: str) -> Path:
     """Return the folder of a run, without creating it.
 
     Raises UserError if it cannot be created or belongs to another run.
@@ -68,9 +69,7 @@ def checked_folder(cfg: Mapping[str, Any], choices: Mapping[str, Any], kind: str
     return folder
 
 
-def again(
-    cfg: Mapping[str, Any], choices: Mapping[str, object], kind: str, *, summary: bool = True
-) -> dict[str, object] | None:
+def again(cfg: Config, choices: Mapping[str, object], kind: str, *, summary: bool = True) -> Result | None:
     """Return the record of a finished run with all its pictures, without torch; None if one of them is missing.
 
     With `summary`, print its summary. Raises UserError like `checked_folder`.
@@ -100,7 +99,7 @@ def lacking(folder: Path, names: list[str]) -> bool:
     return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
-def show(result: Mapping[str, Any], folder: Path) -> None:
+def show(result: Result, folder: Path) -> None:
     """Print the summary of a run to standard output."""
     result, console = _printable(result), Console(highlight=False, soft_wrap=True, force_jupyter=False)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
@@ -158,7 +157,7 @@ def _printable(result: Mapping[str, object]) -> Any:
     return cleaned(dict(result))
 
 
-def show_next(result: Mapping[str, Any], folder: Path) -> None:
+def show_next(result: Result, folder: Path) -> None:
     """Print the commands that may follow a finished run or study."""
     console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
     for line in lineage.next_commands(_printable(result), folder):
@@ -206,7 +205,7 @@ def untested(lookup: Mapping[str, Any]) -> bool:
     )
 
 
-def _lookup(console: Console, result: Mapping[str, Any]) -> None:
+def _lookup(console: Console, result: Result) -> None:
     """Print the benchmark results of a cell, one row for each dataset and split, and its costs.
 
     A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
@@ -239,7 +238,7 @@ def _lookup(console: Console, result: Mapping[str, Any]) -> None:
         )
 
 
-def _accuracies(result: Mapping[str, Any], found: Mapping[str, Any]) -> Table:
+def _accuracies(result: Result, found: Mapping[str, Any]) -> Table:
     """Make the table of accuracies in percent, one row for each dataset and split, 80 columns wide."""
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
@@ -297,7 +296,7 @@ def _costs(found: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def foreign(result: Mapping[str, Any]) -> bool:
+def foreign(result: Result) -> bool:
     """Return whether the benchmark has no accuracies on the dataset of the search."""
     if "benchmark_data" in result:
         return result["benchmark_data"] is None

@@ -18,6 +18,7 @@ import pandas as pd
 
 from nasx.benchmarks.base import Edges
 from nasx.config import own_code
+from nasx.core.plain import Row
 from nasx.core.quantities import lookups, measures
 from nasx.errors import UserError
 from nasx.results import random_baseline
@@ -106,7 +107,7 @@ def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
     return {f"{measure}_mean": mean, f"{measure}_std": std, f"{measure}_n": n}
 
 
-def _settings(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+def _settings(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the overrides of each row, with the first digits of the configuration hash if they are ambiguous."""
     texts = [
         tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN) for row in rows

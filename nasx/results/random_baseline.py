@@ -19,6 +19,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
+from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups
 from nasx.results.differences import configuration
 from nasx.results.significance import Difference, by_search, p_text, welch
@@ -123,7 +124,7 @@ def versus(found: Difference | None, measure: str) -> str:
     return f"{way}: {found.mean:+.2f} ({p_text(found.p)})".replace("-", "−")
 
 
-def tested(row: Mapping[str, Any]) -> bool:
+def tested(row: Row) -> bool:
     """Return whether a row was tested against random search."""
     return not math.isnan(row["versus_p"])
 

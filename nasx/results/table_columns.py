@@ -9,10 +9,11 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
+from nasx.core.plain import Row
 from nasx.core.quantities import TITLES, of_column
 from nasx.results.aggregate import errors
 from nasx.results.table_formats import Sheet
@@ -44,7 +45,7 @@ def measure_of(column: str) -> Measure:
     return Measure(quantity.head.replace("*", DATASETS.get(place, place)), column, quantity.digits, quantity.printed)
 
 
-def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
+def value(row: Row, measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
     """Format `91.55 ± 0.12`, without ± if n = 1, with n if it differs from the row's; `missing` if unknown."""
     mean, std, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_std", math.nan), row.get(f"{measure}_n", 0)
     if mean is None or math.isnan(mean):
@@ -53,7 +54,7 @@ def value(row: Mapping[str, Any], measure: str, digits: int = 2, scale: float = 
     return text + (f" (n={int(n)})" if n and not math.isnan(n) and n != row.get("n") else "")
 
 
-def cost(row: Mapping[str, Any]) -> str:
+def cost(row: Row) -> str:
     """Format the wall time in the largest unit that keeps it above one: s, min, hours, days (GPU- on a GPU)."""
     seconds = row.get("cost_s_mean", math.nan)
     if seconds is None or math.isnan(seconds):
@@ -82,7 +83,7 @@ def name(row: Mapping[str, object]) -> str:
     return str(row["method"] or "–") + (f" ({chosen(row)})" if chosen(row) else "")
 
 
-def chosen(row: Mapping[str, Any]) -> str:
+def chosen(row: Row) -> str:
     """Describe the choice of the row's cell: `best of 4`, with `chosen on the test set` if so; else empty."""
     if not row.get("best_of"):
         return ""
@@ -92,7 +93,7 @@ def chosen(row: Mapping[str, Any]) -> str:
     return text
 
 
-def marks(row: Mapping[str, Any]) -> str:
+def marks(row: Row) -> str:
     """List the marks of a row: deviations switched on, reduced, several environments, mixed code."""
     return ", ".join(
         [
@@ -112,7 +113,7 @@ def _column(column: str, row: Mapping[str, object]) -> str:
     return str(row[column])
 
 
-def distinct(rows: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+def distinct(rows: Sequence[Row]) -> tuple[str, list[str]]:
     """Return the overrides common to all rows, and the additional ones of each row."""
     shared = [line for line in rows[0]["settings"] if all(line in row["settings"] for row in rows)] if rows else []
     return " ".join(shared), [" ".join(line for line in row["settings"] if line not in shared) for row in rows]
@@ -221,7 +222,7 @@ def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
 
 def _made(
     title: str,
-    rows: list[dict[str, Any]],
+    rows: Sequence[Row],
     measures: Sequence[Measure],
     what: str,
     missing: str = "–",
@@ -251,7 +252,7 @@ def _made(
     words = words if priced else [(head, text) for head, text in words if head not in ABOUT]
     own = [row for row in rows if not row["reference"]]
     shared, settings = distinct(own)
-    own = [row | {"setting": setting} for row, setting in zip(own, settings, strict=True)]
+    own = [{**row, "setting": setting} for row, setting in zip(own, settings, strict=True)]
     rows = own + [row for row in rows if row["reference"]]
     kept, constant = [], [f"set {shared}"] if shared else []
     for head, text in words:

@@ -11,13 +11,13 @@ Accuracies and errors in percent, parameters and operations in millions, costs i
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
-from typing import Any
 
 import pandas as pd
 
+from nasx.core.plain import Row
 from nasx.errors import UserError
 from nasx.results.table_columns import DATASETS
 
@@ -80,7 +80,7 @@ def _targets() -> pd.DataFrame:
     return table
 
 
-def _name(line: Mapping[str, Any], spaces: bool) -> str:
+def _name(line: Row, spaces: bool) -> str:
     """Return the unique name of a printed row: paper, place, label, and what distinguishes equal labels."""
     chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
     return (
@@ -91,7 +91,7 @@ def _name(line: Mapping[str, Any], spaces: bool) -> str:
     )
 
 
-def describe(lines: Sequence[Mapping[str, Any]]) -> str:
+def describe(lines: Sequence[Row]) -> str:
     """Describe the results of a printed row: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
     texts: list[str] = []
     for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
@@ -127,7 +127,7 @@ def means() -> frozenset[str]:
     return frozenset(table["row"][(table["selection"] == "mean") | (table["std_over"] == "searches")])
 
 
-def digits(line: Mapping[str, Any]) -> int:
+def digits(line: Row) -> int:
     return {"mult_adds_m": 0, "params_m": 1, "parametric_ops_normal": 0}.get(line["metric"], 2)
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.searcher.loop import Loop
 from nasx.tracking import checkpoints
 
 
-def branch_state(path: Path, branch: Mapping[str, Any], loop: Loop, device: object) -> dict[str, object]:
+def branch_state(path: Path, branch: Config, loop: Loop, device: object) -> dict[str, object]:
     """Return the state of the kept checkpoint at `path`, with the optimizer settings of `loop`.
 
     `branch` holds the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or

@@ -37,7 +37,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -45,11 +45,12 @@ from nasx.config import stages
 from nasx.config.job_info import JobInfo
 from nasx.core import distributed, files
 from nasx.core.batch import Batch
+from nasx.core.plain import Config, Row
 from nasx.errors import UserError
 from nasx.searcher.cuda_graphs import Position
 from nasx.searcher.job import SearchJob
 from nasx.tracking import checkpoints, environment, progress, run_folder
-from nasx.tracking.session import Config, Session
+from nasx.tracking.session import Session
 
 if TYPE_CHECKING:
     from nasx.config.settings import EngineSettings
@@ -71,7 +72,6 @@ EXACT, ROUGH = 1e-6, 1.0
 EXACTLY = {"precision": "fp32"}
 """Settings of the engine for steps in float64, which autocast would round to bf16."""
 EnginePath = dict[str, object]
-Row = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------- the run
@@ -308,7 +308,7 @@ def measure_paths(build: Callable[[EnginePath], SearchJob], paths: Sequence[Engi
     with in_float64():
         exact = Steps(build(dict(EXACTLY))).first()
     for path in paths:
-        row: Row = {"path": path, "ratio": 0.0, "apart": None, "refused": None}
+        row: dict[str, object] = {"path": path, "ratio": 0.0, "apart": None, "refused": None}
         try:
             required = {**path, "graphs": "on"} if "graphs" in path else path
             began = time.monotonic()

@@ -15,6 +15,7 @@ import torch
 from nasx.config import identity, instantiate, stages
 from nasx.core import distributed, metrics, versions
 from nasx.core.bilevel import Search, Selection, Step, Tree, detached
+from nasx.core.plain import Result
 from nasx.data.batch_stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
@@ -30,7 +31,7 @@ from nasx.searcher.warm_start import warm_start
 from nasx.tracking import environment
 from nasx.tracking.job import Job
 from nasx.tracking.progress import SelectionProgress, duration, memory
-from nasx.tracking.session import Result, Session
+from nasx.tracking.session import Session
 
 log = logging.getLogger("nasx")
 LONG = 1000
@@ -240,8 +241,9 @@ class SearchJob(Job):
             )
         super().tick(_)
 
-    def row(self, means: dict[str, object]) -> dict[str, object]:
-        row, mix = self.metric.convert(means), detached(self.problem.relax(self.search.a))
+    def row(self, means: dict[str, float]) -> dict[str, Any]:
+        row: dict[str, Any] = self.metric.convert(means)
+        mix = detached(self.problem.relax(self.search.a))
         if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
             row |= self.evaluate()
         row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}

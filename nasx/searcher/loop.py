@@ -52,7 +52,7 @@ class Loop:
     span: tuple[int, int] | None = None
     """Epochs before this search, and in all, of the learning rate schedule; None: (0, epochs)."""
     begin_epoch: Callable[[int], None] = lambda epoch: None
-    end_epoch: Callable[[dict[str, object]], None] = lambda row: None
+    end_epoch: Callable[[dict[str, float]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
     advance: Step | None = None
     """Function that does a step; None: that of the method."""

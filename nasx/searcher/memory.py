@@ -29,7 +29,7 @@ from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 
 if TYPE_CHECKING:
-    from nasx.config.settings import EngineSettings
+    from nasx.config.settings import EngineSettings, SearchSettings
     from nasx.spaces.base import Space
 
 BLOCK = 512
@@ -99,7 +99,7 @@ class Memory:
 
     space: Space
     method: Method
-    settings: Any
+    settings: SearchSettings
     engine: EngineSettings
     classes: int
     shape: tuple[int, ...]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
+from nasx.config.settings import SearchSettings
 from nasx.core.trees import Tree
 
 
-def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
+def weight_optimizer(w: Tree, settings: SearchSettings) -> torch.optim.SGD:
     """Return SGD with momentum on the weights."""
     return torch.optim.SGD(
         list(w.values()),
@@ -21,7 +20,7 @@ def weight_optimizer(w: Tree, settings: Any) -> torch.optim.SGD:
     )
 
 
-def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
+def architecture_optimizer(a: Tree, settings: SearchSettings) -> torch.optim.Optimizer:
     """Return Adam on the architecture parameters, or SGD (ablations of Single-DARTS)."""
     if settings.arch_optimizer == "sgd":
         return torch.optim.SGD(
@@ -30,10 +29,11 @@ def architecture_optimizer(a: Tree, settings: Any) -> torch.optim.Optimizer:
             momentum=settings.arch_momentum,
             weight_decay=settings.arch_weight_decay,
         )
+    beta1, beta2 = settings.arch_betas
     return torch.optim.Adam(
         list(a.values()),
         lr=settings.arch_lr,
-        betas=tuple(settings.arch_betas),
+        betas=(beta1, beta2),
         weight_decay=settings.arch_weight_decay,
         fused=on_cuda(a) or None,
         capturable=on_cuda(a),

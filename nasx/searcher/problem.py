@@ -18,7 +18,7 @@ the states to the loss of weight steps only.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -165,7 +165,7 @@ class RelaxedProblem:
         return F.cross_entropy(logits.to(self.dtype), y)
 
     @torch.no_grad()
-    def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Any]) -> dict[str, float]:
+    def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Batch]) -> dict[str, float]:
         """Return mean loss and accuracy over the items of `batches`, in eval mode (with running statistics, if any)."""
         total, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for batch in batches:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx.config.stages import Config, count, name, stage_config, with_defaults
+from nasx.config.stages import count, name, stage_config, with_defaults
+from nasx.core.plain import Config, Result
 from nasx.errors import UserError
 
 
@@ -17,7 +18,7 @@ class Stage(NamedTuple):
     config: Config
     """The configuration of this stage alone."""
     last: bool
-    done: tuple[dict[str, Any], ...]
+    done: tuple[Result, ...]
     """Records of the earlier stages."""
     epochs: tuple[int, int]
     """Epochs before this stage, and in all, of the learning rate schedule."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Search, Tree
+from nasx.core.plain import Config
 from nasx.spaces.base import Space
 from nasx.spaces.mixed_cell import MixedEdges
 
@@ -56,7 +57,7 @@ def warm_start(
             search.a_opt.state[search.a[name]][key] = kept.to(search.a[name].device, copy=True)
 
 
-def moments(saved: Mapping[str, Any], tree: Tree) -> dict[str, Tree]:
+def moments(saved: Config, tree: Tree) -> dict[str, Tree]:
     """Return an optimizer's saved state by kind (momentum_buffer, exp_avg, ...), then by parameter name."""
     found: dict[str, Tree] = {}
     for i, name in enumerate(tree):

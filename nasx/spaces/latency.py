@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx.core.files import read_json
+from nasx.core.plain import Row
 from nasx.core.timing import Latency
 from nasx.errors import UserError
 
@@ -115,7 +116,7 @@ def read(path: str | Path) -> Latencies:
     return found
 
 
-def _latency(row: Mapping[str, Any]) -> Latency:
+def _latency(row: Row) -> Latency:
     return Latency(float(row["median_ms"]), float(row["low_ms"]), float(row["high_ms"]), int(row["n"]))
 
 

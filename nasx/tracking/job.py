@@ -13,9 +13,10 @@ import torch
 from nasx.core import distributed
 from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
+from nasx.core.plain import Result
 from nasx.tracking import environment, profiler, progress
 from nasx.tracking.progress import Display
-from nasx.tracking.session import Result, Session, own_code_errors
+from nasx.tracking.session import Session, own_code_errors
 
 log = logging.getLogger("nasx")
 TIMED = (3, 10)
@@ -78,7 +79,7 @@ class Job(ABC):
         self.ctx, self.engine, self.metric, self.epochs = ctx, engine, metric, epochs
 
     @abstractmethod
-    def row(self, means: dict[str, object]) -> dict[str, Any]:
+    def row(self, means: dict[str, float]) -> dict[str, Any]:
         """Return the metrics row of this epoch with these means."""
 
     @abstractmethod
@@ -145,7 +146,7 @@ class Job(ABC):
                 self.display.show(updates, f"{epoch + 1}/{self.epochs}", self.metric.convert(means))
         self.ctx.pause(self.save)
 
-    def end_epoch(self, means: dict[str, object]) -> None:
+    def end_epoch(self, means: dict[str, float]) -> None:
         """Write and log the row of this epoch, then a checkpoint."""
         row = self.row(means)
         row["wall_s"] = round(self.ctx.elapsed_s, 3)

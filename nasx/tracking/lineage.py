@@ -27,6 +27,7 @@ from nasx.config import commands as config_commands
 from nasx.config import components, overrides, provenance
 from nasx.config.compose import make_loader, resolved
 from nasx.core import files, spelling
+from nasx.core.plain import Config, Result, Row
 from nasx.errors import UserError, printable
 from nasx.spaces import genotypes
 from nasx.tracking import records
@@ -41,7 +42,7 @@ class Parent(NamedTuple):
     """A run that another command starts from."""
 
     folder: Path
-    config: Mapping[str, Any]
+    config: Config
     """config.yaml: the resolved configuration and the group choices."""
     record: Mapping[str, object]
     """result.json."""
@@ -115,7 +116,7 @@ def parent(name: str, out: str) -> Parent:
     return open_parent(folder)
 
 
-def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
+def finished_search(name: str, out: str) -> tuple[Path, Result]:
     """Folder and record of the finished search that `from=` names. Raises UserError if there is none."""
     folder = run_folder(name, out)
     found = records.finished(folder)
@@ -134,7 +135,7 @@ def finished_search(name: str, out: str) -> tuple[Path, dict[str, Any]]:
     return folder, found
 
 
-def epoch_row(folder: Path, epoch: int | None) -> dict[str, Any]:
+def epoch_row(folder: Path, epoch: int | None) -> Row:
     """The metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError if none."""
     found = {row["epoch"]: row for row in records.read_rows(folder) if row.get("genotype")}
     epoch = max(found, default=0) if epoch is None else epoch
@@ -344,7 +345,7 @@ def format_commands(*commands: Sequence[str]) -> list[str]:
     return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]
 
 
-def parent_faults(cfg: Mapping[str, Any], command: str) -> Iterator[UserError]:
+def parent_faults(cfg: Config, command: str) -> Iterator[UserError]:
     """Yield the faults of `from=`, the search whose cell is trained."""
     name, study = cfg.get("from"), cfg.get("study")
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)

@@ -23,6 +23,7 @@ from typing import Any, Literal, Protocol
 
 from nasx.core import extras
 from nasx.core.files import no_link
+from nasx.core.plain import Row
 from nasx.errors import UserError
 from nasx.tracking import records
 
@@ -101,7 +102,7 @@ class _TensorBoard:
         self.folder = folder
         self.writer: Any = None
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         step = int(row["epoch"])
         if self.writer is None:
             from torch.utils.tensorboard import SummaryWriter
@@ -137,7 +138,7 @@ class _Wandb:
         self.ask, self.folder, self.config = ask, folder, config
         self.run: Any = None
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         if self.run is None:
             import wandb
 
@@ -184,7 +185,7 @@ class _Mlflow:
         self.client: Any = None
         self.run = ""
 
-    def write(self, row: Mapping[str, Any]) -> None:
+    def write(self, row: Row) -> None:
         if self.client is None:
             self._begin()
         from mlflow.entities import Metric

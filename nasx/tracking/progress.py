@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 
 from nasx.core import files
+from nasx.core.plain import Row
 from nasx.errors import printable
 from nasx.tracking import checkpoints
 
@@ -229,7 +229,7 @@ LINE = 71
 """Signs of a line of the log after its time: 80 columns."""
 
 
-def metric_texts(kind: str, means: Mapping[str, Any]) -> list[str]:
+def metric_texts(kind: str, means: Row) -> list[str]:
     """Format the means of the main metrics briefly, with accuracies in percent."""
     found = []
     for name, label in PARTS[kind].items():

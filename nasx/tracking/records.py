@@ -15,6 +15,7 @@ from nasx.config import identity
 from nasx.config.job_info import JobInfo
 from nasx.core import versions
 from nasx.core.files import read_json, read_yaml
+from nasx.core.plain import Result, Row
 from nasx.errors import UserError
 from nasx.tracking import checkpoints
 
@@ -30,7 +31,7 @@ def canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
+def read_rows(folder: Path) -> list[Row]:
     """Return the metrics rows of a run up to an incomplete line; lines that are not objects are skipped."""
     try:
         text = (folder / METRICS).read_text(encoding="utf-8", errors="replace")
@@ -39,9 +40,9 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     return parsed(text)
 
 
-def parsed(text: str) -> list[dict[str, object]]:
+def parsed(text: str) -> list[Row]:
     """Return the rows in the text of a metrics.jsonl, see `read_rows`."""
-    rows = []
+    rows: list[Row] = []
     for line in text.splitlines():
         try:
             row = json.loads(line)
@@ -81,7 +82,7 @@ def locate(name: str, out: str) -> Path | None:
     )
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
+def finished(folder: Path) -> Result | None:
     """The record in `folder` if its run is finished. Raises UserError if there is one that cannot be read."""
     path = folder / "result.json"
     result = read_json(path)

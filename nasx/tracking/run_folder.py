@@ -28,6 +28,7 @@ import yaml
 from nasx.config import own_code
 from nasx.core import files, versions
 from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
+from nasx.core.plain import Result, Row
 from nasx.errors import UserError, named, printable
 from nasx.tracking import checkpoints
 from nasx.tracking.lock import Lock
@@ -222,7 +223,7 @@ class Run:
         write_atomic(folder / "result.json", json.dumps(sealed, indent=1, default=str) + "\n")
         return sealed
 
-    def done(self) -> dict[str, object] | None:
+    def done(self) -> Result | None:
         """Return the record of a finished run, None if it is not finished; repair damaged files that it seals.
 
         Raises UserError if the record cannot be read.
@@ -232,7 +233,7 @@ class Run:
             self._mend(record)
         return record
 
-    def _mend(self, record: Mapping[str, Any]) -> None:
+    def _mend(self, record: Result) -> None:
         """Restore files that differ from the seal: the genotype from the record, the rows from the last checkpoint."""
         for name in broken(self.folder, record):
             text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
@@ -249,7 +250,7 @@ class Run:
                 "it is written again" if known else "nothing here holds what it was",
             )
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[Row]:
         """Metrics rows so far."""
         return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
@@ -312,7 +313,7 @@ class ReadOnlyRun(Run):
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
         return dict(result)
 
-    def rows(self) -> list[dict[str, object]]:
+    def rows(self) -> list[Row]:
         return []
 
     def keep_rows(self, text: str) -> None:

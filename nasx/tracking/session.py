@@ -15,12 +15,11 @@ import torch
 from nasx.config import identity, instantiate, own_code
 from nasx.config.job_info import JobInfo
 from nasx.core import distributed
+from nasx.core.plain import Config, Result
 from nasx.errors import UserError
 from nasx.tracking import environment, progress, records, run_folder
 
 log = logging.getLogger("nasx")
-Config = Mapping[str, Any]
-Result = dict[str, Any]
 
 
 @dataclass

@@ -14,17 +14,18 @@ from nasx.config import identity, instantiate, overrides
 from nasx.core import distributed, metrics
 from nasx.core.bilevel import Batch
 from nasx.core.metrics import Metric
+from nasx.core.plain import Config, Result, Row
 from nasx.errors import UserError
 from nasx.spaces.cost import Limit, cost, widest
 from nasx.tracking import environment, lineage, records
 from nasx.tracking.job import Job
 from nasx.train import recipe, relaxed
-from nasx.train.trainer import Row, Trainer, log
+from nasx.train.trainer import Trainer, log
 
 if TYPE_CHECKING:
     from nasx.config.settings import Retraining
     from nasx.spaces.base import Genotype, Network, Space
-    from nasx.tracking.session import Config, Result, Session
+    from nasx.tracking.session import Session
 
 
 class RetrainJob(Job):
@@ -104,8 +105,8 @@ class RetrainJob(Job):
         """Yield the batches of the validation set."""
         return self.ordered("train", self.held, self.settings.valid_batch)
 
-    def row(self, means: Row) -> Row:
-        return named(means, held_out=self.settings.held_out)
+    def row(self, means: dict[str, float]) -> dict[str, object]:
+        return dict(named(means, held_out=self.settings.held_out))
 
     def record(self) -> Result:
         settings, parent, updates = self.settings, self.parent, self.trainer.updates

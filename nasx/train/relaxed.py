@@ -16,11 +16,12 @@ Shapes: mixtures (cells, edges, operations); rows hold them without the cells, w
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from nasx.core.plain import Row
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Relaxed(nn.Module):
         return found
 
 
-def network(space: Space, row: Mapping[str, Any], classes: int, where: str) -> Relaxed:
+def network(space: Space, row: Row, classes: int, where: str) -> Relaxed:
     """The supernet of `space`, newly initialized, at the mixture of a metrics row of the run `where`.
 
     Raises UserError if the row's mixture is not one of the space, or cells do not share it.

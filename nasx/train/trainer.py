@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from nasx.train.recipe import Average
 
 log = logging.getLogger("nasx")
-Row = dict[str, Any]
 
 
 # ------------------------------------------------------------------------------------------------------ loop
@@ -63,10 +62,10 @@ class Trainer:
     """The set that selects the tested weights; None: the last weights are tested."""
     metric: Metric = ACCURACY
     tick: Callable[[Trainer], None] = lambda trainer: None
-    end_epoch: Callable[[Row], None] = lambda row: None
+    end_epoch: Callable[[dict[str, float]], None] = lambda row: None
     updates: int = 0
     meter: Meter = field(default_factory=Meter)
-    tested: Row = field(default_factory=dict)
+    tested: dict[str, float | None] = field(default_factory=dict)
     best: float | None = None
     """The best metric so far."""
     kept: dict[str, Tensor] | None = None
@@ -174,7 +173,7 @@ class Trainer:
             }
         )
 
-    def _judged(self, epoch: int) -> Row:
+    def _judged(self, epoch: int) -> dict[str, float]:
         """Evaluate after an epoch; update the best weights, and start averaging if the validation loss stalls."""
         part = "test" if self.valid is None else "valid"
         network = self.network if self.average is None else self.average.module
@@ -199,7 +198,7 @@ class Trainer:
             log.info("the validation loss stalls: weights are averaged from now on")
         return found
 
-    def evaluate(self, network: nn.Module, part: str) -> Row:
+    def evaluate(self, network: nn.Module, part: str) -> dict[str, float]:
         """Return loss and metric of a network on the test or validation set."""
         batches = self.test if part == "test" or self.valid is None else self.valid
         found = core_evaluate.sums(network, batches(), self.device, amp=self.settings.amp)

@@ -1,0 +1,13 @@
+"""Names for plain data of runs, whose keys are known only where they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Config = Mapping[str, Any]
+"""A composed configuration, or a part of it. `nasx.config.check` checks its types."""
+Row = Mapping[str, Any]
+"""A row of metrics.jsonl, or of a table. `nasx.core.quantities` gives the types of its numbers."""
+Result = Mapping[str, Any]
+"""The record of a run as result.json holds it. `nasx.tracking.result_file` gives it a type."""
