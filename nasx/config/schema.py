@@ -145,7 +145,7 @@ def component(target: str) -> Component | None:
     return Component(name, home, doc.partition("\n")[0], fields, takes_any, doc)
 
 
-def default(target: str, name: str) -> Any:
+def default(target: str, name: str) -> object:
     """Default of a component's field, lists as tuples. Raises ValueError if it is neither a literal nor names one."""
     found = component(target)
     field = None if found is None else found.fields.get(name)
@@ -232,7 +232,7 @@ def last(node: ast.expr) -> str:
 
 
 # --------------------------------------------------------------------------------------------- annotations
-def evaluate(node: ast.expr, module: str) -> Any:
+def evaluate(node: ast.expr, module: str) -> object:
     """The type that an annotation describes; Any where it lies outside the fixed namespace."""
     match node:
         case ast.Constant(value=None):
@@ -249,11 +249,11 @@ def evaluate(node: ast.expr, module: str) -> Any:
     return Any
 
 
-def _union(*parts: Any) -> Any:
+def _union(*parts: object) -> object:
     return Any if Any in parts else Union[parts]  # noqa: UP007 (the parts are only known here)
 
 
-def _named(name: str, module: str) -> Any:
+def _named(name: str, module: str) -> object:
     if name in _NAMES:
         return _NAMES[name]
     if name in ("tuple", "list", "Sequence"):
@@ -268,7 +268,7 @@ def _named(name: str, module: str) -> Any:
     return Any
 
 
-def _generic(head: str, parts: list[ast.expr], module: str) -> Any:
+def _generic(head: str, parts: list[ast.expr], module: str) -> object:
     if head == "Literal":
         return Literal[tuple(ast.literal_eval(part) for part in parts)]
     if head in ("tuple", "Tuple"):
@@ -332,7 +332,7 @@ def tuples(value: Any) -> Any:
     return value
 
 
-def faults(fields: Mapping[str, Field], values: Mapping[str, Any]) -> dict[str, str]:
+def faults(fields: Mapping[str, Field], values: Mapping[str, object]) -> dict[str, str]:
     """Field name -> what its value must be, for every value that does not fit. Unknown keys are not looked at."""
     from pydantic import ValidationError
 
@@ -359,14 +359,14 @@ def _model(fields: tuple[tuple[str, Field], ...]) -> Any:
     )  # type: ignore[call-overload]
 
 
-def _by_field(error: Any) -> dict[str, list[dict[str, Any]]]:
+def _by_field(error: Any) -> dict[str, list[dict[str, object]]]:
     found: dict[str, list[dict[str, Any]]] = {}
     for item in error.errors(include_url=False):
         found.setdefault(str(item["loc"][0])[2:], []).append(item)
     return found
 
 
-def _must(annotation: Any, errors: list[dict[str, Any]]) -> str:
+def _must(annotation: object, errors: list[dict[str, object]]) -> str:
     """The shortest true sentence: only the bound where the type fits, else the whole description."""
     bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
     arms = get_args(annotation) if get_origin(annotation) is not Annotated else ()
