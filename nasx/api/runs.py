@@ -157,9 +157,9 @@ def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outp
     return found
 
 
-def _epochs(found: Iterable[Mapping[str, Any]], first: Iterable[str]) -> pd.DataFrame:
+def _epochs(found: Iterable[Row], first: Iterable[str]) -> pd.DataFrame:
     """One row per epoch of the runs in the folders `found`, which also give the columns `first`."""
-    rows: list[Row] = []
+    rows: list[dict[str, object]] = []
     for run in found:
         facts = {name: run[name] for name in first}
         held = read_metrics(run["folder"]) if (Path(run["folder"]) / "metrics.jsonl").is_file() else []

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
 from nasx.config.job_info import JobInfo
 from nasx.core import files
-from nasx.core.plain import Config, Row
+from nasx.core.plain import Config, Row, State
 from nasx.errors import UserError, printable
 from nasx.tracking import checkpoints, lineage, records, run_folder
 
@@ -162,7 +162,7 @@ def rebuild_job(
     return SearchJob(ctx)
 
 
-def row(job: SearchJob, state: Mapping[str, Any], rows: list[Row]) -> Row:
+def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
     """All entries at the state of a checkpoint; `rows` are the metrics rows up to it."""
     from nasx.core.bilevel import detached
 

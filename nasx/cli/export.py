@@ -28,7 +28,7 @@ from nasx import __version__
 from nasx.cli.arguments import parse
 from nasx.config import instantiate
 from nasx.core import files, spelling
-from nasx.core.plain import Config, Result
+from nasx.core.plain import Config, Result, State
 from nasx.errors import UserError, cleaned
 from nasx.export.metadata import Facts
 from nasx.tracking import checkpoints, lineage, records
@@ -205,7 +205,7 @@ def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
     }
 
 
-def last_weights(state: Mapping[str, Any]) -> Facts:
+def last_weights(state: State) -> Facts:
     """The weights that were tested, without the auxiliary head, of a checkpoint."""
     from nasx.export.model import AUXILIARY
 
@@ -272,7 +272,7 @@ def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
     return model, torch.zeros(2, channels, height, width), {0: torch.export.Dim("images")}
 
 
-WRITERS: dict[str, tuple[str, Callable[[Any, Facts], bytes]]] = {
+WRITERS: dict[str, tuple[str, Callable[[nn.Module, Facts], bytes]]] = {
     "safetensors": ("model.safetensors", safetensors),
     "onnx": ("model.onnx", onnx),
     "torch": ("model.pt2", program),

@@ -286,7 +286,7 @@ def _with(cfg: dict[str, object], text: str) -> dict[str, object]:
 
 def _facts(
     folder: Path,
-    saved: Mapping[str, object],
+    saved: Config,
     cfg: Mapping[str, object],
     choices: Mapping[str, str],
     origin: Mapping[str, object],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 from nasx.config import classes, field_names, plugins, schema, setters
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
@@ -119,7 +118,7 @@ def component_faults(
     where: str,
     node: Config,
     allowed: Sequence[str] = HOMES,
-    choices: Mapping[str, Any] | None = None,
+    choices: Config | None = None,
     default_of: DefaultLookup = no_default,
 ) -> Iterator[UserError]:
     """Faults of one component node, among the group files `choices`, and of the components inside it."""

@@ -48,7 +48,7 @@ def recorded(cfg: Config, command: str, benchmark: Any) -> Iterator[quantities.Q
     return quantities.recorded(kinds, facts, answers, getattr(benchmark, "devices", ()))
 
 
-def trains_supernet(method: Mapping[str, Any]) -> bool:
+def trains_supernet(method: Config) -> bool:
     """Return whether a method, or the innermost one that it wraps, trains a supernet."""
     while isinstance(method.get("inner"), Mapping):
         method = method["inner"]

@@ -150,9 +150,7 @@ def enter_folder(folder: str) -> None:
 
 def objective(record: Mapping[str, object], path: str) -> float:
     """The number of a record that a dotted path names. Raises UserError if there is none."""
-    node: object = record
-    for part in path.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
+    node = quantities.value_at(record, path)
     if isinstance(node, bool) or not isinstance(node, (int, float)):
         raise UserError(
             f"objective={path}",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from nasx.core.plain import State
 from nasx.errors import UserError
 
 
@@ -35,10 +35,10 @@ class Meter:
         values = torch.stack([self.sums[n] for n in names]).tolist()
         return {n: v / self.counts[n] for n, v in zip(names, values, strict=True)}
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         return {"sums": dict(self.sums), "counts": dict(self.counts)}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         self.sums, self.counts = dict(state["sums"]), dict(state["counts"])
 
 

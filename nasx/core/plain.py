@@ -7,6 +7,8 @@ from typing import Any
 
 Config = Mapping[str, Any]
 """A composed configuration, or a part of it. `nasx.config.check` checks its types."""
+State = dict[str, Any]
+"""The content of a checkpoint, or a part of it: tensors and plain values."""
 Row = Mapping[str, Any]
 """A row of metrics.jsonl, or of a table. `nasx.core.quantities` gives the types of its numbers."""
 Result = Mapping[str, Any]

@@ -20,9 +20,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 try:
     import fcntl
@@ -205,7 +204,7 @@ def new_session() -> None:
         os.setsid()
 
 
-def after_fork_in_child(call: Any) -> None:
+def after_fork_in_child(call: Callable[[], object]) -> None:
     """Have `call()` made in each process that is forked from this one; Windows forks none."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=call)

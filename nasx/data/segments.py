@@ -26,13 +26,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nasx.core.batch import Batch
+from nasx.core.plain import State
 from nasx.data.base import Text
 from nasx.data.batch_stream import Part, hashed
 from nasx.errors import UserError
@@ -147,10 +148,10 @@ class Segments:
         self.slot = batch.carried.after
         return batch
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> State:
         return {"position": self.position, "carried": self.slot.value}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: State) -> None:
         carried = state["carried"]
         self.position = int(state["position"])
         self.slot = Slot(None if carried is None else carried.to(self.rows.device))

@@ -42,6 +42,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Problem, Search, Tree, detached, gradient
+from nasx.core.plain import State
 from nasx.spaces.mixed_cell import MixedEdges
 
 DECAY = 0.999
@@ -207,11 +208,11 @@ class Running:
         self.sums, self.count = {}, 0
         return {"over_steps": means, "split": {name: sums for name, sums in split.items() if sums}}
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         """Return tensors and plain values to resume from with `load`."""
         return {"looks": self.looks, "split": self.split, "sums": self.sums, "count": self.count}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         self.looks, self.split, self.sums, self.count = (state[key] for key in ("looks", "split", "sums", "count"))
 
 

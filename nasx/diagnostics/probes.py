@@ -17,13 +17,13 @@ Values stay on the device until a row is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Tree
+from nasx.core.plain import State
 
 STATISTICS = ("cosine", "norm", "difference")
 
@@ -57,10 +57,10 @@ class Probes:
         self.sums = {}
         return found
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         """Return the tensors to resume from with `load`."""
         return {"sums": dict(self.sums)}
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         """Resume from a state. Sums of older versions, which lack a statistic, are dropped."""
         self.sums = {name: sums for name, sums in state["sums"].items() if len(sums) == len(STATISTICS) + 1}

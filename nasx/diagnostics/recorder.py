@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Batch, Search, Step, Tree, detached, without_writes
-from nasx.core.plain import Row
+from nasx.core.plain import Row, State
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature
@@ -166,12 +166,12 @@ class Watch:
             self.probes.add(name, found, better())
         self.looked = added(self.looked, *passes, time.perf_counter() - began)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         """Return the state to resume from with `load`."""
         running = None if self.running is None else self.running.state()
         return {"taken": self.taken, "looked": self.looked, "running": running, "probes": self.probes.state()}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: State) -> None:
         self.taken, self.looked = state["taken"], state["looked"]
         if (
             self.running is not None and state["running"] is not None

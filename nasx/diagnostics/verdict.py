@@ -25,7 +25,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from statistics import fmean
-from typing import Any
 
 from nasx.core.plain import Result, Row
 from nasx.diagnostics import stop, structure
@@ -130,7 +129,7 @@ def kind(name: str) -> str:
     return name.rstrip("0123456789")
 
 
-def skips(cells: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+def skips(cells: Mapping[str, Row]) -> dict[str, float]:
     """Return the largest share of skip connections among the cells of each kind."""
     found: dict[str, float] = {}
     for name, cell in cells.items():

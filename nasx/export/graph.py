@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,11 @@ from nasx.errors import UserError
 from nasx.export.metadata import Facts
 from nasx.export.model import text
 
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
-def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> Any:
+
+def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> ModelProto:
     """Return the ONNX model of `module(example)` for any number of images, without file paths from this machine.
 
     The first axis of each tensor counts the images; `example` must have at least two. `names` are the names of the
@@ -46,7 +49,7 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
     return proto
 
 
-def with_facts(model: Any, facts: Facts) -> bytes:
+def with_facts(model: ModelProto | bytes, facts: Facts) -> bytes:
     """Return the bytes of an ONNX network (its bytes or its ModelProto) with `facts` as its metadata."""
     import onnx
 

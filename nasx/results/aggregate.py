@@ -45,7 +45,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
     searches contain (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` are notes for readers.
     """
     names = measures(map(str, frame.columns))
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows_of(frame):
         # The hash of a retraining depends on its search, so its configuration is identified by the command line.
         configuration = row["overrides"] if row["parent"] else row["family"] or row["overrides"]

@@ -15,7 +15,7 @@ import torch
 from nasx.config import identity, instantiate, stages
 from nasx.core import distributed, metrics, versions
 from nasx.core.bilevel import Search, Selection, Step, Tree, detached
-from nasx.core.plain import Result
+from nasx.core.plain import Result, State
 from nasx.data.batch_stream import hashed
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
@@ -212,18 +212,18 @@ class SearchJob(Job):
         if self.loop.total - self.search.updates >= LONG:
             self.log_memory()
 
-    def origin(self) -> dict[str, object] | None:
+    def origin(self) -> State | None:
         branch = self.ctx.config.get("branch")
         return branch and branch_state(Path(self.ctx.info.origin), branch, self.loop, self.ctx.device)
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         super().load(state)
         self.problem.passes, self.watch.rows = state["passes"], distributed.broadcast_object(self.ctx.run.rows())
         self.decided, self.measured = state.get("decided", []), state.get("measured", {})
         self.watch.load(state["watch"])
         self.loop.stopped = self.watch.stopped
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         own = {"passes": self.problem.passes, "watch": self.watch.state()}
         return {**super().state(), **own, "decided": self.decided, "measured": self.measured}
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +15,11 @@ from torch import Tensor, nn
 from nasx.core.batch import Batches
 from nasx.core.bilevel import Method, Search, Step
 from nasx.core.meter import Meter, check_finite, refused
+from nasx.core.plain import State
 from nasx.core.schedules import rate
 
 
-def on_device_of(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> dict[str, object]:
+def on_device_of(optimizer: torch.optim.Optimizer, state: State) -> dict[str, object]:
     """Return an optimizer's saved state with the kernel settings of this device, which may not be the checkpoint's."""
     kernels = ("fused", "foreach", "capturable")
     groups = [
@@ -126,7 +126,7 @@ class Loop:
         kept = self.supernet.state_dict().keys()
         return {name: x for name, x in self.supernet.named_buffers() if name in kept}
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> State:
         """Return the tensors and plain values from which `load` resumes bit for bit."""
         return {
             "w": {k: x.detach() for k, x in self.search.w.items()},
@@ -141,7 +141,7 @@ class Loop:
             "rng": torch.get_rng_state(),
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         with torch.no_grad():
             for name, live in (("w", self.search.w), ("a", self.search.a), ("buffers", self.buffers())):
                 for k, x in live.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx.config.stages import count, name, stage_config, with_defaults
-from nasx.core.plain import Config, Result
+from nasx.core.plain import Config, Result, State
 from nasx.errors import UserError
 
 
@@ -22,7 +22,7 @@ class Stage(NamedTuple):
     """Records of the earlier stages."""
     epochs: tuple[int, int]
     """Epochs before this stage, and in all, of the learning rate schedule."""
-    inherited: tuple[Any, Config] | None
+    inherited: tuple[Any, State] | None
     """Space and last checkpoint of the stage before, if this one continues from it."""
 
 

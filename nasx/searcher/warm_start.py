@@ -16,13 +16,13 @@ Shapes: a bank's tensors (edges * C, ...), architecture parameters ([cells,] edg
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from nasx.core.bilevel import Search, Tree
-from nasx.core.plain import Config
+from nasx.core.plain import Config, State
 from nasx.spaces.base import Space
 from nasx.spaces.mixed_cell import MixedEdges
 
@@ -35,9 +35,7 @@ class TensorSource(NamedTuple):
     kept: list[int]
 
 
-def warm_start(
-    search: Search, supernet: nn.Module, space: Space, before: Space, state: Mapping[str, Any], classes: int
-) -> None:
+def warm_start(search: Search, supernet: nn.Module, space: Space, before: Space, state: State, classes: int) -> None:
     """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
     with torch.device("meta"):
         old = before.supernet(classes)

@@ -15,11 +15,11 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nasx.core.files import write_atomic
+from nasx.core.plain import State
 from nasx.core.system import sync_folder
 from nasx.errors import UserError
 
@@ -34,7 +34,7 @@ class Unfit(UserError):
     """Raised if a search cannot continue from a kept checkpoint."""
 
 
-def save(folder: Path, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
+def save(folder: Path, state: State, step: int, epoch: int | None = None) -> None:
     """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two.
 
     With `epoch` it is first written a second time, as the kept checkpoint of that epoch: a run that has come further
@@ -77,7 +77,7 @@ def checksum(path: Path) -> str:
         return file.read(len(MAGIC) + 64)[len(MAGIC) :].decode("ascii", errors="replace")
 
 
-def last(folder: Path, device: object = "cpu", rows: int | None = None) -> dict[str, Any] | None:
+def last(folder: Path, device: object = "cpu", rows: int | None = None) -> State | None:
     """Return the newest readable checkpoint of a run, None if there is none yet.
 
     A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
@@ -113,7 +113,7 @@ def last(folder: Path, device: object = "cpu", rows: int | None = None) -> dict[
     return None
 
 
-def read(path: Path, device: Any = "cpu") -> dict[str, Any] | None:
+def read(path: Path, device: Any = "cpu") -> State | None:
     """Read a checkpoint; None, with a warning, if it is damaged or has been removed."""
     import torch
 

@@ -13,7 +13,7 @@ import torch
 from nasx.core import distributed
 from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
-from nasx.core.plain import Result
+from nasx.core.plain import Result, State
 from nasx.tracking import environment, profiler, progress
 from nasx.tracking.progress import Display
 from nasx.tracking.session import Session, own_code_errors
@@ -48,10 +48,10 @@ class Engine(Protocol):
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Raise UserError if a mean, or with `weights` a weight, is not finite."""
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         """Return the tensors and plain values from which `load` resumes bit for bit."""
 
-    def load(self, state: Mapping[str, object]) -> None:
+    def load(self, state: State) -> None:
         """Continue from `state`."""
 
 
@@ -86,15 +86,15 @@ class Job(ABC):
     def record(self) -> Result:
         """The record of the finished run."""
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         """Content of a checkpoint."""
         return self.engine.state()
 
-    def load(self, state: Mapping[str, object]) -> None:
+    def load(self, state: State) -> None:
         """Continue from a checkpoint."""
         self.engine.load(state)
 
-    def origin(self) -> dict[str, object] | None:
+    def origin(self) -> State | None:
         """The state that a run without a checkpoint starts from: that of its parent at the epoch where it branches off;
         None if it starts from scratch."""
         return None

@@ -21,14 +21,13 @@ import os
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from nasx.config import own_code
 from nasx.core import files, versions
 from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
-from nasx.core.plain import Result, Row
+from nasx.core.plain import Result, Row, State
 from nasx.errors import UserError, named, printable
 from nasx.tracking import checkpoints
 from nasx.tracking.lock import Lock
@@ -278,7 +277,7 @@ class Run:
         self.on_row(row)
 
     # ------------------------------------------------------------------------------------------ checkpoints
-    def save(self, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
+    def save(self, state: State, step: int, epoch: int | None = None) -> None:
         """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two.
 
         With `epoch` it also stays as the kept checkpoint of that epoch.
@@ -286,7 +285,7 @@ class Run:
         lines = self._lines or []
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)
 
-    def load(self, device: object = "cpu") -> dict[str, Any] | None:
+    def load(self, device: object = "cpu") -> State | None:
         """Return the newest readable checkpoint with its metrics rows, see `checkpoints.last`."""
         rows = self.rows()
         state = checkpoints.last(self.folder, device, rows=len(rows))
@@ -322,8 +321,8 @@ class ReadOnlyRun(Run):
     def append(self, row: Mapping[str, object]) -> None:
         pass
 
-    def save(self, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
+    def save(self, state: State, step: int, epoch: int | None = None) -> None:
         pass
 
-    def load(self, device: object = "cpu") -> dict[str, object] | None:
+    def load(self, device: object = "cpu") -> State | None:
         return None

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from nasx.config import identity, instantiate, own_code
 from nasx.config.job_info import JobInfo
 from nasx.core import distributed
-from nasx.core.plain import Config, Result
+from nasx.core.plain import Config, Result, State
 from nasx.errors import UserError
 from nasx.tracking import environment, progress, records, run_folder
 
@@ -87,13 +86,13 @@ class Session:
             log.warning("%s: %s", self.run.folder, changed)
         return record
 
-    def save(self, state: Mapping[str, object], step: int, epoch: int | None = None) -> None:
+    def save(self, state: State, step: int, epoch: int | None = None) -> None:
         """Write a checkpoint, with the metrics rows so far, the environments and the time taken; see `Run.save`."""
         state = {**state, "starts": self.starts, "elapsed_s": self.elapsed_s, "started": self.started}
         self.run.save(state, step, epoch)
         self.saved = time.monotonic()
 
-    def resume(self, origin: Callable[[], dict[str, Any] | None] = lambda: None) -> dict[str, object] | None:
+    def resume(self, origin: Callable[[], State | None] = lambda: None) -> State | None:
         """Return the newest readable checkpoint, and reduce metrics.jsonl to the rows up to it.
 
         Without a checkpoint, the state is that of `origin`: a checkpoint of the run that this one branches off.

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,7 @@ from nasx.core.bilevel import Batch, store_state
 from nasx.core.draws import placed
 from nasx.core.meter import Meter, check_finite
 from nasx.core.metrics import ACCURACY, Metric
+from nasx.core.plain import State
 from nasx.core.schedules import scaled
 from nasx.data.batch_stream import hashed
 from nasx.train import recipe
@@ -210,7 +211,7 @@ class Trainer:
         check_finite(means, tensors, kind="retrain", update=self.updates, lr=settings.lr, clip=settings.clip)
 
     # ------------------------------------------------------------------------------------------------ resume
-    def state(self) -> dict[str, object]:
+    def state(self) -> State:
         """Return the tensors and plain values from which `load` resumes bit for bit."""
         cuda = self.device.type == "cuda"
         return {
@@ -228,7 +229,7 @@ class Trainer:
             "rng_cuda": torch.cuda.get_rng_state(self.device) if cuda else None,
         }
 
-    def load(self, state: Mapping[str, Any]) -> None:
+    def load(self, state: State) -> None:
         self.network.load_state_dict(state["network"])
         if state["average"] is not None:
             self.average = self.average or recipe.averaged(self.network, None)
