@@ -36,7 +36,7 @@ from nbconvert import MarkdownExporter
 from nasx.cli import listing
 from nasx.cli.commands import COMMANDS
 from nasx.cli.main import dispatch
-from nasx.config import experiments, provenance
+from nasx.config import experiments, plugins, provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIES = {"index.md": "README.md", "contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
@@ -188,9 +188,9 @@ def choices(group: str, page: str) -> str:
 def experiment_table() -> str:
     """All experiments as a table that an input filters."""
     rows = ["| experiment | what it is | cost |", "|---|---|---|"]
-    for path in sorted((ROOT / "conf" / "experiment").glob("*.yaml")):
-        found = experiments.find(path.stem)
-        assert found is not None, path
+    for name in plugins.choices("experiment", ROOT / "conf"):
+        found = experiments.find(name)
+        assert found is not None, name
         printed = [
             f"{cell(row.row)}: {cell(row.text)}" + f", with `{' '.join(row.overrides)}`" * bool(row.overrides)
             for row in found.published
@@ -201,7 +201,7 @@ def experiment_table() -> str:
             shown += f"<details><summary>{count}</summary>{'<br>'.join(printed)}</details>"
         groups = ("space", "method", "dataset", "stages")
         choice = "<br>".join(f"{group}={found.choices[group]}" for group in groups if group in found.choices)
-        rows.append(f"| **{path.stem}**<br>{choice} | {cell(found.summary)}{shown} | {cell(found.cost)} |")
+        rows.append(f"| **{name}**<br>{choice} | {cell(found.summary)}{shown} | {cell(found.cost)} |")
     box = '<input class="filter" type="search" placeholder="Filter, for example: idarts nb201" aria-label="Filter">'
     return box + "\n\n" + "\n".join(rows)
 

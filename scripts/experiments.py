@@ -13,6 +13,7 @@ each command what it gave and beside which rows it stands. Commands that are fin
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from forks import Server
 from kills import SMALL, Command, family
 from PIL import Image
 
-from nasx.config import experiments
+from nasx.config import experiments, plugins
 from nasx.config.paths import conf_dir
 from nasx.results import published, targets
 from nasx.results.aggregate import summary
@@ -76,7 +77,7 @@ def system(head: experiments.Experiment) -> tuple[str | None, str | None]:
 def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed, list[str]]]:
     """(name, experiment, row, the tables that it stands for); those first that stand for most, by the papers' own rows
     if they can."""
-    found = {file.stem: experiments.find(file.stem) for file in sorted((conf_dir() / "experiment").glob("*.yaml"))}
+    found = {name: experiments.find(name) for name in plugins.choices("experiment", conf_dir())}
     lines = targets.load()
     lines = lines[
         lines["metric"].isin(["test_accuracy", "test_error", "top1_accuracy", "top1_error", "test_perplexity"])
@@ -170,7 +171,7 @@ def main() -> int:
     for name, head, printed, places in chosen():
         if only and name not in only:
             continue
-        out, began = args.out / "-".join([name, *printed.overrides]).replace("=", "_"), time.monotonic()
+        out, began = args.out / re.sub("[=/]", "_", "-".join([name, *printed.overrides])), time.monotonic()
         commands = [experiments.command(name, head, printed)]
         if "from" in printed.settings:  # first the search whose cell is trained
             commands.insert(0, f"nasx search experiment={name} name=RUN")

@@ -53,7 +53,7 @@ CASES = (
         2,
     ),
     Case("Lambda-SDARTS-RS", "lambda_sdarts", "darts", (), 1),
-    Case("TSE-DARTS-20", "tse", "darts", ("experiment=tse_darts_20", "space.layers=20"), 1),
+    Case("TSE-DARTS-20", "tse", "darts", ("experiment=tse/darts_20", "space.layers=20"), 1),
 )
 
 

@@ -128,8 +128,9 @@ def test_texts_avoid_foreign_words(path: Path) -> None:
     ]
 
 
-def test_comments_of_conf_avoid_foreign_words() -> None:
-    comments = {file: re.findall("#.*", file.read_text(encoding="utf-8")) for file in (ROOT / "conf").rglob("*.yaml")}
+def test_comments_and_descriptions_of_conf_avoid_foreign_words() -> None:
+    said = re.compile(r"#.*|^  (?:summary|unpublished|cost):(?: .*|\n(?:    .*\n)*)", re.M)
+    comments = {file: said.findall(file.read_text(encoding="utf-8")) for file in (ROOT / "conf").rglob("*.yaml")}
     assert not [(file.name, text) for file, found in comments.items() for text in found if AVOIDED.search(text)]
 
 
@@ -188,7 +189,7 @@ VALUE = re.compile(r"^\s*[\w.]+:\s*[^#\s][^#]*$")
     [
         p
         for p in CONF
-        if p.parent.name
+        if p.relative_to(ROOT / "conf").parts[0]
         in (
             "space",
             "method",
@@ -208,7 +209,7 @@ VALUE = re.compile(r"^\s*[\w.]+:\s*[^#\s][^#]*$")
             "debug",
         )
     ],
-    ids=lambda p: f"{p.parent.name}/{p.stem}",
+    ids=lambda p: str(p.relative_to(ROOT / "conf").with_suffix("")),
 )
 def test_every_value_says_where_it_comes_from(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -170,15 +170,15 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
 def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
     """Amended-DARTS' two stages on its S2: the second takes the first one's run, or the text that it printed."""
     small = [*TINY, "space.auxiliary=false", "search.auxiliary=0", "search.drop_path=0", "search.cutout=0"]
-    refused = call(tmp_path, "search", "experiment=amended_s2_searched", *small)
+    refused = call(tmp_path, "search", "experiment=amended/s2_searched", *small)
     assert refused.returncode == 2
     assert "space.keep=MISSING" in refused.stderr
     assert "first stage" in refused.stderr
     assert not (tmp_path / "outputs").exists()
-    said(tmp_path, "search", "experiment=amended_s2_edges", *small, "name=first")
+    said(tmp_path, "search", "experiment=amended/s2_edges", *small, "name=first")
     first = (tmp_path / "outputs" / "first" / "genotype.txt").read_text().strip()
-    said(tmp_path, "search", "experiment=amended_s2_searched", *small, "name=second", "space.keep=first")
-    said(tmp_path, "search", "experiment=amended_s2_searched", *small, "name=third", f"space.keep={first}")
+    said(tmp_path, "search", "experiment=amended/s2_searched", *small, "name=second", "space.keep=first")
+    said(tmp_path, "search", "experiment=amended/s2_searched", *small, "name=third", f"space.keep={first}")
     second, third = (
         json.loads((tmp_path / "outputs" / name / "result.json").read_text()) for name in ("second", "third")
     )
@@ -189,6 +189,6 @@ def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
         return [piece.strip(" )],([") for piece in text.split(",")[1::2]]
 
     assert edges(second["genotype"]) == edges(first), "operations may differ, edges do not"
-    lost = call(tmp_path, "search", "experiment=amended_s2_searched", *small, "space.keep=outputs")
+    lost = call(tmp_path, "search", "experiment=amended/s2_searched", *small, "space.keep=outputs")
     assert lost.returncode == 2
     assert "outputs holds no finished search" in lost.stderr

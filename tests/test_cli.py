@@ -315,7 +315,8 @@ def test_list_shows_every_choice_with_a_line(tmp_path: Path) -> None:
 
     for kind, group in listing.KINDS.items():
         entries = list(listing.entries(group, [paths.conf_dir()]))
-        assert {entry.name for entry in entries} == {file.stem for file in (paths.conf_dir() / group).glob("*.yaml")}
+        names = {file.relative_to(paths.conf_dir() / group) for file in (paths.conf_dir() / group).rglob("*.yaml")}
+        assert {Path(f"{entry.name}.yaml") for entry in entries} == names
         assert all(entry.line for entry in entries), kind
     assert all(entry.source for entry in listing.entries("method", [paths.conf_dir()]))
     short, long = (call(tmp_path, "list", *words).stdout for words in ([], ["methods", "amended"]))

@@ -15,7 +15,7 @@ from nasx.config import compose
 
 LINES = (
     ("search", "method=gdas", "space=nb201", "search.epochs=3", "dataset=digits"),
-    ("search", "experiment=single_nb201", "seed=4"),
+    ("search", "experiment=single/nb201", "seed=4"),
     ("retrain", "space=darts", "genotype=DARTS_V2"),
     ("study", "space=nb201", "method=darts"),
     ("table", "out=elsewhere"),

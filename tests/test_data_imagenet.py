@@ -288,7 +288,7 @@ NET = (
 
 SEARCH = (
     "search",
-    "experiment=single_imagenet",
+    "experiment=single/imagenet",
     *WORDS,
     "space.layers=3",
     "space.channels=4",
@@ -373,7 +373,7 @@ def test_the_search_protocol_of_pc_darts(tmp_path: Path) -> None:
     found = nasx(
         tmp_path,
         "search",
-        "experiment=pc_darts_imagenet",
+        "experiment=baselines/pc_darts_imagenet",
         *WORDS,
         "space.layers=3",
         "space.channels=4",

@@ -15,14 +15,13 @@ import yaml
 from hydra.types import RunMode
 
 from nasx.cli import arguments, audit, listing, preflight
-from nasx.config import commands, experiments, paths
+from nasx.config import commands, experiments, paths, plugins
 from nasx.errors import UserError
 from nasx.results import coverage, published, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
-FOLDER = paths.conf_dir() / "experiment"
-FILES = {file.stem: file for file in sorted(FOLDER.glob("*.yaml"))}
+FILES = plugins.choices("experiment", paths.conf_dir())
 HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
 ROWS: dict[str, list[dict[str, Any]]] = {}
 for _line in targets.load().to_dict("records"):
@@ -96,7 +95,7 @@ def test_the_list_of_a_paper_has_its_rows_and_figures(capsys: pytest.CaptureFixt
     listing.main({"what": "experiments", "paper": "tse"}, [str(paths.conf_dir())])
     said = " ".join(capsys.readouterr().out.split())
     assert "a method or a network of other papers that nasx does not have" in said
-    assert "$ nasx study experiment=tse_darts_20 study=tse" in said
+    assert "$ nasx study experiment=tse/darts_20 study=tse" in said
     assert "Figure 3" in said
 
 
@@ -116,10 +115,10 @@ def test_the_list_has_a_row_for_each_and_all_of_one(
     lines = said("experiments")
     assert [line.split()[0] for line in lines[2 : 3 + len(HEADS)]] == sorted([*HEADS, "own"])
     assert max(map(len, lines)) <= 80
-    assert "darts_c10 darts darts err. 3.00 % (+19)" in [" ".join(line.split()) for line in lines]
+    assert "darts/c10 darts darts err. 3.00 % (+19)" in [" ".join(line.split()) for line in lines]
     monkeypatch.setenv("COLUMNS", "120")
     wide = [" ".join(line.split()) for line in said("experiments")]
-    assert any(line.startswith("darts_c10 darts darts err. 3.00 % (+19) 0.4 (order 1)") for line in wide)
+    assert any(line.startswith("darts/c10 darts darts err. 3.00 % (+19) 0.4 (order 1)") for line in wide)
     monkeypatch.setenv("COLUMNS", "80")
     for name, head in HEADS.items():
         told = " ".join(" ".join(said("experiments", name)).replace(" published ", " ").replace(" run ", " ").split())
@@ -193,7 +192,7 @@ def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("paper", targets.PAPERS)
 def test_the_commands_of_figures_pass_the_checks(paper: str, tmp_path: Path) -> None:
-    searched(tmp_path, HEADS["darts_c10_200"])
+    searched(tmp_path, HEADS["darts/c10_200"])
     for command in sorted({command for figure in coverage.figures(paper) for command in figure.commands}):
         assert refused(command, tmp_path) == [], command
 
@@ -317,18 +316,18 @@ def test_finished_runs_stand_next_to_the_rows_that_their_experiments_name_and_no
 @pytest.mark.parametrize(
     ("name", "overrides", "reduced", "rows"),
     [
-        ("lambda_nb201", [], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
-        ("lambda_nb201", ["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
-        ("lambda_nb201", ["method.strength=3"], False, set()),
-        ("lambda_nb201", ["search=nats"], False, set()),
-        ("lambda_nb201", ["space=nb1shot1_1"], False, set()),
+        ("lambda/nb201", [], False, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+        ("lambda/nb201", ["search.epochs=2"], True, {"Lambda-DARTS, Table 1, Lambda-DARTS Λ"}),
+        ("lambda/nb201", ["method.strength=3"], False, set()),
+        ("lambda/nb201", ["search=nats"], False, set()),
+        ("lambda/nb201", ["space=nb1shot1_1"], False, set()),
         (
-            "lambda_nb201_50",
+            "lambda/nb201_50",
             ["method.strength=0.5", "search.epochs=2"],
             True,
             set(),
         ),  # its row prints an alignment only
-        ("single_table5", ["search.lr=0.025"], True, {"Single-DARTS, Table 5, Single-DARTS lr=0.025"}),
+        ("single/table5", ["search.lr=0.025"], True, {"Single-DARTS, Table 5, Single-DARTS lr=0.025"}),
     ],
 )
 def test_what_a_run_of_an_experiment_may_be(
@@ -348,7 +347,7 @@ def test_what_a_run_of_an_experiment_may_be(
         lookup={"benchmark": "nb201", "source": "x", "params": 1, "cifar10": {"valid": 90.0, "test": 90.0}},
     )
     ours = summary(collect(tmp_path), reference=False)
-    _, numbers = published.compare(ours, name.partition("_")[0])
+    _, numbers = published.compare(ours, name.partition("/")[0])
     mine = numbers[numbers["source"] == "nasx"] if "source" in numbers else numbers[:0]
     assert set(mine["row"]) == rows
     assert {*mine["note"]} == ({"reduced"} if reduced and rows else {""} if rows else set())
@@ -365,9 +364,9 @@ def test_what_a_run_of_an_experiment_may_be(
     ],
 )
 def test_a_reduced_run_keeps_the_words_of_its_row(tmp_path: Path, given: str, rows: set[str]) -> None:
-    choices = {**HEADS["amended_darts_c10"].choices, "experiment": "amended_darts_c10", "benchmark": "none"}
+    choices = {**HEADS["amended/darts_c10"].choices, "experiment": "amended/darts_c10", "benchmark": "none"}
     printed = experiments.Printed("", {}, "", (given,))
-    finish(tmp_path, 0, "amended_darts_c10", {}, choices, printed, reduced=True)
+    finish(tmp_path, 0, "amended/darts_c10", {}, choices, printed, reduced=True)
     ours = summary(collect(tmp_path), reference=False)
     tell = (published.compare(ours, paper)[1] for paper in ("amended", "lambda"))
     mine = [numbers[numbers["source"] == "nasx"]["row"] for numbers in tell if "source" in numbers]

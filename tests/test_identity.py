@@ -61,6 +61,6 @@ def test_changed_names_what_departs_from_the_published() -> None:
 
 
 def test_what_a_published_experiment_sets_is_published() -> None:
-    cfg, choices = composed("search", "experiment=lambda_nb201_50", "search.batch=8")
+    cfg, choices = composed("search", "experiment=lambda/nb201_50", "search.batch=8")
     published = composing.published("search", choices, cfg, None)
     assert identity.changed(cfg, published) == {"search.batch": [64, 8]}

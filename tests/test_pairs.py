@@ -119,7 +119,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
     "space=nb1shot1_1 method=idarts": {"method.products": "exact"},
     "space=nb201 method=gdas": {"search.epochs": 250, "method.gradient": "released", "method.tau_max": 10},
     "space=darts method=gdas": {"search.epochs": 50, "method.gradient": "sampled"},
-    "experiment=sdarts_adv": {
+    "experiment=baselines/sdarts_adv": {
         "method.perturbation": "adversarial",
         "method.random_start": True,
         "method.ascent": "eval",
@@ -155,13 +155,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
     },
     "space=darts method=lambda": {"method.strength": 0.25, "search.epochs": 50, "search.arch_lr": 3e-4},
     "space=s4 method=lambda": {"method.strength": 0.25, "search.batch": 64, "method.eps0": 1e-4},
-    "experiment=lambda_robust_small space=s2 dataset=svhn": {
+    "experiment=lambda/robust_small space=s2 dataset=svhn": {
         "search.batch": 96,
         "method.eps0": 1e-3,
         "method.strength": 0.25,
         "retrain.layers": 8,
     },
-    "experiment=lambda_pm_darts": {"method.alignment": "signed", "method.strength": 0.125},
+    "experiment=lambda/pm_darts": {"method.alignment": "signed", "method.strength": 0.125},
     "space=darts method=amended": {
         "search.batch": 96,
         "search.epochs": 100,
@@ -197,14 +197,14 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
         "method.first": "weights",
     },
     **{
-        f"experiment={name}_darts_c10_200": {
+        f"experiment=baselines/{name}_darts_c10_200": {
             "retrain.recipe": "darts-cifar",
             "retrain.batch": 96,
             "retrain.drop_path": 0.2,
         }
         for name in ("p", "pc")
     },  # rows of one table
-    "experiment=single_table5": {
+    "experiment=single/table5": {
         "search.arch_optimizer": "sgd",
         "search.arch_lr": 0.005,
         "search.arch_momentum": 0.9,
@@ -214,7 +214,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
         "search.weight_decay": 3e-4,
         "method.activation": "sigmoid",
     },
-    "experiment=single_table4 method.mode=other_split": {
+    "experiment=single/table4 method.mode=other_split": {
         "search.arch_optimizer": "sgd",
         "search.arch_lr": 0.005,
         "search.arch_momentum": 0.9,

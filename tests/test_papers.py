@@ -172,8 +172,8 @@ def test_errors_and_best_of_four_are_compared_only_with_the_same_quantity(make):
 
 def test_a_chosen_cell_stands_next_to_no_mean_over_searches_and_is_marked(make):
     setting = {
-        "choices": {"space": "darts_no_none", "experiment": "lambda_darts_c10", "retrain": "darts_cifar"},
-        "overrides": ["experiment=lambda_darts_c10"],
+        "choices": {"space": "darts_no_none", "experiment": "lambda/darts_c10", "retrain": "darts_cifar"},
+        "overrides": ["experiment=lambda/darts_c10"],
     }
     for seed in range(4):
         make("lambda", seed, lookup=None, name=f"s{seed}", **setting)

@@ -121,6 +121,22 @@ def test_the_variable_names_folders_for_every_command(folder: Path, monkeypatch:
     assert "own" in shown.stdout, shown.stderr
 
 
+def test_an_experiment_may_be_in_a_subfolder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NASX_CONFIG_DIR", str(folder))
+    (folder / "experiment" / "team" / "b").mkdir(parents=True)
+    (folder / "experiment" / "team" / "b" / "own.yaml").write_text("# @package _global_\n# Ours.\nseed: 7\n")
+    assert composed("search", "experiment=team/b/own")[0]["seed"] == 7
+    found = provenance.trace("search", ["experiment=team/b/own"])
+    assert found.default_value("seed") == "7"
+    assert (found.chosen["experiment"], found.lines["seed"][-1].file) == ("team/b/own", "experiment=team/b/own")
+    assert "did you mean team/b/own?" in faults("experiment=team/b/owm")[0]
+    assert "Ours." in call(folder.parent, "list", "experiments", "team/b/own", NASX_CONFIG_DIR="mine").stdout
+    (folder / "experiment" / "idarts").mkdir()
+    (folder / "experiment" / "idarts" / "nb201.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match=r"nb201\.yaml: has the same name as a file in"):
+        composed("search", "experiment=team/b/own")
+
+
 @pytest.mark.parametrize("words", [("info", "space=lean"), ("info", "--config-dir=mine", "space=lean")])
 def test_plain_commands_take_a_folder_too(
     words: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

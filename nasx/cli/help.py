@@ -6,7 +6,6 @@ import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasx.cli.commands import COMMANDS, PLAIN
@@ -46,7 +45,7 @@ EXAMPLES = {
         ("nasx list", "everything"),
         ("nasx list methods", "methods only"),
         ("nasx list experiments tse space=darts", "those with these words"),
-        ("nasx list experiments darts_c10", "commands, published numbers and cost of one"),
+        ("nasx list experiments darts/c10", "commands, published numbers and cost of one"),
     ],
 }
 WHAT = {
@@ -122,7 +121,9 @@ def command(name: str, line: Line) -> str:
                 [
                     (
                         group,
-                        ", ".join(f"{c}*" if c == found.chosen.get(group) else c for c in choices(folders, group))
+                        ", ".join(
+                            f"{c}*" if c == found.chosen.get(group) else c for c in plugins.choices(group, *folders)
+                        )
                         or "(none)",
                     )
                     for group in groups
@@ -179,11 +180,6 @@ def plain_help(name: str) -> str:
 def bench() -> str:
     """`nasx bench --help`: the usage that its module documents."""
     return fitted(f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1])
-
-
-def choices(folders: list[Path], group: str) -> list[str]:
-    """The choices of a group, over all folders."""
-    return sorted({file.stem for folder in folders for file in (folder / group).glob("*.yaml")})
 
 
 def _given(overrides: Sequence[str]) -> dict[str, str]:

@@ -3,9 +3,9 @@
 Reads files; imports no component.
 
 The line is the first of the docstring of the class that a choice names, or, where several choices share a class (a
-protocol, a recipe, an experiment), of the choice's own file. The source is the line `Source:` of the choice's own file,
-or of the docstring of the class, or of its module; the cost of a method is the paragraph `Cost` of its module, and its
-options are the keys of its file with their values.
+protocol, a recipe), of the choice's own file; for an experiment it is the summary. The source is the line `Source:` of
+the choice's own file, or of the docstring of the class, or of its module; the cost of a method is the paragraph `Cost`
+of its module, and its options are the keys of its file with their values.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from nasx.config import experiments, schema
+from nasx.config import experiments, plugins, schema
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.tracking import lineage
@@ -59,16 +59,14 @@ class Entry(NamedTuple):
 
 def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
     """The choices of a group, in the order of their names; an earlier folder hides a later one's file."""
-    files: dict[str, Path] = {}
-    for folder in folders:
-        for file in sorted((folder / group).glob("*.yaml")):
-            files.setdefault(file.stem, file)
-    texts = {name: files[name].read_text(encoding="utf-8", errors="replace") for name in sorted(files)}
+    files = plugins.choices(group, *folders)
+    texts = {name: file.read_text(encoding="utf-8", errors="replace") for name, file in files.items()}
     targets = {name: _target(text) for name, text in texts.items()}
     for name, text in texts.items():
         component = schema.component(targets[name])
         own = _first_comment(text)
         module = schema.docstring(component.module) if component else ""
+        head = experiments.find(name, *folders) if group == "experiment" else None
         about = component.summary or module.partition("\n")[0] if component else ""
         shared = list(targets.values()).count(targets[name]) > 1 and bool(own)
         source = (
@@ -76,7 +74,8 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
             if group in BY_FILE or not component
             else _source(text, "# ") or _source(component.doc) or _source(module)
         )
-        yield Entry(name, own if shared or not about else about, source, _cost(module), _options(group, text))
+        line = (head and head.summary) or (own if shared or not about else about)
+        yield Entry(name, line, source, _cost(module), _options(group, text))
 
 
 def _target(text: str) -> str:
@@ -155,7 +154,7 @@ class _Row(NamedTuple):
         texts: list[str] = [self.kind, *self.entry]
         if self.head:
             texts += [f"{group}={choice}" for group, choice in self.head.choices.items()]
-            texts += [self.head.summary, *self.head.commands, *(f"{p.row} {p.text}" for p in self.head.published)]
+            texts += [*self.head.commands, *(f"{p.row} {p.text}" for p in self.head.published)]
         text = "\n".join(texts).lower()
         return all(word.lower() in text for word in words)
 
@@ -188,7 +187,7 @@ def _rows(kind: str, folders: Sequence[str]) -> Iterator[_Row]:
 def _details(row: _Row, width: int) -> str:
     """Everything that is known of one entry."""
     entry, head = row.entry, row.head
-    parts = [("", head.summary if head and head.summary else entry.line)]
+    parts = [("", entry.line)]
     if head:
         parts += [("run", command) for command in head.commands]
         parts += [

@@ -24,7 +24,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from nasx.cli import grid
 from nasx.cli.arguments import Line, quote_override
-from nasx.config import check, commands, components, instantiate, limits, objectives, provenance, rules, sweeps, trust
+from nasx.config import (
+    check,
+    commands,
+    components,
+    experiments,
+    instantiate,
+    limits,
+    objectives,
+    provenance,
+    rules,
+    sweeps,
+    trust,
+)
 from nasx.config.compose import Loader, make_loader, mapping, options, resolved, translate
 from nasx.config.fault_cache import FaultCache
 from nasx.core import spelling
@@ -244,7 +256,8 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 
 def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
     """Return the error for a choice that a group does not have."""
-    near = spelling.did_you_mean(choice, known) or f"; a {group} of your own needs --config-dir FOLDER"
+    moved = experiments.present(choice)
+    near = spelling.did_you_mean(moved, known) or f"; a {group} of your own needs --config-dir FOLDER"
     return UserError(text, f"unknown {group} {choice!r}", f"choose from {', '.join(known)}{near}")
 
 

@@ -38,6 +38,12 @@ class BoundedFileSource(FileConfigSource):
     parsed: ClassVar[dict[tuple[object, ...], tuple[Any, dict[str, str | None]]]] = {}
     """Path, modification time, size and inode of a file -> its plain values and its header."""
 
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        """The files or subfolders of a folder; those of `experiment` are all choices of this group."""
+        if config_path != "experiment":
+            return super().list(config_path, results_filter)
+        return [] if results_filter is ObjectType.GROUP else [*plugins.choices(config_path, Path(self.path))]
+
     def load_config(self, config_path: str) -> ConfigResult:
         path = Path(self.path, self._normalize_file_name(config_path))
         if not path.is_file():

@@ -17,14 +17,14 @@ A user's own files need none of it. `compose.BoundedFileSource` removes the bloc
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from nasx.config import commands as config_commands
-from nasx.config import plugins
+from nasx.config import paths, plugins
 from nasx.core.files import compose_yaml
 from nasx.errors import UserError
 
@@ -76,7 +76,7 @@ class Experiment(NamedTuple):
         return frozenset(word.partition("=")[0] for printed in self.published for word in printed.overrides)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _adapter() -> Any:
     from pydantic import TypeAdapter
 
@@ -130,11 +130,22 @@ def command(name: str, experiment: Experiment, printed: Printed | None = None) -
     return " ".join([*kept, *words])
 
 
+@cache
+def _moved() -> dict[str, str]:
+    names = plugins.choices("experiment", paths.conf_dir())
+    return {name.removeprefix("baselines/").replace("/", "_"): name for name in names}
+
+
+def present(name: str) -> str:
+    """The current name of an experiment: up to 0.1.0 all were in one folder, and `idarts/nb201` was `idarts_nb201`."""
+    return _moved().get(name, name)
+
+
 @lru_cache(maxsize=256)
 def find(name: str | None, *folders: Path) -> Experiment | None:
     """The experiment of that name in `folders` (none: nasx's own and those of NASX_CONFIG_DIR and plugins), or None."""
     file = plugins.file("experiment", name, *folders) if name else None
-    return None if file is None else read(file.read_text(encoding="utf-8"), str(file))
+    return None if file is None else read(file.read_text(encoding="utf-8", errors="replace"), str(file))
 
 
 def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:

@@ -69,6 +69,18 @@ def folders(config_dir: str | None = None) -> list[Path]:
     return [paths.conf_dir(), *user_folders(config_dir)]
 
 
+def choices(group: str, *among: Path) -> dict[str, Path]:
+    """The choices of a group, sorted -> file. An experiment in a subfolder is `FOLDER/NAME`.
+
+    An earlier folder of `among` (none: `folders()`) hides a later one's file.
+    """
+    found: dict[str, Path] = {}
+    for folder in among or folders():
+        for path in (folder / group).glob("**/*.yaml" if group == "experiment" else "*.yaml"):
+            found.setdefault(path.relative_to(folder / group).with_suffix("").as_posix(), path)
+    return dict(sorted(found.items()))
+
+
 def file(group: str, choice: str, *among: Path) -> Path | None:
     """The file of a choice in the first folder of `among` (none: `folders()`) that has one; None if none has."""
     return next((path for folder in among or folders() if (path := folder / group / f"{choice}.yaml").is_file()), None)
@@ -78,7 +90,7 @@ def _without_twins(among: list[Path]) -> None:
     """Raise UserError if two folders have a file of the same name: Hydra would silently read the first."""
     seen: dict[Path, Path] = {}
     for folder in among:
-        for file in folder.glob("*/*.yaml"):
+        for file in folder.glob("*/**/*.yaml"):
             first = seen.setdefault(file.relative_to(folder), folder)
             if first != folder:
                 raise UserError(str(file), f"has the same name as a file in {first}", "rename it")

@@ -54,7 +54,7 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
             path = next((p for folder in folders if (p := folder / f"{name}.yaml").is_file()), None)
             if path is None:
                 continue
-            group, _, choice = name.rpartition("/")
+            group, choice = name.split("/", 1) if "/" in name else ("", name)
             found.chosen.update({group: choice} if group else {})
             for key, value, comment in values(path.read_text(encoding="utf-8")):
                 if group == "experiment" and key.partition(".")[0] == "meta":  # the description, see experiments.py

@@ -77,7 +77,7 @@ def components(conf: Path) -> frozenset[str]:
     """The classes that the configurations in nasx's own folder `conf` name: the only ones of nasx that any may name."""
     found = (
         re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
-        for path in conf.glob("*/*.yaml")
+        for path in conf.glob("*/**/*.yaml")
     )
     return frozenset(name for names in found for name in names)
 

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from nasx.benchmarks.base import DATASETS, Edges
-from nasx.config import commands, own_code
+from nasx.config import commands, experiments, own_code
 from nasx.core.quantities import columns, lookups, measures
 from nasx.errors import printable
 from nasx.tracking import records, result_file
@@ -211,7 +211,7 @@ def _row(folder: str, record: Record) -> Row:
         kind=record.kind,
         space=record.choices.get("space", ""),
         dataset=record.choices.get("dataset", ""),
-        experiment=record.choices.get("experiment", ""),
+        experiment=experiments.present(record.choices.get("experiment", "")),
         labels=tuple(sorted(label for label in record.labels if not label.startswith("best_of_"))),
         reduced=reduced,
         best_of=best[0] if best else 0,
@@ -283,7 +283,8 @@ def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
     for line in lines:
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
         if not ELSEWHERE.intersection((key, key.partition(".")[0])):
-            kept[key] = line
+            name = line.removeprefix("experiment=")
+            kept[key] = line if name == line else f"experiment={experiments.present(name)}"
     return tuple(sorted(kept.values()))
 
 

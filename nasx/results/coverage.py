@@ -1,6 +1,6 @@
 """List the printed rows and figures of the five papers, each with its command or the reason why there is none.
 
-    rows      results/targets.csv; commands by conf/experiment/*.yaml, reasons by results/not_run.yaml
+    rows      results/targets.csv; commands by conf/experiment, reasons by results/not_run.yaml
     figures   results/figures.yaml, where a command may still lack a part of what the figure shows
 
 `nasx list experiments paper=...` prints both. Imports no torch.
@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from nasx.config import experiments, paths
+from nasx.config import experiments, paths, plugins
 from nasx.core.files import load_yaml
 from nasx.results import table_columns, targets
 
@@ -60,10 +60,10 @@ def rows(paper: str) -> list[Entry]:
 def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
     """Row -> (command, datasets) of the experiments that name it."""
     found: dict[str, list[tuple[str, frozenset[str]]]] = {}
-    for path in sorted((paths.conf_dir() / "experiment").glob("*.yaml")):
-        head = experiments.find(path.stem)
+    for name in plugins.choices("experiment", paths.conf_dir()):
+        head = experiments.find(name)
         for printed in head.published if head else ():
-            command = experiments.command(path.stem, head, printed) if head else ""
+            command = experiments.command(name, head, printed) if head else ""
             found.setdefault(printed.row, []).append((command, printed.datasets))
     return found
 
