@@ -109,11 +109,8 @@ def _query_graph(text: str) -> dict[str, object]:
     if pruned is None:
         raise UserError("genotype", "the output cannot be reached from the input", "add an edge")
     score = benchmark.query(text)
-    facts: dict[str, object] = {
-        "hash": graph_hash(*pruned),
-        "vertices": len(pruned[1]),
-        "edges": sum(map(sum, pruned[0])),
-    }
+    counts = {"vertices": len(pruned[1]), "edges": sum(map(sum, pruned[0]))}
+    facts: dict[str, object] = {"hash": graph_hash(*pruned), **counts}
     missing = benchmark.missing()
     if score is None:
         missing = missing or "the benchmark does not hold this graph"

@@ -56,11 +56,10 @@ def faults(where: str, target: str) -> Iterator[UserError]:
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
     """(module, class) of a class and all it descends from, in the order of look-up; None if one cannot be read."""
-    found = schema.definition(module, name) if module else None
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    found = schema.class_definition(module, name)
+    if found is None:
         return None
     home, node = found
-    assert isinstance(node, ast.ClassDef)
     line = [(home, node)]
     for base in node.bases:
         if schema.last(base) not in PLAIN:

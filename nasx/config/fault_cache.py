@@ -11,9 +11,8 @@ class FaultCache:
     """Faults found so far, by configuration node and by file."""
 
     def __init__(self) -> None:
-        self._nodes: dict[
-            object, tuple[object, list[UserError]]
-        ] = {}  # a node is kept, so that its address stays its own
+        # a node is kept, so that its address stays its own
+        self._nodes: dict[object, tuple[object, list[UserError]]] = {}
         self._looks: dict[str, list[UserError]] = {}
 
     def of_node(

@@ -109,6 +109,14 @@ def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
     return None
 
 
+def class_definition(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
+    """(module, class) of the class `name`, see `definition`; None if it is not a class or cannot be read."""
+    match definition(module, name) if module else None:
+        case (str(home), ast.ClassDef() as node):
+            return home, node
+    return None
+
+
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     """Statements at the top level, those under `if TYPE_CHECKING:` included."""
     for node in body:
@@ -133,12 +141,10 @@ def absolute(node: ast.ImportFrom, module: str) -> str:
 def component(target: str) -> Component | None:
     """The component that `target` names; None if its source cannot be read or does not define it."""
     module, _, name = target.rpartition(".")
-    found = definition(module, name) if module else None
+    found = class_definition(module, name)
     if found is None:
         return None
     home, node = found
-    if not isinstance(node, ast.ClassDef):
-        return None
     init = next((n for n in node.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
     fields, takes_any = (dict(_fields(node, home)), False) if init is None else _arguments(init, home)
     doc = ast.get_docstring(node) or ""
@@ -165,11 +171,10 @@ def default(target: str, name: str) -> object:
 def constant(target: str, name: str) -> Any:
     """A class constant of a component or of its bases, None if there is none that is a literal."""
     module, _, own = target.rpartition(".")
-    found = definition(module, own) if module else None
-    if found is None or not isinstance(found[1], ast.ClassDef):
+    found = class_definition(module, own)
+    if found is None:
         return None
     home, node = found
-    assert isinstance(node, ast.ClassDef)
     for line in node.body:
         match line:
             case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=value)) if key == name:
@@ -181,8 +186,7 @@ def constant(target: str, name: str) -> Any:
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
     """Return the dataclass fields, those of the bases first; a class that is not a dataclass adds none."""
     for base in reversed(node.bases):
-        found = definition(module, last(base))
-        if found and isinstance(found[1], ast.ClassDef):
+        if (found := class_definition(module, last(base))) is not None:
             yield from _fields(found[1], found[0])
     if not any(last(mark.func if isinstance(mark, ast.Call) else mark) == "dataclass" for mark in node.decorator_list):
         return

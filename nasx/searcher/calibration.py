@@ -204,12 +204,7 @@ def cache_file(job: SearchJob) -> Path:
 # ----------------------------------------------------------------------------------------------- another process
 def measure(ctx: Session, paths: Sequence[EnginePath], budget: float) -> list[Row]:
     """Return the rows of the paths measured within `budget` seconds. Raises StopRequested on a signal."""
-    given = {
-        "cfg": ctx.config,
-        "info": dataclasses.asdict(ctx.info),
-        "folder": str(ctx.run.folder),
-        "paths": list(paths),
-    }
+    given = {"cfg": ctx.config, "info": dataclasses.asdict(ctx.info), "folder": str(ctx.run.folder), "paths": [*paths]}
     path = os.pathsep.join([*filter(None, sys.path), str(Path.cwd())])
     end = time.monotonic() + budget
     with tempfile.TemporaryFile() as out:
