@@ -12,7 +12,7 @@ from report_page import writer, written
 
 from nasx.cli import report
 from nasx.errors import UserError
-from nasx.report import cells, charts, html
+from nasx.report import cells, charts, html, style
 from nasx.results import table_columns
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
@@ -226,9 +226,36 @@ def test_curves_are_written_for_a_paper(make, tmp_path, capsys):
     assert report.main([f"out={tmp_path / 'r.html'}", f"figures={tmp_path / 'figures'}"]) == 0
     written = {path.name for path in (tmp_path / "figures").iterdir()}
     for suffix in ("pdf", "svg", "png"):
-        assert {f"searches-on-nb201-cifar10-{end}.{suffix}" for end in ("training", "cifar10-valid")} <= written
+        assert {f"searches-on-nb201-cifar10-{end}.{suffix}" for end in ("training", "cifar10-valid", "runs")} <= written
     assert (tmp_path / "figures" / "searches-on-nb201-cifar10-training.pdf").read_bytes().startswith(b"%PDF-")
     assert "cifar10-valid.pdf" in capsys.readouterr().out
+
+
+def test_the_result_of_each_run_is_a_dot(make, tmp_path):
+    for seed, valid in enumerate((40.0, 91.0, 90.0)):
+        make("darts", seed, valid)
+        make("random", seed, 90.0, epochs=0)
+    frame = collect([str(tmp_path / "outputs")])
+    groups, runs = html.labelled(summary(frame)), {run["folder"]: run for run in rows_of(frame)}
+    axes = html.each_run(groups, runs, ["darts"]).axes[0]
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["darts", "random"]
+    assert [sorted(line.get_xdata()) for line in dots] == [[40.0, 90.0, 91.0], [90.0, 90.0, 90.0]]
+    assert [line.get_color() for line in dots] == [style.CYCLE[0], style.SOFT]
+    assert all(len(set(line.get_ydata())) == 3 for line in dots)  # equal results stay visible
+    means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
+    assert means == pytest.approx([221 / 3, 90.0])
+    assert html.each_run(groups, {run["folder"]: run for run in rows_of(frame) if run["seed"] == 0}, []) is None
+    assert "Result of each run" in " ".join(written()[1].texts)
+
+
+def test_settings_with_curves_are_drawn_first(make, monkeypatch):
+    monkeypatch.setattr(html, "LINES", 1)
+    for seed in (0, 1):
+        make("a_random", seed, epochs=0)
+    make("darts", 0)
+    _, page = written()
+    assert "Training loss" in " ".join(page.texts)
 
 
 def test_a_place_where_no_figure_can_be_written_is_named(make, tmp_path):

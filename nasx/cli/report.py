@@ -8,8 +8,9 @@ RUNS are folders of runs, single runs, or globs (default outputs/), for example:
     nasx report outputs/darts-* outputs/idarts-* out=darts.html title="DARTS and iDARTS"
 
 The page is one file without scripts or links to other sites, readable on a phone and in print. Groups are runs with the
-same settings but different seeds. figures=FOLDER also writes the curves as PDF, SVG and PNG files, for a paper: losses
-and accuracies over the epochs, and the benchmark accuracy of the cell found so far, with bands over seeds.
+same settings but different seeds. figures=FOLDER also writes pictures as PDF, SVG and PNG files, for a paper: a dot for
+the result of each run, and, with bands over seeds, losses and accuracies over the epochs and the benchmark accuracy of
+the cell found so far.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figures of finished runs as files, for a paper: the panels of the page of `nasx report` as PDF, SVG and PNG."""
+"""Figures of finished runs as files, for a paper: panels of the page of `nasx report` as PDF, SVG and PNG."""
 
 from __future__ import annotations
 
@@ -10,25 +10,28 @@ import pandas as pd
 from nasx.errors import UserError
 from nasx.report import charts, curves, html, style
 from nasx.results.aggregate import summary
+from nasx.results.collect import rows_of
 
 PARTS = ("train", "val")
 """Parts whose losses a row may have; none if a method trains nothing."""
 
 
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw the losses and accuracies of each kind of run, space and dataset over the epochs, with bands over seeds.
+    """Draw each kind of run, space and dataset: the result of each run, and losses and accuracies over the epochs.
 
     `frame` is a non-empty result of `collect`. Searches with a benchmark also get the benchmark accuracy of the cell
-    found so far, one file per dataset. Runs without finished epochs (method=random) have no curve. Returns the files;
-    raises UserError if no run has a curve.
+    found so far, one file per dataset. Curves have bands over seeds; runs without finished epochs (method=random) have
+    no curve. Returns the files; raises UserError if there is nothing to draw.
     """
     written: list[Path] = []
+    known = {run["folder"]: run for run in rows_of(frame.drop_duplicates("folder"))}
     for title, groups in html.comparable(html.labelled(summary(frame))):
         runs = {g["label"]: {f: rows for f in g["folders"] if (rows := charts.read(f))} for g in groups}
         read = {label: list(own.values()) for label, own in runs.items() if own}
-        if not read:
-            continue
         drawn, path = {label: list(runs[label]) for label in read}, folder / re.sub(r"\W+", "-", title.lower())
+        with style.style():
+            if (made := html.each_run(groups, known, list(read))) is not None:
+                written += style.save(made, path.with_name(f"{path.name}-runs"), style.PAPER)
         if any(f"{part}_loss" in row for own in read.values() for rows in own for row in rows for part in PARTS):
             written += curves.training(drawn, path.with_name(f"{path.name}-training"), style.PAPER)
         for dataset, split, lines in html.lookup_lines(read, [f for own in drawn.values() for f in own]):
@@ -37,7 +40,7 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     if not written:
         raise UserError(
             f"figures={folder}",
-            "none of these runs has metrics of a finished epoch",
-            "use runs of methods that train a supernet",
+            "these runs have neither metrics of a finished epoch nor two results of one setting",
+            "use runs of methods that train a supernet, or several seeds",
         )
     return written

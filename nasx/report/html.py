@@ -25,7 +25,7 @@ from nasx import __version__
 from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups
 from nasx.errors import UserError
-from nasx.report import charts, checklist, curves, headline, heat_maps, style
+from nasx.report import charts, checklist, curves, dots, headline, heat_maps, style
 from nasx.results import differences, published, random_baseline, table_columns, table_formats, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
@@ -35,8 +35,10 @@ from nasx.spaces.edges import genotype_edges
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
-LINES, SEEDS, CONTEXTS, CELLS = 7, 12, 3, 3
-"""Drawing limits: settings per chart, runs per setting, pairs of space and dataset, distinct cells per setting."""
+LINES, SEEDS, CONTEXTS, CELLS, DOTS = 7, 12, 3, 3, 30
+"""Drawing limits: settings per chart, runs per setting, pairs of space and dataset, distinct cells per setting,
+settings in the picture of the single runs."""
+EACH_RUN = "One dot per run, a bar at the mean; in the colours of the curves, grey for settings without curves."
 ROWS = 200
 """Largest number of rows of a table."""
 BUDGET = 1_500_000
@@ -57,6 +59,7 @@ class Context(NamedTuple):
     settings: list[str]
     legend: list[tuple[int, str]]
     """Colours and labels of the settings with curves."""
+    dots: list[Figure]
     anytime: list[Figure]
     curves: list[Figure]
     traces: list[Figure]
@@ -248,10 +251,16 @@ def comparable(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: Album) -> Context:
-    shown = sorted(sorted(groups, key=lambda g: -g["n"])[:LINES], key=groups.index)
+    trained = [g for g in groups if any(Path(f, "metrics.jsonl").is_file() for f in g["folders"])]
+    most = sorted(trained, key=lambda g: -g["n"]) + [g for g in groups if g not in trained]
+    shown = sorted(most[:LINES], key=groups.index)
     every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
     read = {label: runs for label, runs in every.items() if runs}  # settings without curves get no colour
-    note = f"Drawn: {len(shown)} of {len(groups)} settings, those with most runs." if len(shown) < len(groups) else ""
+    note = (
+        f"Drawn: {len(shown)} of {len(groups)} settings, those with curves and most runs."
+        if len(shown) < len(groups)
+        else ""
+    )
     if any(len(g["folders"]) > SEEDS for g in shown):
         note += f" Curves are over the first {SEEDS} runs of a setting."
     anytime: list[Figure] = []
@@ -283,6 +292,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
         title,
         list(every),
         legend,
+        album.figure(lambda: each_run(groups, runs, list(read)), f"result of each run: {title}", EACH_RUN),
         anytime,
         made["curves"],
         made["traces"],
@@ -292,6 +302,21 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
         any(differences.UNKNOWN in row.values for row in found),
         note,
     )
+
+
+def each_run(groups: Sequence[Row], runs: Mapping[str, Row], coloured: Sequence[str]) -> MatplotlibFigure | None:
+    """Return the picture of the results of single runs, of the first settings; None if there is nothing to compare."""
+    shown = groups[:DOTS]
+    folders = [folder for g in shown for folder in g["folders"] if folder in runs]
+    measure = _measure([runs[folder] for folder in folders])
+    if not measure:
+        return None
+    dataset, _, split = measure.rpartition(".")
+    values = {g["label"]: [runs[f][measure] for f in g["folders"] if f in runs] for g in shown}
+    what = headline.words_of(measure).removeprefix("look-up, ")
+    name = f"{what}{f' (first {DOTS} of {len(groups)} settings)' if len(groups) > DOTS else ''}"
+    axis = f"{'accuracy' if dataset else what} ({headline.unit(measure).strip()})".removesuffix(" ()")
+    return dots.draw(values, name, axis, curves.recorded(folders, dataset, split) if dataset else {}, coloured)
 
 
 def _heat_map(folder: str, rows: Sequence[Row]) -> MatplotlibFigure | None:

@@ -1,0 +1,61 @@
+"""Result of each run as a dot, one row per setting, which shows what a mean hides, such as a single failed search.
+
+Shapes: `values` maps a setting to the results of its runs, in the unit of the axis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from nasx.report.style import CYCLE, SOFT, figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw(
+    values: Mapping[str, Sequence[float]],
+    title: str,
+    xlabel: str,
+    reference: Mapping[str, float],
+    coloured: Sequence[str],
+) -> Figure | None:
+    """Draw a dot per run and a bar at the mean of each setting; None if no setting has two results.
+
+    `reference` maps names to values that are drawn as vertical lines. The settings in `coloured` have the colours of
+    the curves, in this order; all others are grey.
+    """
+    known = {label: [x for x in own if math.isfinite(x)] for label, own in values.items()}
+    known = {label: own for label, own in known.items() if own}
+    if max(map(len, known.values()), default=0) < 2:
+        return None
+    made = figure(7.2, 1.1 + 0.27 * len(known))
+    axes = made.subplots()
+    for row, (label, own) in enumerate(known.items()):
+        colour = CYCLE[coloured.index(label) % len(CYCLE)] if label in coloured else SOFT
+        places = [row + 0.5 * ((i + 0.5) / len(own) - 0.5) for i in range(len(own))]
+        axes.plot(own, places, "o", color=colour, markersize=5, alpha=0.75, markeredgewidth=0)
+        axes.plot([math.fsum(own) / len(own)], [row], "|", color=colour, markersize=17, markeredgewidth=2)
+    for name, value in reference.items():
+        axes.axvline(value, color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+        words = f"{'random mean' if name == 'random' else name} {value:.2f}"
+        left = name == min(reference, key=lambda key: reference[key]) and len(reference) > 1
+        axes.annotate(
+            words,
+            (value, 0.0),
+            xytext=(-4 if left else 4, 3),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            fontsize=8,
+            color=SOFT,
+            annotation_clip=False,
+        )
+    axes.set_yticks(range(len(known)), list(known))
+    axes.set_ylim(len(known) - 0.2, -0.7)
+    axes.grid(visible=False, axis="y")
+    axes.set_title(title)
+    axes.set_xlabel(xlabel)
+    return made
