@@ -245,14 +245,19 @@ def test_the_result_of_each_run_is_a_dot(make, tmp_path):
     assert all(len(set(line.get_ydata())) == 3 for line in dots)  # equal results stay visible
     means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert means == pytest.approx([221 / 3, 90.0])
+    text = charts.drawn(lambda: html.each_run(groups, runs, list("abcdef") + ["darts"]), "f-", "runs")
+    assert (
+        len(re.findall(r"fill: *var\(--c6\)", text)) == 4
+    )  # three dots, the bar: the darkest colour too follows the scheme of the page
     assert html.each_run(groups, {run["folder"]: run for run in rows_of(frame) if run["seed"] == 0}, []) is None
     assert "Result of each run" in " ".join(written()[1].texts)
 
 
-def test_settings_with_curves_are_drawn_first(make, monkeypatch):
+def test_settings_with_curves_are_drawn_first(make, tmp_path, monkeypatch):
     monkeypatch.setattr(html, "LINES", 1)
     for seed in (0, 1):
         make("a_random", seed, epochs=0)
+        (tmp_path / "outputs" / f"run{seed}" / "metrics.jsonl").touch()
     make("darts", 0)
     _, page = written()
     assert "Training loss" in " ".join(page.texts)

@@ -31,7 +31,7 @@ def draw(
     known = {label: own for label, own in known.items() if own}
     if max(map(len, known.values()), default=0) < 2:
         return None
-    made = figure(7.2, 1.1 + 0.27 * len(known))
+    made = figure(6.0, 1.1 + 0.27 * len(known))
     axes = made.subplots()
     for row, (label, own) in enumerate(known.items()):
         colour = CYCLE[coloured.index(label) % len(CYCLE)] if label in coloured else SOFT

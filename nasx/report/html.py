@@ -251,9 +251,9 @@ def comparable(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: Album) -> Context:
-    trained = [g for g in groups if any(Path(f, "metrics.jsonl").is_file() for f in g["folders"])]
-    most = sorted(trained, key=lambda g: -g["n"]) + [g for g in groups if g not in trained]
-    shown = sorted(most[:LINES], key=groups.index)
+    curved = [any(charts.read(folder) for folder in g["folders"][:SEEDS]) for g in groups]
+    order = sorted(range(len(groups)), key=lambda i: (not curved[i], -groups[i]["n"]))
+    shown = [groups[i] for i in sorted(order[:LINES])]
     every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
     read = {label: runs for label, runs in every.items() if runs}  # settings without curves get no colour
     note = (

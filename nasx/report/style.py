@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 INK, SOFT, FAINT = "#24292f", "#6e7781", "#d0d7de"
-CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Palette of Okabe and Ito, in the order of the lines."""
+CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#101418")
+"""Palette of Okabe and Ito, in the order of the lines; not pure black, which matplotlib leaves out as a fill in SVG."""
 FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
 """Operation family -> colour of its edge (darkened for thin lines on white)."""
 FORMATS = ("svg", "png")
