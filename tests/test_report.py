@@ -245,7 +245,7 @@ def test_the_result_of_each_run_is_a_dot(make, tmp_path):
     assert all(len(set(line.get_ydata())) == 3 for line in dots)  # equal results stay visible
     means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert means == pytest.approx([221 / 3, 90.0])
-    text = charts.drawn(lambda: html.each_run(groups, runs, list("abcdef") + ["darts"]), "f-", "runs")
+    text = charts.drawn(lambda: html.each_run(groups, runs, [*"abcdef", "darts"]), "f-", "runs")
     assert (
         len(re.findall(r"fill: *var\(--c6\)", text)) == 4
     )  # three dots, the bar: the darkest colour too follows the scheme of the page
