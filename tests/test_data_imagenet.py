@@ -239,7 +239,10 @@ def test_a_damaged_image_is_named(here: Path, workers: int) -> None:
         batches(opened, 4)
 
 
+@pytest.mark.unix
 def test_a_worker_that_dies_is_reported(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fork = multiprocessing.get_context("fork")  # the default since Python 3.14 would not inherit the next line
+    monkeypatch.setattr(multiprocessing.context._default_context, "_actual_context", fork)
     monkeypatch.setattr(decoded.Views, "__getitem__", lambda self, keys: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"workers=1: a worker process died .*; lower workers"):
         batches(ImageNet(**SMALL).open("cpu", workers=1), 1)
