@@ -6,7 +6,7 @@ import functools
 import json
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jobs
 import pytest
@@ -15,6 +15,7 @@ import variants
 from fakecuda.searches import composed, configuration
 
 from nasx.cli import main
+from nasx.config.job_info import JobInfo
 from nasx.config.settings import EngineSettings
 from nasx.errors import UserError
 from nasx.searcher import calibration
@@ -207,7 +208,7 @@ def test_a_branch_is_on_the_path_of_its_parent(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(calibration, "SearchJob", lambda ctx, path: seen.append(path))
 
     class Context:
-        info: ClassVar[dict[str, Any]] = {"origin": parent / "checkpoints" / "epoch-1.ckpt"}
+        info = JobInfo(choices={}, origin=str(parent / "checkpoints" / "epoch-1.ckpt"))
         run = run_folder.ReadOnlyRun(folder)
 
     for held in (None, LAST):

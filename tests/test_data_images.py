@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import hashlib
 import importlib
@@ -19,7 +18,6 @@ import pytest
 import yaml
 
 from nasx.data import fetch as fetching
-from nasx.data import images as sets
 from nasx.data.base import data_root, statistics
 from nasx.data.imagenet import ImageNet, Photos
 from nasx.data.images import Cifar10, Cifar100, Digits, ImageNet16, Svhn
@@ -342,12 +340,3 @@ def test_images_import_neither_torch_nor_scipy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_data_import_only_what_all_may() -> None:
-    for file in Path(sets.__file__).parent.glob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("nasx"):
-                assert str(node.module).startswith(
-                    ("nasx.errors", "nasx.core.draws", "nasx.core.files", "nasx.core.system", "nasx.data")
-                )

@@ -125,11 +125,11 @@ def test_a_name_that_is_shadowed_is_not_the_class(monkeypatch: pytest.MonkeyPatc
 
 def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_for_trust.py").write_text(
-        "from subprocess import Popen\nfrom pathlib import Path\nclass Own: pass\n"
+        "from subprocess import Popen\nfrom tempfile import TemporaryDirectory\nclass Own: pass\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("Popen", "Path"):
+    for name in ("Popen", "TemporaryDirectory"):
         node = {"_target_": f"mine_for_trust.{name}", "args": "touch here"}
         assert faults("method._target_=mine_for_trust." + name, "allow=[mine_for_trust]", *WORDS)
         with pytest.raises(UserError, match="which is not allowed"):
