@@ -24,7 +24,7 @@ def draw(
 ) -> Figure | None:
     """Draw a dot per run and a bar at the mean of each setting; None if no setting has two results.
 
-    `reference` maps names to values that are drawn as vertical lines. The settings in `coloured` have the colours of
+    `reference`, {"optimum": …, "random": …}, is drawn as vertical lines. The settings in `coloured` have the colours of
     the curves, in this order; all others are grey.
     """
     known = {label: [x for x in own if math.isfinite(x)] for label, own in values.items()}
@@ -38,21 +38,20 @@ def draw(
         places = [row + 0.5 * ((i + 0.5) / len(own) - 0.5) for i in range(len(own))]
         axes.plot(own, places, "o", color=colour, markersize=5, alpha=0.75, markeredgewidth=0)
         axes.plot([math.fsum(own) / len(own)], [row], "|", color=colour, markersize=17, markeredgewidth=2)
-    for name, value in reference.items():
-        axes.axvline(value, color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
-        words = f"{'random mean' if name == 'random' else name} {value:.2f}"
-        left = name == min(reference, key=lambda key: reference[key]) and len(reference) > 1
-        axes.annotate(
-            words,
-            (value, 0.0),
-            xytext=(-4 if left else 4, 3),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            fontsize=8,
-            color=SOFT,
-            annotation_clip=False,
-        )
+    for name, words, offset, align in (("random", "random mean", -4, "right"), ("optimum", "optimum", 4, "left")):
+        if name in reference:
+            axes.axvline(reference[name], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+            axes.annotate(
+                f"{words} {reference[name]:.2f}",
+                (reference[name], 0.0),
+                xytext=(offset, 3),
+                xycoords=("data", "axes fraction"),
+                textcoords="offset points",
+                ha=align,
+                fontsize=8,
+                color=SOFT,
+                annotation_clip=False,
+            )
     axes.set_yticks(range(len(known)), list(known))
     axes.set_ylim(len(known) - 0.2, -0.7)
     axes.grid(visible=False, axis="y")

@@ -15,6 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -251,10 +252,11 @@ def comparable(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
 
 
 def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: Album) -> Context:
-    curved = [any(charts.read(folder) for folder in g["folders"][:SEEDS]) for g in groups]
+    metrics = cache(charts.read)
+    curved = [any(metrics(folder) for folder in g["folders"][:SEEDS]) for g in groups]
     order = sorted(range(len(groups)), key=lambda i: (not curved[i], -groups[i]["n"]))
     shown = [groups[i] for i in sorted(order[:LINES])]
-    every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := charts.read(folder))] for g in shown}
+    every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := metrics(folder))] for g in shown}
     read = {label: runs for label, runs in every.items() if runs}  # settings without curves get no colour
     note = (
         f"Drawn: {len(shown)} of {len(groups)} settings, those with curves and most runs."
