@@ -1,11 +1,14 @@
-"""DARTS_V2 retrained small on real CIFAR-10 by nasx and by the plain network and loop of the tests: the same accuracy?
+"""DARTS_V2 retrained on real CIFAR-10 by nasx, by independent code, and next to two random cells of its size.
 
-    NASX_DATA=DIR uv run python scripts/retraining.py OUT --seeds 0,1,2
+    NASX_DATA=DIR uv run python scripts/retraining.py OUT [--seeds 0,1,2] [--jobs 2] [--fast] [layers=5 channels=8 ...]
 
-DIR holds cifar-10-batches-bin. Both follow the recipe of DARTS (cutout, drop-path, auxiliary head), from other code:
-tests/reference/retraining.py uses nothing of nasx and draws other random numbers, so one seed's accuracies are not
-equal; the means over seeds are compared by Welch's test. One process at a time, on one thread. What is finished in OUT
-is not repeated; a run of nasx that was killed goes on. The table is printed and written to OUT/table.md.
+DIR holds cifar-10-batches-bin. All networks follow the recipe of DARTS (cutout, drop-path, auxiliary head, cosine).
+tests/reference/retraining.py, the independent network and loop, uses nothing of nasx and draws other random numbers, so
+the accuracies of one seed are not equal; means over seeds are compared by Welch's test. The random cells are the first
+two draws of the space (seeds 0, 1, ...) whose number of parameters differs by at most 10 % from that of DARTS_V2.
+
+--fast uses channels_last in both codes and torch.compile in nasx. Every run has one thread; `--jobs` run at a time. The
+runs that OUT holds are not repeated, and a run of nasx that was killed continues. The table is written to OUT/table.md.
 """
 
 from __future__ import annotations
@@ -14,49 +17,75 @@ import argparse
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from math import sqrt
 from pathlib import Path
 
+import torch
 from kills import Command
 
 from nasx.results.significance import moments, p_text, welch
+from nasx.spaces.darts.space import Darts
 from nasx.tracking import records
 
 SIZE = {"layers": 4, "channels": 8, "epochs": 4, "batch": 32, "updates": 100}
 REFERENCE = Path(__file__).resolve().parent.parent / "tests" / "reference" / "retraining.py"
+CELL, TOLERANCE = "DARTS_V2", 0.1
 
 
-def ours(out: Path, seed: int) -> float:
-    """The test accuracy of nasx retrain in percent."""
+def parameters(genotype: str, size: dict[str, int]) -> int:
+    """Count the parameters of a network without its auxiliary head."""
+    space = Darts()
+    network = space.network(space.parse(genotype), 10, layers=size["layers"], channels=size["channels"])
+    return sum(p.numel() for p in network.parameters())
+
+
+def random_cells(size: dict[str, int], count: int = 2) -> dict[str, str]:
+    """Return the first random cells with about as many parameters as DARTS_V2, by name."""
+    most, found = parameters(CELL, size), dict[str, str]()
+    for seed in range(1000):
+        text = str(Darts().sample(torch.Generator().manual_seed(seed)))
+        if abs(parameters(text, size) / most - 1) <= TOLERANCE:
+            found[f"random cell (draw {seed})"] = text
+        if len(found) == count:
+            return found
+    sys.exit(f"1,000 random cells hold fewer than {count} of about {most:,} parameters: set more layers or channels")
+
+
+def ours(out: Path, name: str, genotype: str, seed: int, size: dict[str, int], fast: bool) -> float:
+    """Return the test accuracy of `nasx retrain` in percent."""
     words = [
         "retrain",
         "space=darts",
-        "genotype=DARTS_V2",
+        f"genotype='{genotype}'",
         f"seed={seed}",
         f"out={out}",
-        f"name=nasx-{seed}",
+        f"name={name}",
         "retrain.evaluate_every=0",
         "device=cpu",
         "threads=1",
         "quiet=true",
-        *(f"retrain.{'updates_per_epoch' if name == 'updates' else name}={n}" for name, n in SIZE.items()),
+        *(f"retrain.{'updates_per_epoch' if key == 'updates' else key}={n}" for key, n in size.items()),
+        *(["retrain.channels_last=true", "retrain.compile=true"] if fast else []),
     ]
     print("nasx", *words, flush=True)
     code, said = Command(words).end()
     if code:
-        sys.exit(said)
-    return 100 * float((records.finished(out / f"nasx-{seed}") or {})["test_accuracy"])
+        raise RuntimeError(said)
+    return 100 * float((records.finished(out / name) or {})["test_accuracy"])
 
 
-def plain(out: Path, seed: int) -> float:
-    """That of the reference."""
-    kept = out / f"plain-{seed}.txt"
+def reference(out: Path, seed: int, size: dict[str, int], fast: bool) -> float:
+    """Return the test accuracy of the independent network and loop in percent."""
+    kept = out / f"reference-{seed}.txt"
     if not kept.exists():
         words = [
             str(REFERENCE),
             str(Path(os.environ["NASX_DATA"]) / "cifar-10-batches-bin"),
             f"seed={seed}",
-            *(f"{name}={n}" for name, n in SIZE.items()),
+            *(f"{key}={n}" for key, n in size.items()),
+            f"channels_last={int(fast)}",
         ]
         print("python", *words, flush=True)
         found = subprocess.run([sys.executable, *words], stdout=subprocess.PIPE, text=True, check=True)
@@ -64,43 +93,53 @@ def plain(out: Path, seed: int) -> float:
     return 100 * float(kept.read_text().split()[-1])
 
 
-def table(seeds: list[int], groups: dict[str, list[float]]) -> str:
-    """One row a group, and the difference of the two."""
+def table(seeds: Sequence[int], groups: dict[str, list[float]], sizes: dict[str, int]) -> str:
+    """Return a row for each group, and its difference from DARTS_V2 trained by nasx."""
     lines = [
-        "| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± std | n |",
-        "|---|" + "---|" * (len(seeds) + 2),
+        "| network | parameters | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean ± std | n |",
+        "|---|--:|" + "--:|" * (len(seeds) + 2),
     ]
+    differences = list[str]()
     for name, values in groups.items():
         mean, variance = moments(values)
-        lines.append(
-            f"| {name} | "
-            + " | ".join(f"{x:.2f}" for x in values)
-            + f" | {mean:.2f} ± {sqrt(variance):.2f} | {len(values)} |"
-        )
-    found = welch(*groups.values())
-    assert found is not None
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"Difference {found.mean:+.2f}, 95 % interval {found.low:+.2f} to {found.high:+.2f}, {p_text(found.p)}.",
-        ]
-    )
+        cells = " | ".join(f"{x:.2f}" for x in values)
+        lines.append(f"| {name} | {sizes[name]:,} | {cells} | {mean:.2f} ± {sqrt(variance):.2f} | {len(values)} |")
+        found = welch(values, groups["DARTS_V2, nasx"])
+        if name != "DARTS_V2, nasx" and found is not None:
+            interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f}, {p_text(found.p)}"
+            differences.append(f"- DARTS_V2 by nasx minus {name}: {found.mean:+.2f}, {interval}")
+    return "\n".join([*lines, "", *differences])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
+    parser.add_argument("size", nargs="*", help=f"name=value of {', '.join(SIZE)}")
     parser.add_argument("--seeds", default="0,1,2", help="two or more")
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    seeds, groups = [int(seed) for seed in args.seeds.split(",")], dict[str, list[float]]()
-    for seed in seeds:
-        for name, run in (("reference", plain), ("nasx", ours)):
-            groups.setdefault(name, []).append(run(args.out, seed))
-            print(f"{name} seed {seed}: {groups[name][-1]:.2f} %", flush=True)
-    text = table(seeds, groups)
-    (args.out / "table.md").write_text(text + "\n")
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--fast", action="store_true")
+    args = parser.parse_intermixed_args()
+    out = args.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    size = SIZE | {key: int(n) for key, n in (word.split("=") for word in args.size)}
+    seeds = [int(seed) for seed in args.seeds.split(",")]
+    cells = {"DARTS_V2, nasx": CELL, **random_cells(size)}
+    (out / "cells.txt").write_text("".join(f"{name}: {cell}\n" for name, cell in cells.items()))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        found = {
+            (name, seed): pool.submit(reference, out, seed, size, args.fast)
+            if name.endswith("code")
+            else pool.submit(ours, out, f"cell{list(cells).index(name)}-{seed}", cells[name], seed, size, args.fast)
+            for seed in seeds
+            for name in ["DARTS_V2, independent code", *cells]
+        }
+        groups = dict[str, list[float]]()
+        for (name, seed), run in found.items():
+            groups.setdefault(name, []).append(run.result())
+            print(f"{name}, seed {seed}: {groups[name][-1]:.2f} %", flush=True)
+    sizes = {name: parameters(cells.get(name, CELL), size) for name in groups}
+    text = table(seeds, groups, sizes)
+    (out / "table.md").write_text(text + "\n")
     print(text)
 
 

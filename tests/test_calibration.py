@@ -52,9 +52,21 @@ def test_the_fastest_that_was_not_refused_is_taken_where_it_is_worth_it() -> Non
     )
     assert calibration.choice_text({}, [row(LAST, 0.8)], "measured in 3s").startswith("eager, no other path is faster")
     assert calibration.choice_text({}, [], "measured in 3s").startswith("eager, the time was too short")
+    on = calibration.configured_text(EngineSettings(compile="on"))
+    assert calibration.choice_text({}, [row(LAST, 0.8)], "measured in 3s", on).startswith("engine.compile=on, no other")
+    assert calibration.configured_text(EngineSettings()) == "eager"
 
 
-@pytest.mark.parametrize("held", ['{"path": {"precision": "bf16"}}', '{"path": {"compile": 1}}', '{"path": 3}', "{}"])
+@pytest.mark.parametrize(
+    "held",
+    [
+        '{"path": {"precision": "bf16"}}',
+        '{"path": {"precision": null}}',
+        '{"path": {"compile": 1}}',
+        '{"path": 3}',
+        "{}",
+    ],
+)
 def test_a_file_that_holds_no_path_is_refused(held: str, tmp_path: Path) -> None:
     (tmp_path / "engine.json").write_text(held)
     with pytest.raises(UserError, match=r"engine\.json: is damaged"):
@@ -122,6 +134,11 @@ def test_a_compiled_path_is_measured_and_a_wrong_one_refused(monkeypatch: pytest
     wrong(monkeypatch, 0.05, "compile")
     [found] = calibration.measure_paths(built, [{"compile": "on"}])
     assert "its step in torch.float64 is" in found["refused"]
+
+
+def test_nothing_is_measured_if_the_configuration_leaves_no_path_open() -> None:
+    assert calibration.can_choose(built({}, *AUTO, "engine.compile=on"))
+    assert not calibration.can_choose(built({}, *AUTO, "engine.compile=on", "engine.channels_last=true"))
 
 
 def test_rehearsed_steps_leave_nothing_behind() -> None:

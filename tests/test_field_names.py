@@ -42,7 +42,7 @@ def test_each_name_leads_to_settings_that_exist(name: str, configurations: dict[
         ("search", "save=EXP", "in nasx it is name=... or out=..."),
         ("search", "search.layers=8", "did you mean space.layers?"),
         ("search", "layers=8", "did you mean space.layers?"),
-        ("search", "search.bach=8", "(did you mean batch?)"),
+        ("search", "search.bach=8", "did you mean batch?"),
         ("search", "weight_decay=0", "did you mean search.weight_decay?"),
     ],
 )

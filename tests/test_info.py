@@ -123,7 +123,7 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ("words", "message"),
     [
         ((), "needs a genotype, a run or a space; give genotype=DARTS_V2"),
-        (("genotype=DARTS_V3",), "no published cell has that name .did you mean DARTS_V"),
+        (("genotype=DARTS_V3",), "no published cell has that name; did you mean DARTS_V"),
         ((f"genotype={NO_BRANCH}",), "does not belong to any search space"),
         (("genotype=DARTS_V2", "retrain=imagenet"), "unknown retrain 'imagenet'.*did you mean imagenet_"),
         (("genotype=DARTS_V2", "space=nb201"), "is not a NAS-Bench-201 cell"),

@@ -211,7 +211,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     [
         ([], "give either space=nb201 or from=RUN"),
         (["space=nb201", "from=x"], "give either space=nb201 or from=RUN"),
-        (["space=nb201", "runtime=onnxrntime"], "unknown runtime .did you mean onnxruntime"),
+        (["space=nb201", "runtime=onnxrntime"], "unknown runtime; did you mean onnxruntime"),
         (["space=nb201", "device=cuda"], "nasx runs onnxruntime only on the CPU"),
         (["space=nb201", "repeats=0"], "repeats=0: is less than 1"),
         (["space=nb201", "networks=1"], "networks=1: is less than 2"),

@@ -15,7 +15,7 @@ from test_config import faults
 from nasx.cli import preflight
 from nasx.config import instantiate, objectives, sweeps
 from nasx.config.job_info import JobInfo
-from nasx.core import quantities
+from nasx.core import quantities, spelling
 from nasx.jobs import search
 from nasx.tracking import records
 
@@ -135,7 +135,8 @@ def test_what_may_be_an_objective_is_what_a_record_holds(
         assert not faults(*words, f"objective={name}", command=command)
     for name in absent.split():
         [fault] = faults(*words, f"objective={name}", command=command)
-        assert f"objective={name}: is not a number that this nasx {command} records; it records " in fault
+        assert f"objective={name}: is not a number that this nasx {command} records; " in fault
+        assert fault.endswith("?") is (spelling.nearest(name, known) is not None), "a similar name, or all of them"
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_of_a_study_it_is_the_mean() -> None:
 
 def test_a_near_name_is_suggested() -> None:
     [fault] = faults("dataset=digits", "objective=supernet.valid_acuracy")
-    assert "(did you mean supernet.valid_accuracy?)" in fault
+    assert "did you mean supernet.valid_accuracy?" in fault
 
 
 @pytest.mark.parametrize(

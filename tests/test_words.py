@@ -46,7 +46,7 @@ def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> 
             {"out": "", "title": ""},
             "RUNS",
             "out_file=x",
-            "it has out, title and it takes RUNS (did you mean out?); see",
+            "did you mean out?; see",
         ),
         ({"out": "", "title": ""}, "RUNS", "runs=x", "RUNS is a word without runs=: nasx this x; see"),
     ],

@@ -27,7 +27,7 @@ from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import add, import_nb201, today
 from nasx.benchmarks.offers import DEVICES, HELP_COMMIT, LATENCY, MEGABYTE, NB101, OFFERS, TESTS, File
 from nasx.benchmarks.store import Say, cache_folder, silent
-from nasx.core.spelling import did_you_mean
+from nasx.core.spelling import suggest
 from nasx.errors import UserError
 
 FILL = "`nasx bench fill` adds its values to finished runs"
@@ -99,9 +99,7 @@ def bench_get(
     instead of the authors'. Returns a summary. Raises UserError and leaves the existing tables unchanged.
     """
     if name not in OFFERS:
-        raise UserError(
-            f"nasx bench get {name}", "is not a table", f"choose from {', '.join(OFFERS)}{did_you_mean(name, OFFERS)}"
-        )
+        raise UserError(f"nasx bench get {name}", "is not a table", suggest(name, OFFERS))
     files = _wanted(name, devices, brought)
     if not files:
         return {"table": name, "state": "already exists", "here": _here(name), "next": FILL}

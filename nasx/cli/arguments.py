@@ -102,8 +102,10 @@ def _instead(where: str, name: str, value: str, options: Collection[str], positi
         return f"the folder of the runs is runs={value}"
     if name in FOLDERS and positional:
         return f"{positional} is a word without {name}=: {where} {value}".rstrip()
+    if near := spelling.nearest(name, options):
+        return f"did you mean {near}?"
     has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {positional}"] * bool(positional)
-    return (" and ".join(has) or "it has none") + spelling.did_you_mean(name, options)
+    return " and ".join(has) or "it has none"
 
 
 def normalize_flags(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:
@@ -216,9 +218,7 @@ def split_options(words: Sequence[str]) -> Line:
             raise UserError(
                 word,
                 "unknown option",
-                f"options are {', '.join(known)}"
-                + spelling.did_you_mean(name, known)
-                + "; settings are written key=value",
+                spelling.suggest(name, known, "settings are written key=value; options are"),
             )
     modes = [option for option in options if option.partition("=")[0] in MODES]
     if len(modes) > 1:

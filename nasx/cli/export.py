@@ -58,8 +58,8 @@ def main(words: Sequence[str]) -> int:
     if given["format"] not in WRITERS:
         raise UserError(
             f"format={given['format']}",
-            "unknown format" + spelling.did_you_mean(given["format"], WRITERS),
-            f"use {', '.join(WRITERS)}",
+            "unknown format",
+            spelling.suggest(given["format"], WRITERS),
         )
     if given["quantize"] not in ("", "int8"):
         raise UserError(f"quantize={given['quantize']}", "unknown precision", "use quantize=int8")

@@ -155,8 +155,8 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
         raise UserError(
             f"genotype={text}",
-            "no published cell has that name" + spelling.did_you_mean(text, published.cells()),
-            f"write the genotype itself, or one of {', '.join(published.cells())}",
+            "no published cell has that name",
+            spelling.suggest(text, published.cells(), "write the genotype itself, or one of"),
         )
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 

@@ -62,8 +62,7 @@ def main(words: Sequence[str]) -> int:
     if bool(given["space"]) == bool(given["from"]):
         raise UserError("nasx latency", "needs a space or a run", "give either space=nb201 or from=RUN")
     if given["runtime"] not in RUNTIMES:
-        near = spelling.did_you_mean(given["runtime"], RUNTIMES)
-        raise UserError(f"runtime={given['runtime']}", f"unknown runtime{near}", f"use {', '.join(RUNTIMES)}")
+        raise UserError(f"runtime={given['runtime']}", "unknown runtime", spelling.suggest(given["runtime"], RUNTIMES))
     if given["runtime"] == "onnxruntime" and given["device"] != "cpu":
         raise UserError(
             f"device={given['device']}", "nasx runs onnxruntime only on the CPU", "use device=cpu, or runtime=eager"

@@ -266,8 +266,7 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
         return
     words = tuple(cfg.get("words") or ())
     if cfg["what"] not in ("all", *KINDS):
-        near = spelling.did_you_mean(cfg["what"], KINDS)
-        raise UserError(f"what={cfg['what']}", "unknown kind", f"choose from all, {', '.join(KINDS)}{near}")
+        raise UserError(f"what={cfg['what']}", "unknown kind", spelling.suggest(cfg["what"], ("all", *KINDS)))
     kinds = list(KINDS) if cfg["what"] == "all" else [cfg["what"]]
     rows = [row for kind in kinds for row in _rows(kind, folders)]
     if exact := [row for row in rows if words == (row.entry.name,)]:
@@ -275,11 +274,11 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
         return
     found = [row for row in rows if row.has(words)]
     if not found:
-        names = [*KINDS, *(row.entry.name for row in rows)]
+        near = spelling.nearest(words[0], [*KINDS, *(row.entry.name for row in rows)])
         raise UserError(
             f"nasx list {' '.join(words)}",
             "no entry matches all of these words" if len(words) > 1 else "no entry matches this word",
-            "use fewer words" + spelling.did_you_mean(words[0], names),
+            f"did you mean {near}?" if near else "use fewer words",
         )
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:

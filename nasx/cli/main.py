@@ -223,7 +223,7 @@ def dispatch(words: list[str]) -> int | None:
         raise UserError(
             f"nasx {command}",
             "unknown command",
-            f"commands are {', '.join(COMMANDS)}" + spelling.did_you_mean(command, COMMANDS),
+            spelling.suggest(command, COMMANDS, "commands are"),
         )
     if command == "completion":
         from nasx.cli import completion

@@ -44,6 +44,8 @@ from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import lineage
 
+FEW = 40
+"""Most choices that an error lists."""
 MAX_FAULTS = 20
 """Faults after which no further job of a sweep is checked."""
 
@@ -257,8 +259,10 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
     """Return the error for a choice that a group does not have."""
     moved = experiments.present(choice)
-    near = spelling.did_you_mean(moved, known) or f"; a {group} of your own needs --config-dir FOLDER"
-    return UserError(text, f"unknown {group} {choice!r}", f"choose from {', '.join(known)}{near}")
+    few = f"choose from {', '.join(known)}" if len(known) <= FEW else f"nasx list {group}s prints all {len(known)}"
+    near = spelling.nearest(moved, known)
+    remedy = f"did you mean {near}?" if near else f"{few}; your own {group} needs --config-dir FOLDER"
+    return UserError(text, f"unknown {group} {choice!r}", remedy)
 
 
 def _key_fault(cfg: Mapping[str, object], override: Override, command: str) -> UserError | None:

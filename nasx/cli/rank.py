@@ -161,7 +161,7 @@ def scored(given: Arguments, settings: Sequence[str], sampling: Sampling) -> Ite
             raise UserError(
                 f"against={name}",
                 "is not an accuracy of a benchmark",
-                f"use one of {', '.join(CHOICES)}{spelling.did_you_mean(name, CHOICES)}",
+                spelling.suggest(name, CHOICES),
             )
     benchmark = Nb201()
     if columns or file:
@@ -238,7 +238,7 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
         raise UserError(
             f"column={name}",
             "is not a column of the NAS-Bench-201 table",
-            f"it has {', '.join(dict.fromkeys(known))}{spelling.did_you_mean(name, known)}",
+            spelling.suggest(name, known, "it has"),
         )
     rows = np.flatnonzero(~np.isnan(values))
     return Scored(name, benchmark, [cell_text(row) for row in rows.tolist()], values[rows], against)

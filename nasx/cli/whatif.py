@@ -167,7 +167,7 @@ def _refusal(word: str) -> UserError | None:
     return UserError(
         word,
         "cannot differ between a branch and its parent",
-        f"a branch may set {', '.join(known)}" + spelling.did_you_mean(key, known),
+        spelling.suggest(key, known, "a branch may set"),
     )
 
 

@@ -13,7 +13,7 @@ from nasx.config.instantiate import target_fault
 from nasx.config.overrides import format_value
 from nasx.config.paths import conf_dir
 from nasx.core.plain import Config
-from nasx.core.spelling import did_you_mean
+from nasx.core.spelling import nearest, suggest
 from nasx.errors import UserError
 
 # -------------------------------------------------------------------------------------------------- checks
@@ -45,7 +45,7 @@ def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
                 )
             names = [name for name in node if name != "_target_"]
             remedy = theirs or choices_text(part, names)
-            if elsewhere and not did_you_mean(part, names):
+            if elsewhere and not nearest(part, names):
                 remedy = f"did you mean {' or '.join(elsewhere)}?"
             return UserError(key, f"{target or path[:-1]} has no such setting", remedy)
         known = [*(name for name in cfg if name not in (*DELTAS, *entry.unread)), *(DELTAS if entry.groups else ())]
@@ -57,7 +57,7 @@ def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
 
 def choices_text(key: str, known: Iterable[str]) -> str:
     names = list(known)
-    return (f"it has {', '.join(names)}" if names else "it has none") + did_you_mean(key, names)
+    return suggest(key, names, "it has") if names else "it has none"
 
 
 def value_faults(

@@ -15,7 +15,7 @@ from nasx.config.commands import HOMES
 from nasx.config.paths import conf_dir
 from nasx.core import versions
 from nasx.core.plain import Config
-from nasx.core.spelling import did_you_mean
+from nasx.core.spelling import suggest
 from nasx.errors import UserError
 
 
@@ -54,9 +54,7 @@ def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserErro
         return UserError(
             key,
             f"{module} has no class {name}",
-            f"it has {', '.join(names)}{did_you_mean(name, names)}"
-            if names
-            else f"define it in {schema.locate(module)}, which has none",
+            suggest(name, names, "it has") if names else f"define it in {schema.locate(module)}, which has none",
         )
     return None
 

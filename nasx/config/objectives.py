@@ -21,7 +21,7 @@ def faults(cfg: Mapping[str, object], command: str, benchmark: object) -> Iterat
         yield UserError(
             f"objective={objective}",
             f"is not a number that this nasx {command} records",
-            f"it records {', '.join(known)}{spelling.did_you_mean(str(objective), known)}",
+            spelling.suggest(str(objective), known, "it records"),
         )
 
 

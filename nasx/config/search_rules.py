@@ -41,9 +41,8 @@ def varied(cfg: Mapping[str, object]) -> Iterator[UserError]:
     for key, values in vary.items():
         place = f"study.vary.{key}"
         if key not in search or key == "_target_":
-            yield UserError(
-                place, "is not a setting of search", f"see nasx search --help{spelling.did_you_mean(key, search)}"
-            )
+            known = (name for name in search if name != "_target_")
+            yield UserError(place, "is not a setting of search", spelling.suggest(key, known))
         elif not isinstance(values, list | tuple) or len(values) != count:
             yield UserError(
                 f"{place}={overrides.format_value(values)}",

@@ -15,10 +15,11 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return near[0] if near else None
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ` (did you mean NAME?)`, or an empty text if no name is similar."""
-    near = nearest(word, known)
-    return f" (did you mean {near}?)" if near else ""
+def suggest(word: str, known: Iterable[str], otherwise: str = "choose from") -> str:
+    """Return `did you mean NAME?` if a known name is similar, otherwise the text `otherwise` and all known names."""
+    names = list(dict.fromkeys(known))
+    near = nearest(word, names)
+    return f"did you mean {near}?" if near else f"{otherwise} {', '.join(names)}"
 
 
 def _similar(word: str, names: list[str], cutoff: float) -> list[str]:

@@ -198,13 +198,9 @@ def choose(both: pd.DataFrame) -> str:
 def _check_metric(metric: str, both: pd.DataFrame) -> None:
     known = measures(map(str, both.columns))
     if metric not in known:
-        from nasx.core.spelling import did_you_mean
+        from nasx.core.spelling import suggest
 
-        raise UserError(
-            f"metric={metric}",
-            f"is not a metric of these runs{did_you_mean(metric, known)}",
-            f"choose from {', '.join(known)}",
-        )
+        raise UserError(f"metric={metric}", "is not a metric of these runs", suggest(metric, known))
 
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:

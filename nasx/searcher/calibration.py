@@ -72,6 +72,8 @@ EXACT, ROUGH = 1e-6, 1.0
 EXACTLY = {"precision": "fp32"}
 """Settings of the engine for steps in float64, which autocast would round to bf16."""
 EnginePath = dict[str, object]
+CHOICES: EnginePath = {"channels_last": True, "graphs": "auto", "compile": "on"}
+"""The settings that a path can add, with their values."""
 
 
 # ------------------------------------------------------------------------------------------------------- the run
@@ -91,7 +93,7 @@ def calibrated(ctx: Session) -> SearchJob:
     rows, how = found
     path = fastest(rows)
     ctx.run.note(KEPT, {"path": path, "measured": rows})
-    log.info("engine=auto: %s", choice_text(path, rows, how))
+    log.info("engine=auto: %s", choice_text(path, rows, how, configured_text(job.engine_settings)))
     if not path:
         return job
     ctx.needs = None  # a bound method would keep the tensors of the first job alive
@@ -106,8 +108,7 @@ def saved_path(folder: Path) -> EnginePath | None:
     if held is None:
         return None
     path = held.get("path")
-    known = {"compile": ("on",), "channels_last": (True,), "graphs": ("auto",)}
-    if not isinstance(path, dict) or any(value not in known.get(key, ()) for key, value in path.items()):
+    if not isinstance(path, dict) or any(choice not in CHOICES.items() for choice in path.items()):
         raise UserError(
             str(folder / KEPT), "is damaged", "put a copy of the file back, or move the folder away to restart this run"
         )
@@ -115,7 +116,7 @@ def saved_path(folder: Path) -> EnginePath | None:
 
 
 def can_choose(job: SearchJob) -> bool:
-    """Return whether the path of a run can still be chosen, and the run is long enough to measure."""
+    """Return whether the path of a run can still be chosen, has alternatives, and the run is long enough to measure."""
     config, share = job.ctx.config, job.engine_settings.calibrate
     return (
         share * job.loop.total / job.method.steps_w >= REHEARSED
@@ -124,6 +125,7 @@ def can_choose(job: SearchJob) -> bool:
         and stages.count(config) == 1
         and not checkpoints.found(job.ctx.run.folder)
         and distributed.world_size() == 1
+        and bool(candidates(job.engine_settings, job.ctx.device))
     )
 
 
@@ -166,9 +168,9 @@ def time_step(job: SearchJob) -> float:
 
 def candidates(engine: EngineSettings, device: torch.device) -> list[EnginePath]:
     """Return the paths that add settings to the configuration, those that are quick to measure first."""
-    on = {"channels_last": True, "graphs": "auto", "compile": "on"}
-    more = [key for key in on if getattr(engine, key) in (False, "off") and (key != "graphs" or device.type == "cuda")]
-    found = [{key: on[key] for i, key in enumerate(more) if n >> i & 1} for n in range(1, 2 ** len(more))]
+    off = [key for key in CHOICES if getattr(engine, key) in (False, "off")]
+    more = [key for key in off if key != "graphs" or device.type == "cuda"]
+    found = [{key: CHOICES[key] for i, key in enumerate(more) if n >> i & 1} for n in range(1, 2 ** len(more))]
     return sorted(found, key=lambda path: ("compile" in path, -len(path)))
 
 
@@ -178,14 +180,21 @@ def fastest(rows: Sequence[Row]) -> EnginePath:
     return max(good, key=lambda row: row["ratio"], default={"path": {}})["path"]
 
 
-def choice_text(path: EnginePath, rows: Sequence[Row], how: str) -> str:
-    """Describe the choice and its reason in one line."""
+def choice_text(path: EnginePath, rows: Sequence[Row], how: str, configured: str = "eager") -> str:
+    """Describe the choice and its reason in one line; `configured` names the path of the configuration."""
     ratio = max((row["ratio"] for row in rows if row["path"] == path), default=1.0)
     refused = sum(bool(row["refused"]) for row in rows)
-    chosen = f"{path_text(path)}, {ratio:.2f} times as fast as eager" if path else "eager, no other path is faster"
     if not rows:
-        return f"eager, the time was too short to measure another path ({how})"
+        return f"{configured}, the time was too short to measure another path ({how})"
+    faster = f"{path_text(path)}, {ratio:.2f} times as fast as {configured}"
+    chosen = faster if path else f"{configured}, no other path is faster"
     return f"{chosen} ({how}; {len(rows)} paths" + (f", {refused} refused)" if refused else ")")
+
+
+def configured_text(engine: EngineSettings) -> str:
+    """Describe the path that the configuration sets."""
+    on = {key: getattr(engine, key) for key in CHOICES if getattr(engine, key) not in (False, "off")}
+    return path_text(on) or "eager"
 
 
 def path_text(path: EnginePath) -> str:

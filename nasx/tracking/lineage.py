@@ -200,7 +200,7 @@ def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Seque
                 UserError(
                     text,
                     f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting",
-                    f"it has {', '.join(k for k in node if k != '_target_')}" + spelling.did_you_mean(key, node),
+                    spelling.suggest(key, (k for k in node if k != "_target_"), "it has"),
                 )
             )
         found[key] = value

@@ -55,6 +55,7 @@ SETTINGS: dict[str, Any] = {
     "auxiliary": 0.4,
     "cutout": 16,
     "updates": 521,
+    "channels_last": 0,
 }
 
 
@@ -189,6 +190,8 @@ def train(folder: Path, **settings: Any) -> float:
     x, y = read([folder / f"data_batch_{i}.bin" for i in range(1, 6)])
     test_x, test_y = read([folder / "test_batch.bin"])
     net = Net(s["layers"], s["channels"])
+    layout = torch.channels_last if s["channels_last"] else torch.contiguous_format
+    net.to(memory_format=layout)
     optimizer = torch.optim.SGD(net.parameters(), lr=s["lr"], momentum=0.9, weight_decay=3e-4)
     order = list[int]()
     for epoch in range(s["epochs"]):
@@ -201,6 +204,7 @@ def train(folder: Path, **settings: Any) -> float:
                 order += random.sample(range(len(x)), len(x))
             items, order = order[: s["batch"]], order[s["batch"] :]
             images = torch.tensor(np.stack([augmented(x[i], s["cutout"]) for i in items]), dtype=torch.float32)
+            images = images.contiguous(memory_format=layout)
             labels = torch.tensor(y[items])
             logits, auxiliary = net(images, s["drop_path"] * epoch / s["epochs"])
             assert auxiliary is not None
@@ -209,7 +213,7 @@ def train(folder: Path, **settings: Any) -> float:
             loss.backward()
             nn.utils.clip_grad_norm_(net.parameters(), 5)
             optimizer.step()
-        print(f"epoch {epoch + 1} last loss {float(loss):.3f} CPU {time.process_time() - began:.0f} s", flush=True)
+        print(f"epoch {epoch + 1} last loss {loss.item():.3f} CPU {time.process_time() - began:.0f} s", flush=True)
     net.eval()
     correct = 0
     with torch.no_grad():
