@@ -9,12 +9,11 @@ from typing import Any
 
 import parity
 import pytest
+import space_variants
 import torch
 import torch.nn.functional as F
-import yaml
 from parity import BOUND, FOLDER, Spy, error
 
-from nasx.config import instantiate, paths
 from nasx.core import versions
 from nasx.core.bilevel import Search, gradients
 from nasx.methods.darts_minus import DartsMinus
@@ -127,8 +126,7 @@ def test_pc_darts_derives_the_released_architecture() -> None:
 @pytest.mark.parametrize("name", GENOTYPES["spaces"])
 def test_a_hundred_architectures_equal_the_release(name: str) -> None:
     """Of the spaces as `conf/space` has them; every tenth with ties, but for NAS-Bench-1Shot1."""
-    node = yaml.safe_load((paths.conf_dir() / "space" / f"{name}.yaml").read_text(encoding="utf-8"))
-    space: Space = instantiate.build({k: v for k, v in node.items() if k != "defaults"})
+    space: Space = space_variants.full(name)
     assert len(GENOTYPES["spaces"][name]["cases"]) == 100
     different = []
     for case in GENOTYPES["spaces"][name]["cases"]:

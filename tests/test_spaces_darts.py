@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from pathlib import Path
 
 import pytest
+import space_variants
 import torch
-import yaml
 from torch import Tensor
 
 from nasx.errors import UserError
 from nasx.spaces.darts.genotype import DartsGenotype, UntiedDartsGenotype
 from nasx.spaces.darts.space import OPERATIONS, PAIRS, Darts
 
-CONF = Path(__file__).parents[1] / "conf" / "space"
 OPS2 = ("skip_connect", "sep_conv_3x3")
 STEMS = ["darts", "darts_no_none", "s1", "s2", "s3", "s4", "amended_s2", "amended_s3"]
 PER_CELL = 1 * 3 * 6 * 10
 
 
 def load(name: str, **changes: object) -> Darts:
-    fields = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    assert fields.pop("_target_") == "nasx.spaces.darts.space.Darts"
-    del fields["defaults"]
-    return Darts(**(fields | changes))
+    space = space_variants.full(name, **changes)
+    assert type(space) is Darts
+    return space
 
 
 def softmax(x: Tensor) -> Tensor:

@@ -15,14 +15,17 @@ def set_by(conf: Path, choices: Mapping[str, object], where: str, key: str, faul
         file = conf / group / f"{choice}.yaml"
         text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
         if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
-            fit = [
-                path.stem
-                for path in sorted((conf / where).glob("*.yaml"))
-                if re.search(rf"^{key}:[ ]+[^#\s]", path.read_text(encoding="utf-8"), re.M)
-            ]
+            fit = [path.stem for path in sorted((conf / where).glob("*.yaml")) if _sets(path, key)]
             return UserError(
                 f"{group}={choice}",
                 f"sets {where}.{key}, but {fault}",
                 f"use another {where} or {group}; the setting exists with {where}={', '.join(fit)}",
             )
     return None
+
+
+def _sets(path: Path, key: str) -> bool:
+    """Return whether a file, or the file of the same group that it extends, sets a key."""
+    text = path.read_text(encoding="utf-8")
+    base = re.search(r"^defaults: *(?:\[|\n  - )(\w+)\]?$", text, re.M)
+    return bool(re.search(rf"^{key}:[ ]+[^#\s]", text, re.M) or (base and _sets(path.with_stem(base[1]), key)))
