@@ -75,13 +75,17 @@ class Benchmark(ABC):
     def query(self, genotype: object) -> Score | None:
         """Return the published results of `genotype`; None if the table does not contain it or does not exist."""
 
-    @abstractmethod
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         """Return ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None) over the cells.
 
         `mean` is the expectation of an architecture drawn uniformly. Empty if there is no table for `dataset`.
         A benchmark whose cells are not described by edge operations ignores `edges`.
         """
+        key = self.dataset_key(dataset)
+        if key is None or not self.cells():
+            return {}
+        found = {split: self.accuracies(key, split, edges) for split in ("valid", "test")}
+        return {split: _summary(values) for split, values in found.items()}
 
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
         """Return the known accuracies of the cells of `reference` in percent, unordered; empty if unknown."""
@@ -158,3 +162,9 @@ class Benchmark(ABC):
     def dataset_key(self, name: str) -> str | None:
         """Return the key in `Score.datasets` of a dataset named as nasx or the benchmark names it; None if unknown."""
         return _DATASET_NAMES.get(name.lower())
+
+
+def _summary(values: np.ndarray) -> dict[str, float | None]:
+    if not len(values):
+        return {"optimum": None, "median": None, "mean": None}
+    return {"optimum": float(values.max()), "median": float(np.median(values)), "mean": float(values.mean())}

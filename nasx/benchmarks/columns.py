@@ -27,9 +27,8 @@ import numpy as np
 
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.isomorphism import CELLS
-from nasx.benchmarks.store import Say, pack, unpack
+from nasx.benchmarks.store import Say, pack, unpack, unsound
 from nasx.core.quantities import TITLES
-from nasx.errors import UserError
 
 FORM, FIRST_FORM = "nasx nb201 table 2", "nasx nb201 table 1"
 MISSING = 65535
@@ -147,11 +146,7 @@ class Table:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             sound = False
         if not sound:
-            raise UserError(
-                str(path),
-                "the columns of this table do not match their description",
-                "import the benchmark again with `nasx bench import nb201 FILE`",
-            )
+            raise unsound(path, "nb201")
         return cls(held)
 
     def packed(self) -> bytes:

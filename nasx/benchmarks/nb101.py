@@ -18,6 +18,7 @@ test; NaN where absent), params (n,) int32, seconds (n,) float32. The benchmark 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -29,8 +30,7 @@ from typing import Any
 import numpy as np
 
 from nasx.benchmarks.base import Benchmark, Edges, Score
-from nasx.benchmarks.store import cache_folder, unpack
-from nasx.errors import UserError
+from nasx.benchmarks.store import cache_folder, stamp, unpack, unsound
 
 FORM = "nasx nb101 table 1"
 CELLS = 423_624
@@ -151,11 +151,7 @@ class Table:
         except (KeyError, TypeError, ValueError):
             sound = False
         if not sound:
-            raise UserError(
-                str(path),
-                "the columns of this table do not match their description",
-                "import the benchmark again with `nasx bench import nb101 FILE`",
-            )
+            raise unsound(path, "nb101")
         return table
 
     def row(self, key: str) -> int | None:
@@ -179,12 +175,6 @@ def _read(path: Path, stamp: tuple[int, int]) -> Table:
     return Table.read(path)
 
 
-def _means(table: Table) -> dict[str, np.ndarray]:
-    """Return the mean over repeats after 108 epochs of each graph, in percent."""
-    means = np.nanmean(table.accuracy[:, table.epochs.index(108)].astype(np.float64), axis=1) * 100.0
-    return dict(zip(("valid", "test"), means.T))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Nb101(Benchmark):
     """NAS-Bench-101 queries. `path`: a table file; None uses the imported one. Without a table all results are None."""
@@ -197,22 +187,20 @@ class Nb101(Benchmark):
 
     @cached_property
     def _table(self) -> Table | None:
-        file = self.file()
-        try:
-            stat = file.stat()
-        except OSError as error:
-            if self.path is None:
-                return None
-            raise UserError(
-                f"benchmark.path={file}",
-                f"no table found ({error.strerror})",
-                "write one with `nasx bench import nb101 FILE`, or set benchmark.path=null",
-            ) from error
-        return _read(file, (stat.st_mtime_ns, stat.st_size))
+        if self.path is None and not os.path.exists(self.file()):
+            return None
+        return _read(self.file(), stamp(self.file(), "nb101"))
 
     def table(self) -> Table | None:
         """The table; None if none was imported. Raises UserError if the file is damaged."""
         return self._table
+
+    @cached_property
+    def _means(self) -> dict[str, np.ndarray]:
+        """The mean over repeats after 108 epochs of each graph, in percent."""
+        assert self._table is not None
+        values = self._table.accuracy[:, self._table.epochs.index(108)].astype(np.float64)
+        return dict(zip(("valid", "test"), np.nanmean(values, axis=1).T * 100.0))
 
     def query(self, genotype: object) -> Score | None:
         """Return the published 108-epoch results.
@@ -249,23 +237,10 @@ class Nb101(Benchmark):
             train_s=float(table.seconds[row]),
         )
 
-    def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        """Return optimum, median and mean over all graphs (mean over repeats, 108 epochs), in percent."""
-        if self._table is None or self.dataset_key(dataset) is None:
-            return {}
-        return {
-            split: {
-                "optimum": float(np.nanmax(column)),
-                "median": float(np.nanmedian(column)),
-                "mean": float(np.nanmean(column)),
-            }
-            for split, column in _means(self._table).items()
-        }
-
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
         if self._table is None or self.dataset_key(dataset) is None:
             return np.empty(0)
-        column = _means(self._table)[split]
+        column = self._means[split]
         return np.asarray(column[~np.isnan(column)])
 
     def cells(self, edges: Edges = ()) -> int:

@@ -20,7 +20,6 @@ import re
 import struct
 from base64 import b64decode
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -148,15 +147,15 @@ def metrics(message: bytes) -> tuple[int, float, float, float]:
     return params, valid, test, seconds
 
 
-@dataclass
 class Collected:
-    """Rows of the graphs in order of appearance; arrays grow by doubling."""
+    """Rows of the graphs in order of appearance."""
 
-    rows: dict[bytes, int] = field(default_factory=dict)
-    accuracy: np.ndarray = field(default_factory=lambda: np.full((1024, len(BUDGETS), 3, 2), np.nan, np.float32))
-    seconds: np.ndarray = field(default_factory=lambda: np.full((1024, 3), np.nan, np.float32))
-    repeats: np.ndarray = field(default_factory=lambda: np.zeros((1024, len(BUDGETS)), np.uint8))
-    params: np.ndarray = field(default_factory=lambda: np.zeros(1024, np.int32))
+    def __init__(self) -> None:
+        self.rows: dict[bytes, int] = {}
+        self.accuracy = np.full((CELLS, len(BUDGETS), 3, 2), np.nan, np.float32)
+        self.seconds = np.full((CELLS, 3), np.nan, np.float32)
+        self.repeats = np.zeros((CELLS, len(BUDGETS)), np.uint8)
+        self.params = np.zeros(CELLS, np.int32)
 
     def take(self, record: bytes) -> None:
         """Add one run. Raises ValueError."""
@@ -166,8 +165,6 @@ class Collected:
         budget = BUDGETS.index(epochs)
         params, valid, test, seconds = metrics(b64decode(encoded, validate=True))
         row = self.rows.setdefault(bytes.fromhex(key), len(self.rows))
-        if row == len(self.params):
-            self._grow()
         repeat = self.repeats[row, budget]
         if repeat == 0 and (row < CHECKED or row % CHECKED == 0):
             self._check(key, adjacency, labels)
@@ -187,13 +184,6 @@ class Collected:
         found = graph_hash([[int(x) for x in adjacency[n * u : n * (u + 1)]] for u in range(n)], names)
         if found != key:
             raise ValueError(f"the graph stored under {key} has the hash {found}")
-
-    def _grow(self) -> None:
-        n = len(self.params)
-        self.accuracy = np.concatenate([self.accuracy, np.full((n, len(BUDGETS), 3, 2), np.nan, np.float32)])
-        self.seconds = np.concatenate([self.seconds, np.full((n, 3), np.nan, np.float32)])
-        self.repeats = np.concatenate([self.repeats, np.zeros((n, len(BUDGETS)), np.uint8)])
-        self.params = np.concatenate([self.params, np.zeros(n, np.int32)])
 
 
 def import_nb101(

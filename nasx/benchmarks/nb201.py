@@ -26,7 +26,7 @@ from nasx.benchmarks.base import DATASETS, Benchmark, Edges, Score
 from nasx.benchmarks.columns import IMAGES, Table, name_of
 from nasx.benchmarks.isomorphism import CELLS, EDGES, OPERATIONS, cell_code, cell_digits
 from nasx.benchmarks.offers import DEVICES, LATENCY, TESTS
-from nasx.benchmarks.store import cache_folder
+from nasx.benchmarks.store import cache_folder, stamp
 from nasx.errors import UserError
 
 EMBEDDED = Path(__file__).parent / "data" / "nb201.npz"
@@ -120,16 +120,7 @@ class Nb201(Benchmark):
     def _opened(self) -> tuple[Table, np.ndarray]:
         # Table and statistics (15625, 6, 3) at 200 epochs, read once per object: a query does not access the file
         # system, and a table imported later is used by the next object.
-        file = self.file()
-        try:
-            stat = file.stat()
-        except OSError as error:
-            raise UserError(
-                f"benchmark.path={file}",
-                f"no table found ({error.strerror})",
-                "write one with `nasx bench import nb201 FILE`, or set benchmark.path=null",
-            ) from error
-        return _read(file, (stat.st_mtime_ns, stat.st_size))
+        return _read(self.file(), stamp(self.file(), "nb201"))
 
     def query(self, genotype: object) -> Score | None:
         """Return the published 200-epoch results; None if the text form is not a NAS-Bench-201 cell."""
@@ -190,13 +181,6 @@ class Nb201(Benchmark):
         timed = [columns[name].source for device in self.devices if (name := f"latency.{device}") in columns]
         return "; ".join(dict.fromkeys([*_sources(self.table()), *timed]))
 
-    def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        """Return optimum, median and mean over the cells (mean over seeds), in percent."""
-        key = self.dataset_key(dataset)
-        if key is None:
-            return {}
-        return {split: _summary(self.accuracies(key, split, edges)) for split in ("valid", "test")}
-
     def cells(self, edges: Edges = ()) -> int:
         return int(within(edges).sum())
 
@@ -232,9 +216,3 @@ def _sources(table: Table) -> list[str]:
     """Return the distinct sources of the accuracies after 200 epochs."""
     names = [name_of(*measure, 200, what) for measure in MEASURES for what in ("mean", "runs")]
     return list(dict.fromkeys(table.columns[name].source for name in names if name in table.columns))
-
-
-def _summary(values: np.ndarray) -> dict[str, float | None]:
-    if not len(values):
-        return {"optimum": None, "median": None, "mean": None}
-    return {"optimum": float(values.max()), "median": float(np.median(values)), "mean": float(values.mean())}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nasx.benchmarks.base import Benchmark, Edges, Score
+from nasx.benchmarks.base import Benchmark, Score
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,9 +13,6 @@ class NoBenchmark(Benchmark):
 
     def query(self, genotype: object) -> Score | None:
         return None
-
-    def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        return {}
 
     def info(self) -> dict[str, object]:
         return {"benchmark": "none", "state": "no table: this space has no published benchmark"}

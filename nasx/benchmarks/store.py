@@ -101,3 +101,25 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
     if not isinstance(about, dict) or about.get("form") not in forms:
         raise UserError(str(path), f"is not a table of the form '{forms[0]}'", remedy)
     return arrays, about
+
+
+def stamp(file: Path, name: str) -> tuple[int, int]:
+    """Return the modification time and size of a table of the benchmark `name`. Raises UserError if it is missing."""
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise UserError(
+            f"benchmark.path={file}",
+            f"no table found ({error.strerror})",
+            f"write one with `nasx bench import {name} FILE`, or set benchmark.path=null",
+        ) from error
+    return stat.st_mtime_ns, stat.st_size
+
+
+def unsound(path: Path, name: str) -> UserError:
+    """Return the error for a table of the benchmark `name` whose columns are not those that it describes."""
+    return UserError(
+        str(path),
+        "the columns of this table do not match their description",
+        f"import the benchmark again with `nasx bench import {name} FILE`",
+    )
