@@ -32,7 +32,7 @@ def test_resumed_equals_uninterrupted(stop: int) -> None:
     whole = list(itertools.islice(stream(), 14))
     first = stream()
     for _ in range(stop):
-        first.next()
+        next(first)
     assert first.state_dict() == {"position": stop}
     second = stream()
     second.load_state_dict(first.state_dict())

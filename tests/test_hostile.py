@@ -63,8 +63,9 @@ PICKLES = [pickle.dumps(Payload(), protocol) for protocol in (0, 2, 4)] + [
 
 @pytest.mark.parametrize("data", PICKLES, ids=range(len(PICKLES)))
 def test_pickles_are_refused_everywhere(data: bytes, here: Path) -> None:
-    with pytest.raises(UserError, match="is not a pickled dictionary of numbers"):
-        layouts.unpickle(data, "x", "y")
+    (here / "x").write_bytes(data)
+    with pytest.raises(UserError, match="is corrupt or not the published file"):
+        layouts.unpickled(here / "x", "0" * 32, "y")
     (here / "source").mkdir()
     (here / "source" / "000000.pickle.pbz2").write_bytes(bz2.compress(data))
     (here / "source.pth").write_bytes(data)

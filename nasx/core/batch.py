@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Tensor
 
+from nasx.core.plain import State
+
 
 class Carried(Protocol):
     """The hidden state of a recurrent network that a batch passes to the next one.
@@ -56,9 +58,18 @@ def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> No
 
 
 class Batches(Protocol):
-    """An endless stream of batches that resumes from its state."""
+    """An endless stream of training batches that resumes from its state; `position` is the number of batches drawn."""
+
+    position: int
+
+    @property
+    def per_pass(self) -> int:
+        """Number of batches in a pass, rounded up."""
 
     def __iter__(self) -> Iterator[Batch]: ...
     def __next__(self) -> Batch: ...
-    def state_dict(self) -> dict[str, int]: ...
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
+    def at(self, i: int) -> Batch:
+        """Return batch i without moving the position."""
+
+    def state_dict(self) -> State: ...
+    def load_state_dict(self, state: State) -> None: ...

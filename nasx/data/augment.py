@@ -18,31 +18,12 @@ Shapes: images uint8 (n, c, h, w), draws int64 (DRAWS, n).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 TOP, LEFT, MIRROR, CENTRE_Y, CENTRE_X = range(5)
 DRAWS = 5
-
-
-class Cropped(Protocol):
-    """Dataset settings that the augmentation reads."""
-
-    @property
-    def pad(self) -> int: ...
-    @property
-    def flip(self) -> bool: ...
-
-
-class Normalized(Protocol):
-    """Mean and std per channel on the scale [0, 1]."""
-
-    @property
-    def mean(self) -> tuple[float, ...]: ...
-    @property
-    def std(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +37,6 @@ class Augment:
     cutout: int = 0
     channels_last: bool = False
     dtype: torch.dtype = torch.float32
-
-    @classmethod
-    def of(
-        cls,
-        component: Cropped,
-        images: Normalized,
-        *,
-        cutout: int = 0,
-        channels_last: bool = False,
-        dtype: torch.dtype = torch.float32,
-    ) -> Augment:
-        """Return the training transform of a dataset."""
-        return cls(
-            pad=component.pad,
-            flip=component.flip,
-            mean=images.mean,
-            std=images.std,
-            cutout=cutout,
-            channels_last=channels_last,
-            dtype=dtype,
-        )
 
     def draws(self, n: int, height: int, width: int, gen: torch.Generator) -> Tensor:
         """Draw the random numbers of n images, int64 (DRAWS, n) on the CPU.

@@ -27,46 +27,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasx.core.batch import Batch
+from nasx.core.batch import Batch, Batches
 from nasx.core.draws import placed
 from nasx.data import bounds
-from nasx.data.augment import Augment, Cropped
+from nasx.data.augment import Augment
 from nasx.data.base import Images
 from nasx.data.splits import Split, splits
 from nasx.errors import UserError
 
-__all__ = [
-    "Batch",
-    "Batches",
-    "DeviceImages",
-    "Held",
-    "Opened",
-    "Order",
-    "Stream",
-    "device_images",
-    "evaluation",
-    "hashed",
-    "splits",
-]
 Part = Literal["train", "test"]
 log = logging.getLogger("nasx")
-
-
-class Batches(Protocol):
-    """An endless stream of training batches; `position` is the number of batches drawn."""
-
-    position: int
-
-    @property
-    def per_pass(self) -> int:
-        """Number of batches in a pass, rounded up."""
-
-    def __next__(self) -> Batch: ...
-    def at(self, i: int) -> Batch:
-        """Return batch i without moving the position."""
-
-    def state_dict(self) -> dict[str, int]: ...
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
 
 
 class Opened(Protocol):
@@ -206,10 +176,6 @@ class Stream:
         self.position += 1
         return batch
 
-    def next(self) -> Batch:
-        """Return the next batch, as next(stream) does."""
-        return self.__next__()
-
     def items(self, i: int) -> Tensor:
         """Return the image indices of batch i, (batch,) on the CPU."""
         return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
@@ -259,9 +225,13 @@ def evaluation(
         yield Batch(augment.plain(images), labels, hashed(seed, "evaluation", i))
 
 
-class Component(Cropped, Split, Protocol):
+class Component(Split, Protocol):
     """Dataset settings that an opened image dataset reads."""
 
+    @property
+    def pad(self) -> int: ...
+    @property
+    def flip(self) -> bool: ...
     def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
 
 
@@ -282,7 +252,14 @@ class Held:
         self.component, self.images, self.data = component, images, device_images(images, device)
         self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
         bounds.check(self.shape, pad=component.pad, cutout=cutout)
-        self.augment = Augment.of(component, images, cutout=cutout, channels_last=channels_last)
+        self.augment = Augment(
+            pad=component.pad,
+            flip=component.flip,
+            mean=images.mean,
+            std=images.std,
+            cutout=cutout,
+            channels_last=channels_last,
+        )
 
     def described(self) -> dict[str, list[Any]]:
         """Return the entries for result.json; see `Opened`."""

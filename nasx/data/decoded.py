@@ -35,11 +35,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
+from nasx.core.batch import Batch
 from nasx.core.draws import placed
 from nasx.core.system import signals
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
-from nasx.data.batch_stream import Batch, Order, Part, group_of, hashed
+from nasx.data.batch_stream import Order, Part, group_of, hashed
 from nasx.data.splits import Split, splits
 from nasx.errors import UserError
 

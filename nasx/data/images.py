@@ -21,7 +21,7 @@ from nasx.data import bounds, listing
 from nasx.data.base import OFFLINE, data_root
 from nasx.data.fetch import fetch
 from nasx.data.folder import ON_DISK, read_folder, read_npz
-from nasx.data.layouts import Layout, balanced, missing, pickled_images, pickled_names, record_images, verify
+from nasx.data.layouts import Layout, balanced, missing, pickled_images, record_images, unpickled, verify
 from nasx.data.listing import Listing
 from nasx.data.source import Source
 from nasx.errors import UserError
@@ -104,7 +104,7 @@ class _Cifar(Source):
         """Return the class names from the meta file, or numbers without one."""
         file, key, md5 = self.layout.meta
         if not binary and (folder / file).is_file():
-            return pickled_names(folder / file, md5, key, self.remedy(folder))
+            return tuple(map(str, unpickled(folder / file, md5, self.remedy(folder))[key]))
         listed = folder / self.layout.binary_names
         names = listed.read_text(encoding="utf-8").split() if binary and listed.is_file() else []
         return tuple(names) if len(names) == self.layout.classes else tuple(map(str, range(self.layout.classes)))

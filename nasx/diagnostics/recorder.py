@@ -21,11 +21,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, Search, Step, Tree, detached, without_writes
 from nasx.core.plain import Row, State
 from nasx.diagnostics import agreement, structure
@@ -35,14 +36,6 @@ from nasx.diagnostics.probes import Probes
 from nasx.errors import UserError
 
 Cost = dict[str, Any]
-
-
-class Draws(Protocol):
-    """A stream with access to batches by position, without side effects."""
-
-    position: int
-
-    def at(self, i: int) -> Any: ...
 
 
 def short(values: Tensor) -> object:
@@ -104,8 +97,8 @@ class Watch:
         search: Search,
         space: Any,
         supernet: nn.Module,
-        train: Draws,
-        val: Draws,
+        train: Batches,
+        val: Batches,
         *,
         every: int,
         steps: int,
