@@ -6,56 +6,14 @@ AutoDL-Projects (NAS-Bench-201, NATS-Bench), and of NNI (its DARTS example and t
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Collection
+from pathlib import Path
 
 from nasx.core.plain import Config
 
-OURS: dict[str, tuple[str, ...]] = {
-    "alpha_lr": ("search.arch_lr",),
-    "alpha_weight_decay": ("search.arch_weight_decay",),
-    "arc_learning_rate": ("search.arch_lr",),
-    "arc_lr": ("search.arch_lr",),
-    "arch": ("genotype",),
-    "arch_learning_rate": ("search.arch_lr",),
-    "arch_nas_dataset": ("benchmark.path",),
-    "auxiliary_weight": ("search.auxiliary", "retrain.auxiliary"),
-    "batch_size": ("search.batch", "retrain.batch"),
-    "begin": ("search.arch_warmup",),
-    "channel": ("space.channels",),
-    "cutout_length": ("search.cutout", "retrain.cutout"),
-    "data": ("dataset.path",),
-    "data_dir": ("dataset.path",),
-    "data_path": ("dataset.path",),
-    "drop_path_prob": ("search.drop_path", "retrain.drop_path"),
-    "drop_path_probability": ("search.drop_path", "retrain.drop_path"),
-    "gpu": ("device",),
-    "grad_clip": ("search.clip", "retrain.clip"),
-    "gradient_clip": ("search.clip", "retrain.clip"),
-    "init_channels": ("space.channels", "retrain.channels"),
-    "label_smooth": ("retrain.label_smoothing",),
-    "learning_rate": ("search.lr", "retrain.lr"),
-    "learning_rate_min": ("search.lr_min", "retrain.lr_min"),
-    "max_epochs": ("search.epochs", "retrain.epochs"),
-    "model": ("method",),
-    "num_cells": ("space.layers",),
-    "num_epochs": ("search.epochs", "retrain.epochs"),
-    "num_layers": ("space.layers", "retrain.layers"),
-    "num_workers": ("workers",),
-    "optimizer": ("method",),
-    "parallel": ("devices",),
-    "rand_seed": ("seed",),
-    "random_seed": ("seed",),
-    "save": ("name", "out"),
-    "save_dir": ("out",),
-    "search_space": ("space",),
-    "search_space_name": ("space",),
-    "set": ("dataset",),
-    "tmp_data_dir": ("dataset.path",),
-    "track_running_stats": ("space.batch_norm",),
-    "train_portion": ("dataset.fraction",),
-    "unrolled": ("method.order",),
-    "width": ("space.channels", "retrain.channels"),
-}
+with Path(__file__).with_name("field_names.csv").open(encoding="utf-8", newline="") as _rows:
+    OURS = {theirs: tuple(ours.split()) for theirs, ours in [*csv.reader(_rows)][1:]}
 """Their name -> our settings; of several, those that a command reads."""
 VALUES = {"unrolled": "2"}
 """Their name -> the value of our setting that it stands for."""

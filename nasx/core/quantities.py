@@ -6,11 +6,13 @@ of them. No torch.
 
 from __future__ import annotations
 
+import csv
 import math
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNet16-120"}
@@ -106,154 +108,23 @@ class Quantity(NamedTuple):
 
 
 _ABSENT = object()
-RUNS = ("search", "retrain")
-ALL = (*RUNS, "study")
-_FOUND = "Found operations"
-_ALIGNED = "Layer alignment"
+_UNITS = {name.lower(): unit for name, unit in vars().items() if isinstance(unit, Unit)}
 
 
-def _looked_up(part: str) -> list[Quantity]:
-    """Return the quantities of a benchmark for the found cell, on one split of each dataset."""
-    kinds, needs = ("search",), ("looked_up",)
-    word = {"valid": "validation", "test": "test"}[part]
-    return [
-        Quantity(
-            f"lookup.*.{part}", f"Found cell, * {word}", PERCENT, (*kinds, "epoch"), needs, 1,
-            column=f"*.{part}", head=f"* {part}",
-        ),
-        Quantity(f"better_than.*.{part}", f"Share of worse cells, * {word}", WEIGHT, kinds, needs, 1),
-        Quantity(
-            f"rank.*.{part}", f"Rank, * {word}", NUMBER, kinds, needs, -1,
-            column=f"*.{part}_rank", head=f"* {part} rank", digits=0,
-        ),
-        Quantity(
-            f"below_optimum.*.{part}", f"Below the optimum, * {word}", POINTS, kinds, needs, -1,
-            column=f"*.{part}_below", head=f"* {part} below optimum",
-        ),
-    ]  # fmt: skip
+def _read() -> Iterator[Quantity]:
+    with Path(__file__).with_name("quantities.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            kept: dict[str, Any] = row | {name: tuple(row[name].split()) for name in ("kinds", "needs")}
+            kept |= {name: int(row[name]) for name in ("better", "digits")}
+            kept |= {name: float(row[name]) for name in ("scale", "printed")}
+            yield Quantity(**kept | {"unit": _UNITS[row["unit"]]})
 
 
-QUANTITIES = (
-    # ------------------------------------------------------------------------------- results of searches
-    Quantity(
-        "supernet.valid_accuracy", "Supernet validation accuracy", PERCENT, ("search",), ("images", "trained"), 1, 100,
-        column="supernet_valid", head="supernet valid",
-    ),
-    Quantity(
-        "supernet.valid_perplexity", "Supernet validation perplexity", PERPLEXITY, ("search",), ("text", "trained"), -1,
-        column="supernet_perplexity", head="supernet valid",
-    ),
-    Quantity("supernet.valid_loss", "Supernet validation loss", NATS, ("search",), ("trained",), -1),
-    *_looked_up("valid"),
-    *_looked_up("test"),
-    Quantity(
-        "lookup.latency.*", "Latency on *", MILLISECONDS, ("search",), ("looked_up",), -1,
-        column="latency.*", head="* ms",
-    ),
-    Quantity("budget.cost", "Cost of the network found", NUMBER, ("search",), ("budgeted",), -1, column="budget.cost"),
-    Quantity(
-        "budget.ratio", "Cost of the network found / budget", NUMBER, ("search",), ("budgeted",), -1,
-        column="budget.ratio", head="cost / budget",
-    ),
-    Quantity(
-        "budget.nearest.cost", "Cost of the nearest network within the budget", NUMBER, ("search",), ("never",), -1,
-        column="budget.nearest",
-    ),
-    Quantity("expected_cost", "Expected cost of the mixture", NUMBER, ("epoch",), chart="inside"),
-    Quantity("supernet.params", "Parameters of the supernet", NUMBER, ("search",)),
-    # ---------------------------------------------------------------------------- results of retrainings
-    Quantity(
-        "test_accuracy", "Test accuracy", PERCENT, ("retrain", "epoch"), ("images", "tested"), 1, 100,
-        column="test_accuracy", head="test accuracy", chart="training",
-    ),
-    Quantity("test_accuracy", "Test accuracy", PERCENT, ("study",), ("images",), 1, 100),
-    Quantity(
-        "valid_accuracy", "Accuracy on the validation split", PERCENT, ("retrain", "epoch"), ("images", "held_out"), 1,
-        100, chart="training",
-    ),
-    Quantity("best_test_accuracy", "Best test accuracy", PERCENT, ("retrain",), ("images", "tested"), 1, 100),
-    Quantity("best_valid_accuracy", "Best held-out accuracy", PERCENT, ("retrain",), ("images", "held_out"), 1, 100),
-    Quantity(
-        "valid_perplexity", "Perplexity on the validation text", PERPLEXITY, ("retrain", "epoch"), ("text",), -1,
-        column="valid_perplexity", head="valid perplexity", chart="training",
-    ),
-    Quantity(
-        "test_perplexity", "Test perplexity", PERPLEXITY, ("retrain", "study"), ("text",), -1,
-        column="test_perplexity", head="test perplexity",
-    ),
-    Quantity("test_loss", "Test loss", NATS, ("retrain", "epoch"), ("tested",), -1),
-    Quantity("valid_loss", "Validation loss", NATS, ("retrain", "epoch"), ("held_out",), -1),
-    Quantity("valid_loss", "Validation loss", NATS, ("retrain",), ("text",), -1),
-    Quantity("params", "Parameters", NUMBER, ("retrain",), column="params", head="params (M)", printed=1e-6),
-    Quantity("params", "Parameters", NUMBER, ("search",), ("looked_up",), column="params"),
-    Quantity("params_with_auxiliary", "Parameters with the auxiliary head", NUMBER, ("retrain",)),
-    Quantity(
-        "macs", "Multiply-adds", NUMBER, ("retrain",),
-        column="macs", head="mult-adds (M)", printed=1e-6,
-    ),
-    Quantity("items_per_s", "Items per second", NUMBER, ("retrain",), (), 1),
-    # costs of a cell in a benchmark, which not every benchmark has, so these are not objectives
-    Quantity("lookup.params", "Parameters", NUMBER, ("search",), ("never",), column="params"),
-    Quantity("lookup.flops", "Multiply-adds", NUMBER, ("search",), ("never",), column="macs"),
-    # ---------------------------------------------------------------------------------------------- cost
-    Quantity("updates", "Weight updates", NUMBER, (*RUNS, "epoch"), column="updates", digits=0),
-    Quantity("passes", "Forward and backward passes", NUMBER, RUNS, column="passes", digits=0),
-    Quantity("wall_s", "Wall time", SECONDS, (*ALL, "epoch"), (), -1, column="cost_s"),
-    Quantity("peak_mb", "Peak memory", MEGABYTES, RUNS, (), -1, column="peak_mb", digits=0),
-    # ----------------------------------------------------------------------------------- over the epochs
-    Quantity("train_loss", "Training loss", NATS, ("epoch",), chart="training"),
-    Quantity("val_loss", "Loss on validation batches", NATS, ("epoch",), chart="training"),
-    Quantity("train_accuracy", "Training accuracy", PERCENT, ("epoch",), scale=100, chart="training"),
-    Quantity("val_accuracy", "Accuracy on validation batches", PERCENT, ("epoch",), scale=100),
-    Quantity("train_perplexity", "Training perplexity", PERPLEXITY, ("epoch",), chart="training"),
-    Quantity("val_perplexity", "Perplexity on validation batches", PERPLEXITY, ("epoch",)),
-    Quantity(
-        "eigenvalue", "Dominant eigenvalue of the Hessian", REAL, ("epoch",),
-        chart="inside", panel="Hessian eigenvalue",
-    ),
-    Quantity(
-        "alignment_train", "Layer alignment, training gradients", COSINE, ("epoch",),
-        chart="inside", panel=_ALIGNED, label="training",
-    ),
-    Quantity(
-        "alignment_val", "Layer alignment, validation gradients", COSINE, ("epoch",),
-        chart="inside", panel=_ALIGNED, label="validation",
-    ),
-    Quantity("alignment", "Layer alignment of the training step", COSINE, ("epoch",)),
-    Quantity("over_steps.alignment_val", "Layer alignment, mean over steps", COSINE, ("epoch",), chart="inside"),
-    Quantity("cosine.node", "Similarity of node gradients between cells", COSINE, ("epoch",), chart="inside"),
-    Quantity("cosine.output", "Similarity of convolution outputs between cells", COSINE, ("epoch",), chart="inside"),
-    Quantity(
-        "found.parametric", "Operations with weights", NUMBER, ("epoch",),
-        chart="inside", panel=_FOUND, label="learned",
-    ),
-    Quantity(
-        "found.skip", "Skip connections of the found cell", NUMBER, ("epoch",),
-        chart="inside", panel=_FOUND, label="skip",
-    ),
-    Quantity("found.pool", "Pooling operations of the found cell", NUMBER, ("epoch",), panel=_FOUND, label="pooling"),
-    Quantity("found.none", "Zero operations of the found cell", NUMBER, ("epoch",), panel=_FOUND, label="none"),
-    Quantity(
-        "entropy", "Entropy of the mixture", ENTROPY, ("epoch",), chart="inside", panel="Entropy of the mixture"
-    ),
-    Quantity(
-        "probes.*.cosine", "Error bar of *, cosine", COSINE, ("epoch",), chart="inside", panel="Error bars, cosine"
-    ),
-    Quantity(
-        "probes.*.difference", "Error bar of *, relative difference", RATIO, ("epoch",),
-        chart="inside", panel="Error bars, relative difference",
-    ),
-    Quantity("probes.*.norm", "Error bar of *, relative length", RATIO, ("epoch",)),
-    Quantity("probes.*.count", "Comparisons of *", NUMBER, ("epoch",)),
-    Quantity("change", "Change of the mixture per epoch", DISTANCE, ("epoch",), chart="inside"),
-    Quantity("none_weight", "Weight of none", WEIGHT, ("epoch",), chart="inside"),
-    Quantity("saturation", "Saturation of the mixture", WEIGHT, ("epoch",)),
-    Quantity("moved", "Edges that changed their operation", NUMBER, ("epoch",)),
-    Quantity("lr", "Learning rate of the weights", REAL, ("epoch",)),
-)  # fmt: skip
-"""Every number that a run measures; settings, and statistics of a benchmark, are not included.
+QUANTITIES = tuple(_read())
+"""Every number that a run measures (quantities.csv); settings, and statistics of a benchmark, are not included.
 
-`found.*` and `cosine.*` are computed from a row when it is read (nasx.report.curves.derived).
+`found.*` and `cosine.*` are computed from a row when it is read (nasx.report.curves.derived). The costs of a cell that
+a benchmark looks up are not objectives, since not every benchmark has them.
 """
 
 
