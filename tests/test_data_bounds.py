@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,86 +17,99 @@ from nasx.data.imagenet import Photos
 from nasx.data.images import Cifar10, Digits, Folder, ImageNet16, Svhn
 from nasx.errors import UserError
 
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            ["search", "search.batch=100000000000"],
-            r"search.batch=100000000000: 100,000,000,000 images of 32 x 32 need .*",
-        ),
-        (["search", "dataset=digits", "dataset.size=1000000"], "1,797 images of 1000000 x 1000000 need .* GB"),
-        (["retrain", "genotype=DARTS_V2", "space=darts", "retrain.batch=100000000000"], "retrain.batch=100000000000: "),
-        (
-            ["search", "dataset=digits", "dataset.size=8", "search.cutout=1000"],
-            r"search.cutout=1000: is larger than the images \(8 x 8\) and may erase a whole image; use at most "
-            r"8, or 0 for",
-        ),
-        (
-            ["search", "dataset=digits", "dataset.size=16", "dataset.pad=16"],
-            r"dataset.pad=16: is not below the side of the images \(16 x 16\): .*; use at most 15, or 0",
-        ),
-        (
-            ["search", "dataset.size=33"],
-            r"dataset.size=33: is larger than the images \(32 x 32\); use at most 32, or null",
-        ),
-        (["search", "dataset.size=7"], "dataset.size=7: is too small; use at least 8"),
-        (
-            ["search", "seed=18446744073709551616"],
-            "seed=18446744073709551616: must be at least 0 and below 18446744073709",
-        ),
-        (
-            ["search", "seed=18446744073709551614", "seeds_per_job=3"],
-            "seed=18446744073709551614: leads to seed 18446744073709551616, but the largest is 18446744073709551615",
-        ),
-        (
-            ["search", f"name={'x' * 260}"],
-            r"name=xxxxxxxxxxxxxxxxxxxx\.\.\.: is 260 bytes long, but a folder name may have at most",
-        ),
-        (["search", f'name="{"ü" * 130}"'], "is 260 bytes long"),
-        (["search", "space.layers=1000000000"], "space.layers=1000000000: must be above 0 and at most 1000"),
-        (["search", "space.channels=1000000000"], "space.channels=1000000000: must be above 0 and at most 65536"),
-        *[
-            (["search", *text.split()], f"{text.split()[-1]}: must be {least} and at most {most};")
-            for text, least, most in (
-                ("method=random method.samples=1000000000", "above 0", 100000),
-                ("method=random_ws method.samples=1000000000", "above 0", 100000),
-                *(
-                    (f"method={name} method.candidates=1000000000", "above 0", 100000)
-                    for name in ("naswot", "snip", "grasp", "synflow", "zen")
-                ),
-                ("method=zen method.repeats=1000000000", "above 0", 1000),
-                ("method=idarts method.K=1000000000", "at least 0", 1000),
-                ("method=idarts method.T=1000000000", "above 0", 1000),
-                ("method=tse method.T=1000000000", "above 0", 1000),
-                ("method=sdarts method.perturbation=adversarial method.ascents=1000000000", "above 0", 1000),
-                ("space=darts_rnn space.nodes=1000000000", "above 0", 100),
-            )
-        ],
-        (["study", "study.searches=1000000000"], "study.searches=1000000000: must be at least 0 and at most 1024"),
-        (["study", "study.retrains=1000000000"], "study.retrains=1000000000: must be above 0 and at most 1024"),
-        (
-            ["search", "dataset=imagenet", "dataset.resize=1000000"],
-            "dataset.resize=1000000: one image of 1000000 x 1000000 needs 13,969.8 GB, more than half of this "
-            "machine's ",
-        ),
-        (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
-        (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null"),
+CASES = [
+    (
+        ["search", "search.batch=100000000000"],
+        r"search.batch=100000000000: 100,000,000,000 images of 32 x 32 need .*",
+    ),
+    (["search", "dataset=digits", "dataset.size=1000000"], "1,797 images of 1000000 x 1000000 need .* GB"),
+    (["retrain", "genotype=DARTS_V2", "space=darts", "retrain.batch=100000000000"], "retrain.batch=100000000000: "),
+    (
+        ["search", "dataset=digits", "dataset.size=8", "search.cutout=1000"],
+        r"search.cutout=1000: is larger than the images \(8 x 8\) and may erase a whole image; use at most "
+        r"8, or 0 for",
+    ),
+    (
+        ["search", "dataset=digits", "dataset.size=16", "dataset.pad=16"],
+        r"dataset.pad=16: is not below the side of the images \(16 x 16\): .*; use at most 15, or 0",
+    ),
+    (
+        ["search", "dataset.size=33"],
+        r"dataset.size=33: is larger than the images \(32 x 32\); use at most 32, or null",
+    ),
+    (["search", "dataset.size=7"], "dataset.size=7: is too small; use at least 8"),
+    (
+        ["search", "seed=18446744073709551616"],
+        "seed=18446744073709551616: must be at least 0 and below 18446744073709",
+    ),
+    (
+        ["search", "seed=18446744073709551614", "seeds_per_job=3"],
+        "seed=18446744073709551614: leads to seed 18446744073709551616, but the largest is 18446744073709551615",
+    ),
+    (
+        ["search", f"name={'x' * 260}"],
+        r"name=xxxxxxxxxxxxxxxxxxxx\.\.\.: is 260 bytes long, but a folder name may have at most",
+    ),
+    (["search", f'name="{"ü" * 130}"'], "is 260 bytes long"),
+    (["search", "space.layers=1000000000"], "space.layers=1000000000: must be above 0 and at most 1000"),
+    (["search", "space.channels=1000000000"], "space.channels=1000000000: must be above 0 and at most 65536"),
+    *[
+        (["search", *text.split()], f"{text.split()[-1]}: must be {least} and at most {most};")
+        for text, least, most in (
+            ("method=random method.samples=1000000000", "above 0", 100000),
+            ("method=random_ws method.samples=1000000000", "above 0", 100000),
+            *(
+                (f"method={name} method.candidates=1000000000", "above 0", 100000)
+                for name in ("naswot", "snip", "grasp", "synflow", "zen")
+            ),
+            ("method=zen method.repeats=1000000000", "above 0", 1000),
+            ("method=idarts method.K=1000000000", "at least 0", 1000),
+            ("method=idarts method.T=1000000000", "above 0", 1000),
+            ("method=tse method.T=1000000000", "above 0", 1000),
+            ("method=sdarts method.perturbation=adversarial method.ascents=1000000000", "above 0", 1000),
+            ("space=darts_rnn space.nodes=1000000000", "above 0", 100),
+        )
     ],
-)
-def test_the_command_line_refuses_it_without_torch(words: list[str], message: str, tmp_path: Path) -> None:
-    code = (
-        "import sys; from nasx.cli import arguments, preflight; from nasx.errors import UserError\n"
-        "command, *words = sys.argv[1:]\n"
-        "try: preflight.check_line(command, preflight.normalize(command, arguments.split_options(words)))\n"
-        "except UserError as error: print(error)\n"
-        "print('torch' in sys.modules)"
+    (["study", "study.searches=1000000000"], "study.searches=1000000000: must be at least 0 and at most 1024"),
+    (["study", "study.retrains=1000000000"], "study.retrains=1000000000: must be above 0 and at most 1024"),
+    (
+        ["search", "dataset=imagenet", "dataset.resize=1000000"],
+        "dataset.resize=1000000: one image of 1000000 x 1000000 needs 13,969.8 GB, more than half of this machine's ",
+    ),
+    (["search", "threads=1000000"], "threads=1000000: must be above 0 and at most 1024, or null"),
+    (["search", "workers=1000000"], "workers=1000000: must be at least 0 and at most 1024, or null"),
+]
+CHECKS = """
+import json, sys
+from nasx.cli import arguments, preflight
+from nasx.errors import UserError
+for command, *words in json.load(sys.stdin):
+    try:
+        preflight.check_line(command, preflight.normalize(command, arguments.split_options(words)))
+        said = ""
+    except UserError as error:
+        said = str(error)
+    print(json.dumps([said, 'torch' in sys.modules]))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
+    """For each of `CASES` what the check before Hydra says, and whether torch is imported; from one process."""
+    here = str(tmp_path_factory.mktemp("bounds"))
+    env = {"NASX_DATA": here, "PATH": "/usr/bin:/bin", "HOME": here}
+    lines = json.dumps([words for words, _ in CASES])
+    done = subprocess.run(
+        [sys.executable, "-c", CHECKS], input=lines, capture_output=True, text=True, check=True, env=env
     )
-    env = {"NASX_DATA": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True, env=env)
-    *lines, torch = done.stdout.splitlines()
-    assert torch == "False"
-    assert re.search(message, "\n".join(lines)), done.stdout
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("case", range(len(CASES)))
+def test_the_command_line_refuses_it_without_torch(case: int, answers: list[list[Any]]) -> None:
+    said, torch = answers[case]
+    assert not torch
+    assert re.search(CASES[case][1], said), said
 
 
 def test_the_largest_seed_and_the_longest_name_are_taken(tmp_path: Path) -> None:
