@@ -1,13 +1,12 @@
-"""`nasx bench` and related messages, in subprocesses in an empty folder."""
+"""`nasx bench` and related messages, in processes of their own in an empty folder."""
 
 from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
+import jobs
 import pytest
 from test_nb101 import frame, message, record
 
@@ -35,24 +34,14 @@ TINY = [
 ]
 
 
-def call(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, "NASX_DATA": str(folder / "data"), "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
-    env.pop("NASX_DEBUG", None)
-    return subprocess.run(
-        [sys.executable, "-m", "nasx", *words],
-        cwd=folder,
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+def call(folder: Path, *words: str) -> jobs.Done:
+    return jobs.nasx(folder, *words, env={"NASX_DATA": str(folder / "data"), "NASX_DEBUG": ""})
 
 
 def said(folder: Path, *words: str) -> str:
     done = call(folder, *words)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert done.code == 0, done
+    return done.out
 
 
 def accuracies(text: str) -> list[str]:
@@ -80,9 +69,9 @@ def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Pat
     damaged = tmp_path / "damaged.csv"
     damaged.write_text("arch_str,cifar10_valid\n|none~0|,1\n")
     refused = call(tmp_path, "bench", "import", "nb201", str(damaged))
-    assert refused.returncode == 2
-    assert "damaged.csv" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert refused.code == 2
+    assert "damaged.csv" in refused.err
+    assert "Traceback" not in refused.err
     assert said(tmp_path, "bench", "query", "best_cifar10") == best, "the old table is still in place"
 
 
@@ -120,9 +109,9 @@ def test_query_takes_strings_digits_and_names_and_shows_isomorphic_cells(tmp_pat
 )
 def test_faults_are_reported_in_a_line(words: list[str], fault: str, tmp_path: Path) -> None:
     done = call(tmp_path, "bench", *words)
-    assert done.returncode == 2
-    assert fault in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.code == 2
+    assert fault in done.err
+    assert "Traceback" not in done.err
 
 
 def test_info_without_tables_says_what_is_missing_and_how_to_get_it(tmp_path: Path) -> None:
@@ -147,7 +136,7 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
         for valid, test in ((0.90, 0.80), (0.92, 0.81), (0.94, 0.82)):
             stream.write(frame(record(*pruned, message(valid, test))))
     part = call(tmp_path, "bench", "import", "nb101", "nb101.tfrecord")
-    assert part.returncode == 2, "the command takes the whole benchmark only"
+    assert part.code == 2, "the command takes the whole benchmark only"
     import_nb101(tmp_path / "nb101.tfrecord", tmp_path / "data" / "benchmarks" / "nb101.npz", complete=False)
     assert "1 of 1 runs filled" in said(tmp_path, "bench", "fill", "outputs")
     filled = json.loads(file.read_text())
@@ -171,9 +160,9 @@ def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
     """Amended-DARTS' two stages on its S2: the second takes the first one's run, or the text that it printed."""
     small = [*TINY, "space.auxiliary=false", "search.auxiliary=0", "search.drop_path=0", "search.cutout=0"]
     refused = call(tmp_path, "search", "experiment=amended/s2_searched", *small)
-    assert refused.returncode == 2
-    assert "space.keep=MISSING" in refused.stderr
-    assert "first stage" in refused.stderr
+    assert refused.code == 2
+    assert "space.keep=MISSING" in refused.err
+    assert "first stage" in refused.err
     assert not (tmp_path / "outputs").exists()
     said(tmp_path, "search", "experiment=amended/s2_edges", *small, "name=first")
     first = (tmp_path / "outputs" / "first" / "genotype.txt").read_text().strip()
@@ -190,5 +179,5 @@ def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
 
     assert edges(second["genotype"]) == edges(first), "operations may differ, edges do not"
     lost = call(tmp_path, "search", "experiment=amended/s2_searched", *small, "space.keep=outputs")
-    assert lost.returncode == 2
-    assert "outputs holds no finished search" in lost.stderr
+    assert lost.code == 2
+    assert "outputs holds no finished search" in lost.err
