@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Latency(NamedTuple):
@@ -27,6 +28,8 @@ def rounds(calls: Sequence[Callable[[], object]], repeats: int, warm: int) -> np
 
     The order of the calls in a round is drawn from a fixed seed.
     """
+    import numpy as np
+
     spent, gen = np.empty((repeats, len(calls))), np.random.default_rng(0)
     for turn in range(-warm, repeats):
         for i in gen.permutation(len(calls)):
@@ -38,5 +41,7 @@ def rounds(calls: Sequence[Callable[[], object]], repeats: int, warm: int) -> np
 
 def summary(spent: np.ndarray) -> Latency:
     """Summarize milliseconds (n,)."""
+    import numpy as np
+
     low, median, high = np.quantile(spent, (0.1, 0.5, 0.9)).tolist()
     return Latency(median, low, high, len(spent))
