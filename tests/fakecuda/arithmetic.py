@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 
@@ -34,3 +35,4 @@ def skipped() -> None:
     nasx.core.meter.check_finite = nasx.searcher.loop.check_finite = nasx.train.trainer.check_finite = check_finite
     nasx.core.evaluate.means = means
     run_summary.draw = draw
+    gc.freeze()  # recordings and measurements collect garbage, each time without the objects of these imports
