@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Tree
 from nasx.spaces import modules, operations
+from nasx.spaces.darts.network import plan
 from nasx.spaces.mixed_cell import RelaxedCell
 from nasx.spaces.nb1shot1.supernet import ChoiceCell
 
@@ -119,7 +120,7 @@ def test_a_one_hot_mixture_computes_the_discrete_cell(name: str, naive: bool, pi
                 close(out, plain_choice(space, cell, genotype, args[0]))
             else:
                 pairs = genotype.layers(space.layers)[i]
-                close(torch.cat(out, 1), plain_darts(space, cell, pairs, space.kind(i) == "reduce", args))
+                close(torch.cat(out, 1), plain_darts(space, cell, pairs, plan(space.layers)[i] == "reduce", args))
 
 
 @pytest.mark.parametrize("pixels", [16, 13])

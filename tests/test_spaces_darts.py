@@ -12,6 +12,7 @@ from torch import Tensor
 
 from nasx.errors import UserError
 from nasx.spaces.darts.genotype import DartsGenotype, UntiedDartsGenotype
+from nasx.spaces.darts.network import plan
 from nasx.spaces.darts.space import OPERATIONS, PAIRS, Darts
 
 OPS2 = ("skip_connect", "sep_conv_3x3")
@@ -90,8 +91,8 @@ def test_shapes_and_cells() -> None:
     assert load("s1").shapes()["normal"] == (14, 2)
     assert load("amended_s2").shapes() == {"normal": (18, 14, 2), "reduce": (2, 14, 2)}
     assert [Darts(layers=n).cells()["reduce"] for n in (3, 4, 5, 8, 20)] == [2] * 5
-    assert [i for i in range(20) if Darts(layers=20).kind(i) == "reduce"] == [6, 13]
-    assert [i for i in range(8) if Darts().kind(i) == "reduce"] == [2, 5]
+    assert [i for i in range(20) if plan(20)[i] == "reduce"] == [6, 13]
+    assert [i for i in range(8) if plan(8)[i] == "reduce"] == [2, 5]
     assert load("darts").groups == (("normal",),)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import combinations, permutations, product
 
+import numpy as np
 import pytest
 import torch
 
 from nasx.errors import UserError
-from nasx.spaces.nb1shot1.genotype import OPERATIONS, Nb101Genotype
+from nasx.spaces.nb1shot1.genotype import OPERATIONS, Matrix, Nb101Genotype
 from nasx.spaces.nb1shot1.network import widths
 from nasx.spaces.nb1shot1.space import Nb1Shot1
 
@@ -76,7 +78,6 @@ def test_shapes(variant: int) -> None:
     assert space.shapes() == SHAPES[variant]
     assert set(space.cells().values()) == {9}
     assert space.groups == (tuple(SHAPES[variant]),)
-    assert space.cells_per_stack == 3
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,38 @@ def test_shapes(variant: int) -> None:
 )
 def test_counts(variant: int, choices: int, distinct: int, classes: int) -> None:
     space = Nb1Shot1(variant=variant)  # type: ignore[arg-type]
-    assert (space.size(), space.distinct(), space.classes()) == (choices, distinct, classes)
+    found = wirings(space)
+    assert space.size() == choices
+    assert sum(len(OPERATIONS) ** (len(pruned) - 2) for pruned in found.values()) == distinct
+    assert len({code for pruned in set(found.values()) for code in labelled_codes(pruned)}) == classes
+
+
+def wirings(space: Nb1Shot1) -> dict[Matrix, Matrix]:
+    """Adjacency of every choice of vertices -> the same, without blocks that do not reach the output."""
+    options = [list(combinations(range(space.shapes()[name][-1]), k)) for name, k in space.choices.items()]
+    found: dict[Matrix, Matrix] = {}
+    for chosen in product(*options):
+        cell = space.build((OPERATIONS[0],) * space.blocks, dict(zip(space.choices, chosen, strict=True)))
+        if cell.matrix not in found:
+            found[cell.matrix] = cell.pruned().matrix
+    return found
+
+
+def labelled_codes(matrix: Matrix) -> set[int]:
+    """Canonical codes of all labellings of one wiring: the smallest code over all orders of the inner vertices."""
+    inner = len(matrix) - 2
+    count = len(OPERATIONS)
+    labels = np.array(list(product(range(count), repeat=inner)), dtype=np.int64).reshape(-1, inner)
+    powers = count ** np.arange(inner, dtype=np.int64)
+    smallest = np.full(len(labels), np.iinfo(np.int64).max)
+    for order in permutations(range(inner)):
+        vertex = [0, *(k + 1 for k in order), inner + 1]
+        bits = 1  # a leading 1 distinguishes matrices of different sizes
+        for i in vertex:
+            for j in vertex:
+                bits = 2 * bits + matrix[i][j]
+        smallest = np.minimum(smallest, bits * count**inner + labels[:, list(order)] @ powers)
+    return set(smallest.tolist())
 
 
 @variants

@@ -41,7 +41,7 @@ class Networks(NamedTuple):
         if quantity not in ("macs", "params"):
             return
         counts: Any = Counts(quantity)  # type: ignore[arg-type]
-        size = {"layers": self.layers, "channels": 2, "stem": self.stem}
+        size: dict[str, Any] = {"layers": self.layers, "channels": 2, "stem": self.stem}
         least = self.space.cost_model(counts, len(self.images.classes), self.shape, **size).least()
         if least > target:
             raise UserError(

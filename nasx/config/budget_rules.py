@@ -32,21 +32,12 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
         return
     if node["target"] != "???":
         yield from _target(node, "but the mean differs between stages" if count(cfg) > 1 else "")
-    if node["layers"] and kind == "nb1shot1" and node["layers"] % rules.STACKS:
-        yield UserError(
-            f"budget.layers={node['layers']}",
-            f"cells cannot be divided evenly among {rules.STACKS} stacks",
-            f"use a multiple of {rules.STACKS}",
-        )
+    yield from rules.benchmark_size(kind, "budget", node)
     if node["layers"] and space.get("untied") and node["layers"] != space.get("layers"):
         yield UserError(
             f"budget.layers={node['layers']}",
             f"the genotypes of this space have a cell for each of {space.get('layers')} layers",
             "leave budget.layers out",
-        )
-    if node["stem"] != "cifar" and kind in ("nb201", "nb1shot1"):
-        yield UserError(
-            f"budget.stem={node['stem']}", f"networks of {kind} have one stem, cifar", "set budget.stem=cifar"
         )
     if node["quantity"] == "latency":
         yield from _latency(cfg, node)

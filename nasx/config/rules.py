@@ -101,19 +101,10 @@ def _auxiliary(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
             )
 
 
-def _benchmark_networks(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
+def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
     """Check layers and stem of a retraining on a space whose networks are those of a benchmark."""
-    kind, layers = _constant(cfg, "space", "read_as"), value_at(cfg, "retrain.layers")
-    if "retrain" not in TRAINING_GROUPS[command] or kind not in ("nb201", "nb1shot1"):
-        return
-    if kind == "nb1shot1" and layers and layers % rules.STACKS:
-        yield UserError(
-            f"retrain.layers={layers}",
-            f"cells cannot be divided evenly among {rules.STACKS} stacks",
-            f"use a multiple of {rules.STACKS}",
-        )
-    if (stem := value_at(cfg, "retrain.stem")) not in (None, "cifar"):
-        yield UserError(f"retrain.stem={stem}", f"networks of {kind} have one stem, cifar", "set retrain.stem=cifar")
+    if "retrain" in TRAINING_GROUPS[command]:
+        yield from rules.benchmark_size(_constant(cfg, "space", "read_as"), "retrain", cfg.get("retrain") or {})
 
 
 def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from nasx.benchmarks.ranking import kendall_tau
 from nasx.core import timing
+from nasx.core.plain import Config
 from nasx.core.timing import Latency
 from nasx.export import graph, runtime
 from nasx.spaces import operations
@@ -94,7 +95,7 @@ def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
     return list(found)
 
 
-def keys(space: Space, shape: Sequence[int], size: dict[str, object]) -> list[Key]:
+def keys(space: Space, shape: Sequence[int], size: dict[str, Any]) -> list[Key]:
     """The operations of the space at all places of its networks, each once. Raises UserError where there are none."""
     return list(
         dict.fromkeys(
@@ -106,7 +107,7 @@ def keys(space: Space, shape: Sequence[int], size: dict[str, object]) -> list[Ke
 
 
 def networks(
-    space: Space, genotypes: Sequence[Genotype], about: dict[str, Any], device: torch.device
+    space: Space, genotypes: Sequence[Genotype], about: Config, device: torch.device
 ) -> list[Callable[[], object]]:
     """Calls of whole networks of the size that `about` gives, on random images."""
     size = network_size(about)
@@ -118,15 +119,13 @@ def networks(
 
 
 def timed(
-    space: Space, genotypes: Sequence[Genotype], about: dict[str, object], device: torch.device, repeats: int
+    space: Space, genotypes: Sequence[Genotype], about: Config, device: torch.device, repeats: int
 ) -> list[Latency]:
     """Time whole networks of the size that `about` gives."""
     return list(map(timing.summary, timing.rounds(networks(space, genotypes, about, device), repeats, WARM).T))
 
 
-def measure(
-    space: Space, about: dict[str, Any], device: torch.device, *, count: int, repeats: int, seed: int
-) -> Latencies:
+def measure(space: Space, about: Config, device: torch.device, *, count: int, repeats: int, seed: int) -> Latencies:
     """Time all operations of `space` and `count` of its networks, and fit the additive model to the latter.
 
     `about` has the runtime, threads, batch, classes, image (channels, height, width), layers, channels, stem.
@@ -153,7 +152,7 @@ def measure(
     )
 
 
-def fitted(space: Space, about: dict[str, Any], found: dict[Key, Latency], whole: dict[Genotype, Latency]) -> Latencies:
+def fitted(space: Space, about: Config, found: dict[Key, Latency], whole: dict[Genotype, Latency]) -> Latencies:
     """The table with `scale` and `fixed` of the additive model fitted to whole networks.
 
     Both are Theil and Sen's: the median slope over all pairs of networks, and the median of what is left; a slope that

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import ClassVar, NamedTuple, Self, TypedDict, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -74,6 +74,17 @@ class Supernet(nn.Module, ABC):
     ) -> Logits: ...
 
 
+class Size(TypedDict, total=False):
+    """The size of a discrete network. `layers` and `channels` None: the space's own for retraining."""
+
+    layers: int | None
+    channels: int | None
+    stem: str
+    """cifar (the default), imagenet or single."""
+    auxiliary: bool
+    """Whether it has an auxiliary head (by default not)."""
+
+
 class Space(ABC):
     """A search space; concrete spaces are frozen keyword-only dataclasses."""
 
@@ -122,17 +133,8 @@ class Space(ABC):
         """Return the number of genotypes."""
 
     @abstractmethod
-    def network(
-        self,
-        genotype: Genotype,
-        classes: int,
-        *,
-        layers: int | None = None,
-        channels: int | None = None,
-        stem: str = "cifar",
-        auxiliary: bool = False,
-    ) -> Network:
-        """Return the discrete network; `layers` and `channels` default to the space's retraining size."""
+    def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
+        """Return the discrete network, by default of the space's retraining size."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
     def standalone(self, genotype: Genotype, classes: int) -> Network:
@@ -188,7 +190,7 @@ class Space(ABC):
         """Return the probability (cells, edges) that an edge is kept, for parameters with separate edge weights."""
         return {}
 
-    def sites(self, shape: tuple[int, ...], **size: object) -> Iterator[Site]:
+    def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
         """Yield all edges of the network of this `size` (layers, channels, stem) for items of `shape`.
 
         Raises UserError if the cost of a network is not a sum over its edges.
@@ -197,7 +199,7 @@ class Space(ABC):
             "budget", f"no cost of the networks of {type(self).__name__} is known", "set budget=none, or define sites"
         )
 
-    def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Any) -> CostModel:
+    def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Unpack[Size]) -> CostModel:
         """Return the cost of the networks of this `size` as a function of the mixture, on the CPU."""
         genotype = self.sample(torch.Generator().manual_seed(0))
         with torch.device("meta"):
@@ -213,7 +215,9 @@ class Space(ABC):
     def measured(self, table: Latencies) -> CostModel:
         """Return the costs given by a table of measured latencies, for networks of its size. Raises UserError."""
         return EdgeCosts(
-            self, edge_table(self, self.sites(tuple(table.about["image"]), **table.size), table), table.fixed_ms
+            self,
+            edge_table(self, self.sites(tuple(table.about["image"]), **table.size), table),
+            table.fixed_ms,
         )
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:

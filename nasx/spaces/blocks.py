@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +17,6 @@ from torch import Tensor, nn
 from nasx.core import distributed
 from nasx.core.trees import Tree
 from nasx.spaces.edge_operations import Norm, Wrapper, shifted, weight
-
-
-class Sizes(Protocol):
-    """Settings of a space that every supernet of images reads."""
-
-    @property
-    def batch_norm(self) -> str: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def layers(self) -> int: ...
 
 
 @contextmanager

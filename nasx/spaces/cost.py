@@ -14,13 +14,14 @@ from nasx.core import budgets
 from nasx.core.trees import Number
 from nasx.errors import UserError
 from nasx.spaces import operations
+from nasx.spaces.base import Size
 
 
-def plain_only(stem: str, auxiliary: bool, space: str) -> None:
+def plain_only(size: Size, space: str) -> None:
     """Raises UserError for a stem or an auxiliary head that the networks of a tabular space do not have."""
-    if stem != "cifar":
+    if (stem := size.get("stem", "cifar")) != "cifar":
         raise UserError(f"retrain.stem={stem}", f"networks of {space} have one stem, cifar", "set retrain.stem=cifar")
-    if auxiliary:
+    if size.get("auxiliary"):
         raise UserError("retrain.auxiliary", f"networks of {space} have no auxiliary head", "set retrain.auxiliary=0")
 
 

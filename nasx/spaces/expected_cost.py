@@ -227,12 +227,5 @@ def nearest(space: Choices, mix: Tree, model: CostModel, target: float) -> Tree 
         if not found:
             return None
         enough = [each for each in found if each[1] <= target]
-        best = min(enough, key=lambda each: each[0]) if enough else min(found, key=lambda each: rate(each, costs))
-        _, costs, now = best
+        _, costs, now = min(enough or found, key=lambda each: each[0] if enough else each[0] / (costs - each[1]))
     return now
-
-
-def rate(swap: tuple[float, float, Tree], costs: float) -> float:
-    """Mixture weight that a swap loses for each unit of cost that it saves."""
-    lost, price, _ = swap
-    return lost / (costs - price)

@@ -36,12 +36,10 @@ from nasx.errors import UserError
 
 Pair = tuple[str, int]
 Cell = tuple[Pair, ...]
-
 MAX_LENGTH = 20_000
 MAX_DEPTH = 12
 MAX_RANGE = 64
 MAX_INTEGER = 10**6
-
 NB201_DIGITS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 NASLIB_OPERATIONS = ("skip_connect", "none", "nor_conv_3x3", "nor_conv_1x1", "avg_pool_3x3")
 NASLIB_EDGES = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nasx.core.files import read_json
-from nasx.core.plain import Row
+from nasx.core.plain import Config, Row
 from nasx.core.timing import Latency
 from nasx.errors import UserError
 
@@ -48,14 +48,14 @@ class Timed(NamedTuple):
 class Latencies:
     """A table. `about`: device, runtime, threads, batch, versions, date; the space, the size, and the image."""
 
-    about: Mapping[str, Any]
+    about: Config
     operations: Mapping[Key, Latency]
     networks: tuple[Timed, ...]
     fixed_ms: float
     scale: float
 
     @property
-    def size(self) -> dict[str, object]:
+    def size(self) -> dict[str, Any]:
         """Layers, channels and stem of the networks, as `Space.network` takes them (None: the space's own)."""
         return network_size(self.about)
 
@@ -84,7 +84,7 @@ class Latencies:
         )
 
 
-def network_size(about: Mapping[str, object]) -> dict[str, Any]:
+def network_size(about: Config) -> dict[str, Any]:
     """Return layers, channels and stem of a table's networks."""
     return {name: about[name] for name in SIZES}
 

@@ -61,12 +61,8 @@ def resolve(text: str, space: str) -> str:
     return cell.text
 
 
-def _darts(text: str) -> tuple[genotypes.Cell, ...]:
-    return (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text)
-
-
 READERS: dict[str, Callable[[str], object]] = {
-    "darts": _darts,
+    "darts": lambda text: (genotypes.untied_cells if genotypes.is_untied(text) else genotypes.darts_cells)(text),
     "darts_rnn": genotypes.recurrent_cell,
     "nb201": genotypes.nb201_cell,
     "nb1shot1": genotypes.nb101_graph,

@@ -1,20 +1,22 @@
 """Rules for the settings and operations of each space, without torch.
 
 A space applies them when it is created, `nasx.config.space_rules` before a run starts, to report errors early.
-`space` is a space, or anything that has its settings as attributes. All raise UserError.
+All raise UserError.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.spaces.genotypes import NB201_EDGES, Cell
 
 Lists = tuple[tuple[str, ...], ...]
-
+Settings = Any
+"""A space, or an object that has its settings as attributes."""
 IMAGES = [
     "none", "noise", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
     "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3", "maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu",
@@ -59,7 +61,7 @@ def choosable(names: Sequence[str], where: str) -> None:
         raise UserError(f"{where}=[{','.join(names)}]", "no operation can be selected", "add one other than none")
 
 
-def rows(space: Any, key: str, edges: int) -> Lists:
+def rows(space: Settings, key: str, edges: int) -> Lists:
     """The operations of each edge: those of the setting `key`, else `operations` on all."""
     own: Lists | None = getattr(space, key)
     return (tuple(space.operations),) * edges if own is None else own
@@ -80,7 +82,7 @@ def _place(space: object, key: str, i: int) -> str:
     return "space.operations" if getattr(space, key) is None else f"space.{key}[{i}]"
 
 
-def divided(space: Any) -> None:
+def divided(space: Settings) -> None:
     """Raise UserError unless `partial` divides the channels."""
     if space.channels % space.partial:
         raise UserError(
@@ -91,7 +93,7 @@ def divided(space: Any) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- spaces
-def darts(space: Any) -> None:
+def darts(space: Settings) -> None:
     for kind in KINDS:
         lists(space, kind, len(EDGES))
         for i, row in enumerate(rows(space, kind, len(EDGES))):
@@ -116,16 +118,29 @@ def nb201(space: object) -> None:
     divided(space)
 
 
-def nb1shot1(space: Any) -> None:
-    if space.layers % STACKS:
-        raise UserError(
-            f"space.layers={space.layers}",
-            f"cells cannot be divided evenly among {STACKS} stacks",
-            f"use a multiple of {STACKS}",
-        )
+def nb1shot1(space: Settings) -> None:
+    stacked("space.layers", space.layers)
 
 
-def recurrent(space: Any) -> None:
+def stacked(key: str, layers: int) -> None:
+    """Raise UserError unless a NAS-Bench-101 network can have as many cells as the setting `key` says."""
+    if layers % STACKS:
+        fault = f"cells cannot be divided evenly among {STACKS} stacks"
+        raise UserError(f"{key}={layers}", fault, f"use a multiple of {STACKS}")
+
+
+def benchmark_size(kind: str | None, group: str, node: Config) -> Iterator[UserError]:
+    """Faults of `layers` and `stem` of a settings group for networks of a space whose cells are in a benchmark."""
+    if kind == "nb1shot1" and node.get("layers"):
+        try:
+            stacked(f"{group}.layers", node["layers"])
+        except UserError as error:
+            yield error
+    if kind in ("nb201", "nb1shot1") and (stem := node.get("stem")) not in (None, "cifar"):
+        yield UserError(f"{group}.stem={stem}", f"networks of {kind} have one stem, cifar", f"set {group}.stem=cifar")
+
+
+def recurrent(space: Settings) -> None:
     listed(space.operations, "space.operations", TEXT)
     choosable(space.operations, "space.operations")
 
@@ -149,7 +164,7 @@ def nb201_fits(space: object, cell: Sequence[str]) -> None:
             )
 
 
-def darts_fits(space: Any, cells: Sequence[Cell]) -> None:
+def darts_fits(space: Settings, cells: Sequence[Cell]) -> None:
     """Raise UserError unless the space has the operations of both cells; untied cells are not checked."""
     for kind, cell in zip(KINDS, cells, strict=True) if len(cells) == len(KINDS) and not space.untied else ():
         for place, (name, pred) in enumerate(cell):
@@ -179,7 +194,7 @@ def nb101_fits(space: object, graph: tuple[object, Sequence[str]]) -> None:
             )
 
 
-def recurrent_fits(space: Any, cell: Cell) -> None:
+def recurrent_fits(space: Settings, cell: Cell) -> None:
     """Raise UserError unless the space has the operation of each node."""
     own = [name for name in space.operations if name != "none"]
     for node, (name, _) in enumerate(cell, start=1):
@@ -187,7 +202,7 @@ def recurrent_fits(space: Any, cell: Cell) -> None:
             raise UserError(f"genotype, node {node}", f"this space has no operation {name}", f"it has {', '.join(own)}")
 
 
-CELLS: dict[str, Callable[[Any, Any], None]] = {
+CELLS: dict[str, Callable[[Settings, Any], None]] = {
     "darts": darts_fits,
     "nb201": nb201_fits,
     "nb1shot1": nb101_fits,

@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from torch import nn
@@ -44,7 +44,7 @@ from torch import nn
 from nasx.core.trees import Activate, Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Network, Space, Supernet
+from nasx.spaces.base import Genotype, Network, Size, Space, Supernet
 from nasx.spaces.darts.edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
 from nasx.spaces.darts.genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.darts.network import SIZES, AuxiliaryHead, DartsNetwork, plan, sites
@@ -99,10 +99,6 @@ class Darts(Space):
         _ = self._kept
 
     # ---------------------------------------------------------------------------------------------- structure
-    def kind(self, layer: int) -> str:
-        """Return the kind of the cell of a layer: normal or reduce."""
-        return plan(self.layers)[layer]
-
     def edge_operations(self, name: str) -> Lists:
         """The operations of each of the 14 edges of "normal" or "reduce"; none for weights of edges and pairs."""
         return rules.rows(self, name, len(EDGES)) if name in KINDS else ()
@@ -137,7 +133,17 @@ class Darts(Space):
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
         from nasx.spaces.darts.supernet import DartsSupernet
 
-        return DartsSupernet(self, classes, naive=naive)
+        return DartsSupernet(
+            {kind: self.edge_operations(kind) for kind in KINDS},
+            self.layers,
+            self.channels,
+            self.stem,
+            self.partial,
+            classes,
+            tracked=self.batch_norm == "tracked",
+            naive=naive,
+            auxiliary=self.auxiliary_head if self.auxiliary else None,
+        )
 
     # ------------------------------------------------------------------------------------------------ mixtures
     def relax(self, a: Tree, activate: Activate) -> Tree:
@@ -372,25 +378,17 @@ class Darts(Space):
             for kind, cells in by_kind.items()
         }
 
-    def network(
-        self,
-        genotype: Genotype,
-        classes: int,
-        *,
-        layers: int | None = None,
-        channels: int | None = None,
-        stem: str = "cifar",
-        auxiliary: bool = False,
-    ) -> Network:
+    def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
         """L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet) unless given; untied genotypes fix the layers."""
+        stem = size.get("stem", "cifar")
         depth, width = SIZES.get(stem, SIZES["cifar"])
         if isinstance(genotype, UntiedDartsGenotype):
             depth = len(genotype.cells)
         assert isinstance(genotype, DartsGenotype | UntiedDartsGenotype)
-        cells = genotype.layers(layers or depth)
-        return DartsNetwork(cells, classes, channels or width, stem=stem, auxiliary=auxiliary)
+        cells, auxiliary = genotype.layers(size.get("layers") or depth), size.get("auxiliary", False)
+        return DartsNetwork(cells, classes, size.get("channels") or width, stem=stem, auxiliary=auxiliary)
 
-    def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
+    def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
         """Edges of the network that `network` makes with `size`, see `Space.sites`."""
         stem = size.get("stem", "cifar")
         depth, width = SIZES.get(stem, SIZES["cifar"])

@@ -5,37 +5,19 @@ Source: DARTS (Liu et al. 2019), section 2 and appendix A. Shapes: x (n, 3, h, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
-from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered, Sizes
+from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered
+from nasx.spaces.darts.network import plan
 from nasx.spaces.edge_operations import Style
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
 from nasx.spaces.rules import EDGES
-
-
-class Settings(Sizes, Protocol):
-    """Settings of a space that its supernet reads."""
-
-    @property
-    def auxiliary(self) -> bool: ...
-
-    @property
-    def partial(self) -> int: ...
-
-    @property
-    def stem(self) -> str: ...
-
-    def auxiliary_head(self, channels: int, classes: int) -> nn.Module: ...
-
-    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]: ...
-
-    def kind(self, layer: int) -> str: ...
+from nasx.spaces.selection import Lists
 
 
 class DartsSupernet(Supernet):
@@ -45,16 +27,28 @@ class DartsSupernet(Supernet):
     the cell before was a reduction). Serves S1-S4, PC-DARTS and untied cells: they differ in data, not here.
     """
 
-    def __init__(self, space: Settings, classes: int, *, naive: bool = False) -> None:
+    def __init__(
+        self,
+        lists: Mapping[str, Lists],
+        layers: int,
+        channels: int,
+        stem_kind: str,
+        partial: int,
+        classes: int,
+        *,
+        tracked: bool,
+        naive: bool,
+        auxiliary: Callable[[int, int], nn.Module] | None,
+    ) -> None:
+        """`lists`: kind of a cell -> operations of each edge. `auxiliary`: makes the head of channels and classes."""
         super().__init__()
-        self.naive = naive
-        tracked, c = space.batch_norm == "tracked", space.channels
-        self.stem0, self.stem1, width, halved = stem(space.stem, c, tracked)
+        self.naive, c = naive, channels
+        self.stem0, self.stem1, width, halved = stem(stem_kind, c, tracked)
         before, last = width, width
         self.cells, self.pre0, self.pre1 = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.kinds: list[str] = [space.kind(i) for i in range(space.layers)]
+        self.kinds = plan(layers)
         self.auxiliary: nn.Module | None = None
-        skip = int(all(names[0] == "none" for kind in set(self.kinds) for names in space.edge_operations(kind)))
+        skip = int(all(names[0] == "none" for kind in set(self.kinds) for names in lists[kind]))
         for i, kind in enumerate(self.kinds):
             reduction = kind == "reduce"
             c = 2 * c if reduction else c
@@ -66,12 +60,12 @@ class DartsSupernet(Supernet):
             self.pre1.append(ConvNorm(last, c, 1, relu=True, affine=False, tracked=tracked))
             edges = [
                 Edge(e, s, t, 2 if reduction and s < 2 else 1, tuple(names))
-                for e, ((s, t), names) in enumerate(zip(EDGES, space.edge_operations(kind), strict=True))
+                for e, ((s, t), names) in enumerate(zip(EDGES, lists[kind], strict=True))
             ]
-            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), space.partial, skip))
+            self.cells.append(RelaxedCell(edges, 2, 4, c, Style(tracked=tracked, pool_norm=True), partial, skip))
             before, last, halved = last, 4 * c, reduction
-            if space.auxiliary and i == 2 * space.layers // 3:
-                self.auxiliary = space.auxiliary_head(last, classes)
+            if auxiliary and i == 2 * layers // 3:
+                self.auxiliary = auxiliary(last, classes)
         self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.classifier = nn.Linear(last, classes)
 

@@ -10,10 +10,9 @@ Shapes: fixed (wirings,), table (wirings, blocks, operations).
 from __future__ import annotations
 
 from collections import Counter as Counts
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations, product
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -23,20 +22,6 @@ from nasx.spaces import modules
 from nasx.spaces.expected_cost import CostModel, Counter, probabilities, strongest_mask
 from nasx.spaces.nb1shot1.genotype import OPERATIONS, Nb101Genotype
 from nasx.spaces.nb1shot1.network import widths
-
-
-class Wirings(Protocol):
-    """What is read of a space."""
-
-    @property
-    def blocks(self) -> int: ...
-
-    @property
-    def choices(self) -> dict[str, int]: ...
-
-    def shapes(self) -> dict[str, tuple[int, ...]]: ...
-
-    def build(self, names: tuple[str, ...], chosen: dict[str, tuple[int, ...]]) -> Nb101Genotype: ...
 
 
 class WiringCosts(CostModel):
@@ -63,8 +48,20 @@ class WiringCosts(CostModel):
         return self.fixed.index_select(0, wiring)[0] + (self.table.index_select(0, wiring)[0] * shares).sum()
 
 
-def wiring_costs(space: Wirings, counter: Counter, layers: int, channels: int, shape: tuple[int, ...]) -> WiringCosts:
-    """The costs of the cells of networks of `layers` cells for images of `shape`, without stem and classifier."""
+def wiring_costs(
+    choices: dict[str, int],
+    vertices: dict[str, int],
+    build: Callable[[tuple[str, ...], dict[str, tuple[int, ...]]], Nb101Genotype],
+    blocks: int,
+    counter: Counter,
+    layers: int,
+    channels: int,
+    shape: tuple[int, ...],
+) -> WiringCosts:
+    """The costs of the cells of networks of `layers` cells for images of `shape`, without stem and classifier.
+
+    `vertices`: for each of the space's `choices` the number of vertices that may be chosen.
+    """
 
     @cache
     def projection(before: int, width: int, h: int, w: int) -> float:
@@ -77,14 +74,13 @@ def wiring_costs(space: Wirings, counter: Counter, layers: int, channels: int, s
         stack = i // (layers // 3)
         kinds[before, channels * 2**stack, h // 2**stack, w // 2**stack] += 1
         before = channels * 2**stack
-    vertices = {name: space.shapes()[name][-1] for name in space.choices}
-    subsets = [list(combinations(range(vertices[name]), keep)) for name, keep in space.choices.items()]
+    subsets = [list(combinations(range(vertices[name]), keep)) for name, keep in choices.items()]
     fixed, table = [], []
     for chosen in product(*subsets):
-        cell = space.build((OPERATIONS[0],) * space.blocks, dict(zip(space.choices, chosen, strict=True)))
+        cell = build((OPERATIONS[0],) * blocks, dict(zip(choices, chosen, strict=True)))
         matrix = cell.pruned().matrix
-        live = [v for v in range(1, space.blocks + 1) if any(cell.matrix[v])]
-        projections, rows = 0.0, [[0.0] * len(OPERATIONS) for _ in range(space.blocks)]
+        live = [v for v in range(1, blocks + 1) if any(cell.matrix[v])]
+        projections, rows = 0.0, [[0.0] * len(OPERATIONS) for _ in range(blocks)]
         for (c_in, c_out, height, width), count in kinds.items():
             sizes = widths(matrix, c_in, c_out)
             for v in range(1, len(matrix)):
@@ -97,7 +93,7 @@ def wiring_costs(space: Wirings, counter: Counter, layers: int, channels: int, s
         table.append(rows)
     options = [
         torch.tensor([[float(v in subset) for v in range(vertices[name])] for subset in those], dtype=torch.float64)
-        for name, those in zip(space.choices, subsets, strict=True)
+        for name, those in zip(choices, subsets, strict=True)
     ]
     fixed_costs, costs = (torch.tensor(x, dtype=torch.float64) for x in (fixed, table))
-    return WiringCosts(dict(space.choices), options, fixed_costs, costs)
+    return WiringCosts(dict(choices), options, fixed_costs, costs)

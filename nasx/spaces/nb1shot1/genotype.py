@@ -13,18 +13,10 @@ from nasx.spaces.base import Genotype
 from nasx.spaces.published import resolve
 
 OPERATIONS = rules.NB101
-
-
 INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"
-
-
 PARENTS = {1: (1, 2, 2, 2, 2), 2: (1, 1, 2, 2, 3), 3: (1, 1, 1, 2, 2, 2)}
 """Number of parents of blocks 1..B and of the output."""
-
-
 VERTICES = 7  # the limit of NAS-Bench-101
-
-
 Matrix = tuple[tuple[int, ...], ...]
 
 

@@ -17,8 +17,8 @@ labelled conv1x1-bn-relu, is inserted at index 5 to make seven, as in the releas
 Text: {"matrix":[[0,1,…],…],"ops":["input",…,"output"]}.
 
 Counts for variants 1, 2, 3: 14,580, 29,160, 1,312,200 choices (`size`); 3,702, 12,474, 135,900 of them differ once
-blocks that do not reach the output are left out (`distinct`); 2,685, 7,773, 55,854 up to isomorphism (`classes`). The
-literature's 6,240 and 363,648 for variants 1 and 3 equal none of these.
+blocks that do not reach the output are left out; 2,685, 7,773, 55,854 up to isomorphism (tests/test_spaces_nb1shot1).
+The literature's 6,240 and 363,648 for variants 1 and 3 equal none of these.
 
 Network (NAS-Bench-101): 3x3 convolution-BN-ReLU to C = 128, three stacks of three cells, between stacks a 2x2 max-pool
 of stride 2 and twice the channels, global average pool, linear. In a cell the output's channels are shared out among
@@ -40,21 +40,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations, permutations, product
+from itertools import combinations
 from math import comb, prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
-import numpy as np
 import torch
 
 from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Space, Supernet
+from nasx.spaces.base import Genotype, Size, Space, Supernet
 from nasx.spaces.cost import plain_only
+from nasx.spaces.edge_operations import Style
 from nasx.spaces.expected_cost import CostModel, Counter
 from nasx.spaces.nb1shot1.cost import WiringCosts, wiring_costs
-from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Matrix, Nb101Genotype
+from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Nb101Genotype
 from nasx.spaces.nb1shot1.network import Nb101Network
 from nasx.spaces.selection import best, top
 
@@ -83,10 +83,6 @@ class Nb1Shot1(Space):
     def operations(self) -> tuple[str, ...]:
         """Operations of a choice block, in the order of the mixture's last axis."""
         return OPERATIONS
-
-    @property
-    def cells_per_stack(self) -> int:
-        return self.layers // 3
 
     @property
     def blocks(self) -> int:
@@ -132,7 +128,8 @@ class Nb1Shot1(Space):
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
         from nasx.spaces.nb1shot1.supernet import Nb1Shot1Supernet  # type: ignore[attr-defined,unused-ignore]
 
-        return Nb1Shot1Supernet(self, classes, naive=naive)
+        style, inputs = Style(self.batch_norm == "tracked", momentum=self.bn_momentum), list(self.inputs.values())
+        return Nb1Shot1Supernet(inputs, OPERATIONS, self.layers, self.channels, style, classes, naive=naive)
 
     # --------------------------------------------------------------------------------------------- genotypes
     def build(self, names: tuple[str, ...], chosen: dict[str, tuple[int, ...]]) -> Nb101Genotype:
@@ -200,71 +197,26 @@ class Nb1Shot1(Space):
         return self.encode(genotype)
 
     def size(self) -> int:
-        """Number of choices; `distinct` counts cells."""
+        """Number of choices; several may be one cell."""
         count: int = len(OPERATIONS) ** self.blocks * prod(
             comb(self.shapes()[n][-1], k) for n, k in self.choices.items()
         )
         return count
 
-    def distinct(self) -> int:
-        """Number of choices that differ once blocks that do not reach the output are left out."""
-        return sum(len(OPERATIONS) ** (len(pruned) - 2) for pruned in self._wirings().values())
-
-    def classes(self) -> int:
-        """Number of cells after pruning, up to isomorphism; enumerates them (seconds for variant 3)."""
-        return len({code for pruned in set(self._wirings().values()) for code in _labelled_codes(pruned)})
-
-    def _wirings(self) -> dict[Matrix, Matrix]:
-        """Adjacency of every choice of vertices -> the same, pruned."""
-        options = [list(combinations(range(self.shapes()[name][-1]), k)) for name, k in self.choices.items()]
-        found: dict[Matrix, Matrix] = {}
-        for chosen in product(*options):
-            cell = self.build((OPERATIONS[0],) * self.blocks, dict(zip(self.choices, chosen, strict=True)))
-            if cell.matrix not in found:
-                found[cell.matrix] = cell.pruned().matrix
-        return found
-
-    def network(
-        self,
-        genotype: Genotype,
-        classes: int,
-        *,
-        layers: int | None = None,
-        channels: int | None = None,
-        stem: str = "cifar",
-        auxiliary: bool = False,
-    ) -> Nb101Network:
+    def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Nb101Network:
         """NAS-Bench-101's network: 9 cells and 128 channels unless given."""
         assert isinstance(genotype, Nb101Genotype)
-        plain_only(stem, auxiliary, "nb1shot1")
-        if (layers or 9) % 3:
-            raise UserError(
-                f"retrain.layers={layers}", "cells cannot be divided evenly among three stacks", "use a multiple of 3"
-            )
-        return Nb101Network(genotype, classes, layers or 9, channels or 128, self.bn_momentum)
-
-    def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Any) -> CostModel:
+        plain_only(size, "nb1shot1")
         layers, channels = size.get("layers") or 9, size.get("channels") or 128
-        genotype = self.sample(torch.Generator().manual_seed(0))
+        rules.stacked("retrain.layers", layers)
+        return Nb101Network(genotype, classes, layers, channels, self.bn_momentum)
+
+    def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Unpack[Size]) -> CostModel:
+        layers, channels = size.get("layers") or 9, size.get("channels") or 128
+        genotype, shapes = self.sample(torch.Generator().manual_seed(0)), self.shapes()
+        vertices = {name: shapes[name][-1] for name in self.choices}
         with torch.device("meta"):
             network = self.network(genotype, classes, **size)
-        cells = wiring_costs(self, counter, layers, channels, shape)
+        cells = wiring_costs(self.choices, vertices, self.build, self.blocks, counter, layers, channels, shape)
         outside = counter.network(network, self.example(1, shape)) - float(cells(self.encode(genotype)))
         return WiringCosts(cells.choices, cells.options, cells.fixed + outside, cells.table)
-
-
-def _labelled_codes(matrix: Matrix) -> set[int]:
-    """Canonical codes of all labellings of one wiring: the smallest code over all orders of the inner vertices."""
-    inner = len(matrix) - 2
-    count = len(OPERATIONS)
-    labels = np.array(list(product(range(count), repeat=inner)), dtype=np.int64).reshape(-1, inner)
-    powers = count ** np.arange(inner, dtype=np.int64)
-    smallest = np.full(len(labels), np.iinfo(np.int64).max)
-    for order in permutations(range(inner)):
-        vertex = [0, *(k + 1 for k in order), inner + 1]
-        bits = 1  # a leading 1 distinguishes matrices of different sizes
-        for i in vertex:
-            for j in vertex:
-                bits = 2 * bits + matrix[i][j]
-        smallest = np.minimum(smallest, bits * count**inner + labels[:, list(order)] @ powers)
-    return set(smallest.tolist())

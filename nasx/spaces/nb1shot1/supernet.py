@@ -6,7 +6,6 @@ Source: NAS-Bench-1Shot1 (Zela et al. 2020), section 3. Shapes: x (n, 3, h, w) -
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -14,28 +13,9 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
-from nasx.spaces.blocks import ConvNorm, Sizes
+from nasx.spaces.blocks import ConvNorm
 from nasx.spaces.edge_operations import ConvNormReLU, Style, Wrapper
 from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
-
-
-class Settings(Sizes, Protocol):
-    """Settings of a space that its supernet reads."""
-
-    @property
-    def blocks(self) -> int: ...
-
-    @property
-    def bn_momentum(self) -> float: ...
-
-    @property
-    def cells_per_stack(self) -> int: ...
-
-    @property
-    def inputs(self) -> dict[int, str | None]: ...
-
-    @property
-    def operations(self) -> Sequence[str]: ...
 
 
 class ChoiceCell(nn.Module):
@@ -46,14 +26,14 @@ class ChoiceCell(nn.Module):
     projection of the input to the concatenation of o_b times block b. All projections are one convolution.
     """
 
-    def __init__(self, space: Settings, inputs: int, channels: int, style: Style) -> None:
+    def __init__(self, blocks: int, operations: tuple[str, ...], inputs: int, channels: int, style: Style) -> None:
         super().__init__()
-        self.blocks = space.blocks
+        self.blocks = blocks
         self.project = ConvNormReLU(2 * self.blocks, channels, 1, style, kernel=1, inputs=inputs)
         self.bundles = nn.ModuleList(
-            [MixedEdges([Edge(b, b, b, 1, tuple(space.operations))], channels, style) for b in range(self.blocks)]
+            [MixedEdges([Edge(b, b, b, 1, operations)], channels, style) for b in range(self.blocks)]
         )
-        self.still: list[RandomTensors] = [(None, None)] * len(space.operations)  # nothing in this space is random
+        self.still: list[RandomTensors] = [(None, None)] * len(operations)  # nothing in this space is random
         self.run: Callable[..., Tensor] = self.body
 
     def wrap(self, how: Wrapper) -> None:
@@ -109,18 +89,28 @@ class ChoiceCell(nn.Module):
 class Nb1Shot1Supernet(Supernet):
     """NAS-Bench-1Shot1: stem, three stacks of choice cells with padded pooling between, projection, pool, linear."""
 
-    def __init__(self, space: Settings, classes: int, *, naive: bool = False) -> None:
+    def __init__(
+        self,
+        inputs: Sequence[str | None],
+        operations: tuple[str, ...],
+        layers: int,
+        channels: int,
+        style: Style,
+        classes: int,
+        *,
+        naive: bool,
+    ) -> None:
+        """`inputs`: the name of the input weights of each block; None: it has no choice of inputs."""
         super().__init__()
-        self.naive, self.inputs = naive, list(space.inputs.values())
-        style = Style(tracked=space.batch_norm == "tracked", momentum=space.bn_momentum)
-        c = width = space.channels
+        self.naive, self.inputs = naive, inputs
+        c = width = channels
         self.stem = ConvNormReLU(1, c, 1, style, kernel=3, inputs=3)
-        self.down = (space.cells_per_stack, 2 * space.cells_per_stack)
+        self.down = (layers // 3, 2 * layers // 3)
         self.cells = nn.ModuleList()
-        for i in range(space.layers):
+        for i in range(layers):
             c = 2 * c if i in self.down else c
-            self.cells.append(ChoiceCell(space, width, c, style))
-            width = space.blocks * c
+            self.cells.append(ChoiceCell(len(inputs), operations, width, c, style))
+            width = len(inputs) * c
         self.last = ConvNorm(width, c, 1, relu=True, affine=False, tracked=style.tracked)
         self.classifier = nn.Linear(c, classes)
 

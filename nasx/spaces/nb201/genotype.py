@@ -12,8 +12,6 @@ from nasx.spaces.base import Genotype
 from nasx.spaces.published import resolve
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
-
-
 EDGES = genotypes.NB201_EDGES
 """(source, target) in the order of the architecture string."""
 

@@ -27,15 +27,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 
 import torch
 import torch.nn.functional as F
 
 from nasx.core.trees import Activate, Tree
 from nasx.spaces import genotypes, rules
-from nasx.spaces.base import Genotype, Space, Supernet
+from nasx.spaces.base import Genotype, Size, Space, Supernet
 from nasx.spaces.cost import plain_only
+from nasx.spaces.edge_operations import Style
 from nasx.spaces.expected_cost import Site
 from nasx.spaces.nb201.cost import CellCosts
 from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
@@ -98,7 +99,8 @@ class Nb201(Space):
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
         from nasx.spaces.nb201.supernet import Nb201Supernet
 
-        return Nb201Supernet(self, classes, naive=naive)
+        lists, style = self.edge_operations("cell"), Style(self.batch_norm == "tracked", self.affine)
+        return Nb201Supernet(lists, self.layers, self.channels, style, self.partial, classes, naive=naive)
 
     def discretize(self, mix: Tree) -> Nb201Genotype:
         rows = mix["cell"].detach().cpu()
@@ -128,23 +130,14 @@ class Nb201(Space):
         count: int = len(self.edge_operations("cell")[0]) ** len(EDGES)
         return count
 
-    def network(
-        self,
-        genotype: Genotype,
-        classes: int,
-        *,
-        layers: int | None = None,
-        channels: int | None = None,
-        stem: str = "cifar",
-        auxiliary: bool = False,
-    ) -> Nb201Network:
-        """The benchmark's network: 5 cells a stage and 16 channels where `layers` and `channels` are None."""
+    def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Nb201Network:
+        """The benchmark's network: 5 cells a stage and 16 channels unless given."""
         assert isinstance(genotype, Nb201Genotype)
-        plain_only(stem, auxiliary, "nb201")
-        return Nb201Network(genotype, classes, layers or 5, channels or 16)
+        plain_only(size, "nb201")
+        return Nb201Network(genotype, classes, size.get("layers") or 5, size.get("channels") or 16)
 
     def tabulated(self, values: Sequence[float]) -> CellCosts:
         return CellCosts.of(values, self.edge_operations("cell"))
 
-    def sites(self, shape: tuple[int, ...], **size: Any) -> Iterator[Site]:
+    def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
         return sites(size.get("layers") or 5, size.get("channels") or 16, shape)

@@ -5,30 +5,17 @@ Source: NAS-Bench-201 (Dong and Yang 2020), section 2.1. Shapes: x (n, 3, h, w) 
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
-from nasx.spaces.blocks import ConvNorm, Ordered, Sizes
+from nasx.spaces.blocks import ConvNorm, Ordered
 from nasx.spaces.edge_operations import Norm, Style, weight
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
 from nasx.spaces.nb201.genotype import EDGES
-
-
-class Settings(Sizes, Protocol):
-    """Settings of a space that its supernet reads."""
-
-    @property
-    def affine(self) -> bool: ...
-
-    @property
-    def partial(self) -> int: ...
-
-    def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]: ...
+from nasx.spaces.selection import Lists
 
 
 class Residual(nn.Module):
@@ -50,12 +37,12 @@ class Residual(nn.Module):
 class Nb201Supernet(Supernet):
     """NAS-Bench-201: stem, three stages of N relaxed cells with residual reductions between, norm-relu-pool-linear."""
 
-    def __init__(self, space: Settings, classes: int, *, naive: bool = False) -> None:
+    def __init__(
+        self, lists: Lists, layers: int, channels: int, style: Style, partial: int, classes: int, *, naive: bool
+    ) -> None:
         super().__init__()
         self.naive = naive
-        tracked, c = space.batch_norm == "tracked", space.channels
-        style = Style(tracked=tracked, affine=space.affine)
-        lists = space.edge_operations("cell")
+        tracked, c = style.tracked, channels
         skip = int(all(names[0] == "none" for names in lists))
         edges = [Edge(e, s, t, 1, names) for e, ((s, t), names) in enumerate(zip(EDGES, lists, strict=True))]
         self.stem = ConvNorm(3, c, 3, relu=False, affine=True, tracked=tracked)
@@ -65,8 +52,8 @@ class Nb201Supernet(Supernet):
             if stage:
                 self.reductions[str(len(self.cells))] = Residual(c, 2 * c, tracked=tracked)
                 c *= 2
-            for _ in range(space.layers):
-                self.cells.append(RelaxedCell(edges, 1, 3, c, style, space.partial, skip))
+            for _ in range(layers):
+                self.cells.append(RelaxedCell(edges, 1, 3, c, style, partial, skip))
         self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)

@@ -16,8 +16,8 @@ Shapes: x (n, steps) words, state (n, width) or None for zeros; scores (n * step
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -41,27 +41,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 Step = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
 """(word, state, mask of words, mask of states) -> state."""
-
-
-class Settings(Protocol):
-    """Settings of a space that its supernet reads."""
-
-    @property
-    def batch_norm(self) -> str: ...
-
-    @property
-    def channels(self) -> int: ...
-
-    @property
-    def choosable(self) -> tuple[int, ...]: ...
-
-    @property
-    def nodes(self) -> int: ...
-
-    @property
-    def operations(self) -> tuple[str, ...]: ...
-
-    def into(self, node: int) -> slice: ...
 
 
 def uniform(*shape: int) -> nn.Parameter:
@@ -185,14 +164,13 @@ class RelaxedRecurrentCell(nn.Module):
     Biases of edges (`Space.biased`) are not read: batch norm of the node would subtract them.
     """
 
-    def __init__(self, space: Settings) -> None:
+    def __init__(self, names: Sequence[tuple[int, str]], into: Sequence[slice], width: int, tracked: bool) -> None:
+        """`names`: columns and names of the operations in the mixture; `into`: rows of the edges into each node."""
         super().__init__()
-        width = space.channels
-        self.names = [(k, space.operations[k]) for k in space.choosable]
-        self.into = [space.into(node) for node in range(1, space.nodes + 1)]
+        self.names, self.into = names, into
         self.first = uniform(2 * width, 2 * width)
         self.nodes = nn.ParameterList([uniform(width, 2 * width) for _ in self.into])
-        self.norm = Norm(width, tracked=space.batch_norm == "tracked")
+        self.norm = Norm(width, tracked=tracked)
         self.run: Callable[..., Tensor] = self.body
 
     def wrap(self, how: Wrapper) -> None:
@@ -231,11 +209,20 @@ class RelaxedRecurrentCell(nn.Module):
 class RecurrentSupernet(Supernet):
     """A language model built from one relaxed cell."""
 
-    def __init__(self, space: Settings, words: int, *, naive: bool = False) -> None:
+    def __init__(
+        self,
+        names: Sequence[tuple[int, str]],
+        into: Sequence[slice],
+        width: int,
+        words: int,
+        *,
+        tracked: bool,
+        naive: bool,
+    ) -> None:
         super().__init__()
         self.naive = naive
-        self.words = Words(words, space.channels)
-        self.cell = RelaxedRecurrentCell(space)
+        self.words = Words(words, width)
+        self.cell = RelaxedRecurrentCell(names, into, width, tracked)
 
     def forward(
         self,

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import factorial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ from torch import Tensor
 from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Network, Space, Supernet
+from nasx.spaces.base import Genotype, Network, Size, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.recurrent.genotype import OPERATIONS, RecurrentGenotype
 from nasx.spaces.selection import best, choosable
@@ -97,7 +97,9 @@ class Recurrent(Space):
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
         from nasx.spaces.recurrent.network import RecurrentSupernet
 
-        return RecurrentSupernet(self, classes, naive=naive)
+        names = [(k, self.operations[k]) for k in self.choosable]
+        into, tracked = [self.into(node) for node in range(1, self.nodes + 1)], self.batch_norm == "tracked"
+        return RecurrentSupernet(names, into, self.channels, classes, tracked=tracked, naive=naive)
 
     def discretize(self, mix: Tree) -> RecurrentGenotype:
         rows = mix["recurrent"].detach().cpu()
@@ -144,21 +146,12 @@ class Recurrent(Space):
         """Segments of so many words."""
         return torch.zeros(n, *shape, dtype=torch.long, device="meta")
 
-    def network(
-        self,
-        genotype: Genotype,
-        classes: int,
-        *,
-        layers: int | None = None,
-        channels: int | None = None,
-        stem: str = "cifar",
-        auxiliary: bool = False,
-    ) -> Network:
+    def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
         """One cell of width 850 unless given (appendix A.1.2)."""
         from nasx.spaces.recurrent.network import RecurrentNetwork
 
         assert isinstance(genotype, RecurrentGenotype)
-        plain_only(stem, auxiliary, "darts_rnn")
-        if layers not in (None, 1):
+        plain_only(size, "darts_rnn")
+        if (layers := size.get("layers")) not in (None, 1):
             raise UserError(f"retrain.layers={layers}", "networks of darts_rnn have one cell", "leave layers out")
-        return RecurrentNetwork(genotype, classes, channels or SIZE)
+        return RecurrentNetwork(genotype, classes, size.get("channels") or SIZE)
