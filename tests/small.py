@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,13 @@ from reference import operations, supernets
 
 def softmax(logits: Tensor) -> Tensor:
     return torch.softmax(logits, -1)
+
+
+def protocol(**values: object) -> Any:
+    """The search protocol of these settings; all others are neutral."""
+    neutral = {"epochs": 1, "lr": 1.0, "lr_min": 0.0, "schedule": "cosine", "diagnose_order": 1}
+    off = ("arch_weight_decay", "arch_warmup", "warmup_epochs", "diagnose_every", "diagnose_steps", "probe_every")
+    return SimpleNamespace(**neutral | dict.fromkeys(off, 0) | values)
 
 
 def batch(seed: int, n: int = 4, size: int = 16, classes: int = 10) -> Batch:

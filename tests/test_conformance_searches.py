@@ -69,10 +69,8 @@ def looped(name: str, method: Any, engine: EngineSettings | None = None) -> Loop
         problem.supernet,
         Batches(space, 0, size(name) // 2),
         Batches(space, 1000, size(name) // 2),
-        epochs=2,
+        small.protocol(epochs=2, lr=0.05),
         updates_per_epoch=1,
-        lr=0.05,
-        lr_min=0.0,
     )
 
 

@@ -49,12 +49,10 @@ def watch(
         search.problem.supernet,
         Fixed(0),
         Fixed(10),
-        every=every,
-        steps=steps,
-        epochs=4,
-        weight_decay=1e-3,
-        stop=rule,
-        order=order,
+        small.protocol(
+            epochs=4, diagnose_every=every, diagnose_steps=steps, diagnose_order=order, arch_weight_decay=1e-3
+        ),
+        rule,
     )
     return made, detached(search.problem.relax(search.a))
 

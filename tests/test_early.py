@@ -25,6 +25,8 @@ from nasx.spaces.nb1shot1.space import Nb1Shot1
 from nasx.spaces.nb201.space import Nb201
 from nasx.spaces.recurrent.space import Recurrent
 
+import small
+
 NB201 = "|{}~0|+|none~0|none~1|+|none~0|none~1|none~2|"
 
 
@@ -222,7 +224,7 @@ def test_a_step_that_returns_what_cannot_be_logged(values: Any, said: str) -> No
     method: Any = SimpleNamespace(trains=True, chunk=lambda left: (1, 1), step=lambda search, train, val: values)
     search: Any = SimpleNamespace(updates=0, w_opt=SimpleNamespace(param_groups=[{}]))
     batches: Any = itertools.repeat(None)
-    loop = Loop(search, method, torch.nn.Identity(), batches, batches, epochs=1, updates_per_epoch=1, lr=1, lr_min=0)
+    loop = Loop(search, method, torch.nn.Identity(), batches, batches, small.protocol(epochs=1), updates_per_epoch=1)
     with pytest.raises(UserError, match=said):
         loop.run()
 

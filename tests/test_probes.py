@@ -57,12 +57,8 @@ def watch(search: Search, probe_every: int) -> recorder.Watch:
         problem.supernet,
         Fixed(0),
         Fixed(10),
-        every=0,
-        steps=0,
-        epochs=4,
-        weight_decay=0.0,
-        stop=stop.NoStop(),
-        probe_every=probe_every,
+        small.protocol(epochs=4, probe_every=probe_every),
+        stop.NoStop(),
     )
 
 

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
 from nasx.core.plain import State
 
 
-class Carried(Protocol):
-    """The hidden state of a recurrent network that a batch passes to the next one.
+class Slot:
+    """A hidden state between two batches."""
+
+    def __init__(self, value: Tensor | None = None) -> None:
+        self.value = value
+
+
+class Carried(NamedTuple):
+    """The hidden state of a recurrent network before and after a batch, which the batch passes to the next one.
 
     It belongs to the stream, so that losses are pure: a repeated evaluation of a batch, also at other weights, reads
     the same state. The state written by the weight update is the one that is kept.
     """
 
+    before: Slot
+    after: Slot
+
     def read(self) -> Tensor | None:
         """Return the state after the previous batch; None at the start of a text."""
+        return self.before.value
 
     def write(self, state: Tensor, *, track: bool) -> None:
         """Store the state after this batch if `track`, or if none has been stored yet."""
+        if track or self.after.value is None:
+            self.after.value = state
 
     def without_writes(self) -> Carried:
         """Return a copy that reads the same state and discards writes."""
+        return Carried(self.before, Slot())
 
 
 class Batch(NamedTuple):
@@ -57,19 +71,29 @@ def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> No
         batch.carried.write(state.detach(), track=track)
 
 
-class Batches(Protocol):
-    """An endless stream of training batches that resumes from its state; `position` is the number of batches drawn."""
+class Batches(ABC):
+    """An endless stream of training batches, whose batches are functions of their number."""
 
-    position: int
+    position = 0
+    """Number of batches drawn."""
+    per_pass: int
+    """Number of batches in a pass."""
 
-    @property
-    def per_pass(self) -> int:
-        """Number of batches in a pass, rounded up."""
-
-    def __iter__(self) -> Iterator[Batch]: ...
-    def __next__(self) -> Batch: ...
+    @abstractmethod
     def at(self, i: int) -> Batch:
         """Return batch i without moving the position."""
 
-    def state_dict(self) -> State: ...
-    def load_state_dict(self, state: State) -> None: ...
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = self.at(self.position)
+        self.position += 1
+        return batch
+
+    def state_dict(self) -> State:
+        """Return what the stream resumes from by `load_state_dict`."""
+        return {"position": self.position}
+
+    def load_state_dict(self, state: State) -> None:
+        self.position = int(state["position"])

@@ -33,7 +33,7 @@ import os
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -138,10 +138,9 @@ def broadcast_object(value: T) -> T:
     """Broadcast rank 0's object to all ranks, over gloo so that the GPU is not synchronized."""
     if world_size() == 1:
         return value
-    held: list[Any] = [value if is_main_process() else None]
+    held = [value]  # of other ranks replaced by that of rank 0
     dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
-    found: T = held[0]
-    return found
+    return held[0]
 
 
 def all_gather(value: int) -> list[int]:
@@ -180,11 +179,11 @@ class Shared(torch.autograd.Function):
     """Tensors that all ranks have in common, in a rank's own computation; their gradients are summed over ranks."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: object, *tensors: Tensor) -> tuple[Tensor, ...]:
         return tuple(x.view_as(x) for x in tensors)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> object:
+    def backward(ctx: object, *grads: Tensor) -> object:
         return Total.apply(*grads)
 
 
@@ -192,13 +191,13 @@ class Total(torch.autograd.Function):
     """Sums of tensors over ranks, by one reduction; each rank's part has the gradient of the sum."""
 
     @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: object, *tensors: Tensor) -> tuple[Tensor, ...]:
         flat = all_reduce(torch.cat([x.flatten() for x in tensors]))
         parts = flat.split([x.numel() for x in tensors])
         return tuple(part.view(x.shape).to(x.dtype) for part, x in zip(parts, tensors, strict=True))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> object:
+    def backward(ctx: object, *grads: Tensor) -> object:
         return Shared.apply(*grads)
 
 
@@ -219,11 +218,11 @@ class Sum(torch.autograd.Function):
     """Differentiable sum over ranks; the gradient of each rank's part is the sum of the gradients of all ranks."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: object, x: Tensor) -> Tensor:
         return all_reduce(x)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> object:
+    def backward(ctx: object, *grads: Tensor) -> object:
         return Sum.apply(grads[0].contiguous())
 
 

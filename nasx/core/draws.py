@@ -8,31 +8,24 @@ serves a step recorded in a CUDA graph, so that the graph can be replayed with t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from nasx.core.batch import Batch
 from nasx.core.trees import Tree
 
 Make = Callable[[torch.Generator], Tree]
 
 
-class Seeded(Protocol):
-    """An object with a seed, such as a batch."""
-
-    @property
-    def seed(self) -> int: ...
-
-
 class Draws:
     """Generators, and tensors made on the host, as functions of the seed of a batch."""
 
-    def generator(self, batch: Seeded, device: torch.device, salt: int = 0) -> torch.Generator:
+    def generator(self, batch: Batch, device: torch.device, salt: int = 0) -> torch.Generator:
         """Return a generator on `device` with the batch's seed; different `salt` give independent numbers."""
         return torch.Generator(device).manual_seed(batch.seed ^ salt)
 
-    def made(self, batch: Seeded, make: Make) -> Tree:
+    def made(self, batch: Batch, make: Make) -> Tree:
         """Return the result of `make`, computed on the host from a CPU generator and copied to the device."""
         return make(torch.Generator().manual_seed(batch.seed))
 
@@ -40,11 +33,11 @@ class Draws:
 class Noted(Draws):
     """Draws that record their requests as (index of the batch, salt or maker)."""
 
-    def __init__(self, batches: Sequence[Seeded]) -> None:
+    def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = batches
         self.asked: list[tuple[int, int | Make]] = []
 
-    def note(self, batch: Seeded, what: int | Make) -> int:
+    def note(self, batch: Batch, what: int | Make) -> int:
         """Record a request and return its position."""
         number = next((i for i, own in enumerate(self.batches) if own is batch), None)
         if number is None:
@@ -52,11 +45,11 @@ class Noted(Draws):
         self.asked.append((number, what))
         return len(self.asked) - 1
 
-    def generator(self, batch: Seeded, device: torch.device, salt: int = 0) -> torch.Generator:
+    def generator(self, batch: Batch, device: torch.device, salt: int = 0) -> torch.Generator:
         self.note(batch, salt)
         return super().generator(batch, device, salt)
 
-    def made(self, batch: Seeded, make: Make) -> Tree:
+    def made(self, batch: Batch, make: Make) -> Tree:
         self.note(batch, make)
         return super().made(batch, make)
 
@@ -64,7 +57,7 @@ class Noted(Draws):
 class Kept(Noted):
     """Draws in the order of an earlier step, from generators and tensors at fixed addresses; `seed` updates them."""
 
-    def __init__(self, batches: Sequence[Seeded], before: Noted, device: torch.device) -> None:
+    def __init__(self, batches: Sequence[Batch], before: Noted, device: torch.device) -> None:
         super().__init__(batches)
         self.order, plain = before.asked, Draws()
         self.answers: list[torch.Generator | Tree] = [
@@ -78,23 +71,23 @@ class Kept(Noted):
     def generators(self) -> list[torch.Generator]:
         return [answer for answer in self.answers if isinstance(answer, torch.Generator)]
 
-    def _answer(self, batch: Seeded, what: int | Make) -> torch.Generator | Tree:
+    def _answer(self, batch: Batch, what: int | Make) -> torch.Generator | Tree:
         at = self.note(batch, what)
         if at >= len(self.order) or self.asked[at] != self.order[at]:
             raise RuntimeError("the step draws other random numbers than the one before it")
         return self.answers[at]
 
-    def generator(self, batch: Seeded, device: torch.device, salt: int = 0) -> torch.Generator:
+    def generator(self, batch: Batch, device: torch.device, salt: int = 0) -> torch.Generator:
         answer = self._answer(batch, salt)
         assert isinstance(answer, torch.Generator)
         return answer
 
-    def made(self, batch: Seeded, make: Make) -> Tree:
+    def made(self, batch: Batch, make: Make) -> Tree:
         answer = self._answer(batch, make)
         assert isinstance(answer, dict)
         return answer
 
-    def seed(self, batches: Sequence[Seeded]) -> None:
+    def seed(self, batches: Sequence[Batch]) -> None:
         """Make the next replay draw from the seeds of these batches."""
         self.asked.clear()
         for (i, what), answer in zip(self.order, self.answers, strict=True):

@@ -67,7 +67,6 @@ REVISED = {"nasx.data.images.Folder": 1}
 `Folder`: the rules for training and test images changed."""
 UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbation": "random"})}
 """Class of a component -> settings added since 0.1.0 that have no effect if others have the values given here."""
-
 RENAMED_KEYS = {"doubtful": "warning", "moving": "not_converged"}
 """Key of a verdict in records of 0.1.0 -> current name."""
 

@@ -18,6 +18,7 @@ Shapes: images uint8 (n, c, h, w), draws int64 (DRAWS, n).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -76,12 +77,7 @@ class Augment:
         return out.copy_(x).div_(255).sub_(mean).div_(std)
 
 
-_columns: dict[tuple[tuple[float, ...], torch.device, torch.dtype], Tensor] = {}
-
-
+@cache
 def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Values per channel as (c, 1, 1) on the device, cached because copying them there synchronizes with it."""
-    key = (tuple(values), device, dtype)
-    if key not in _columns:
-        _columns[key] = torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)
-    return _columns[key]
+    return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)

@@ -144,7 +144,7 @@ class Order:
         return self._pass[1]
 
 
-class Stream:
+class Stream(Batches):
     """Endless full batches of images on a device; `position` is the number of batches drawn.
 
     `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
@@ -164,17 +164,9 @@ class Stream:
         rows: Tensor | None = None,
     ) -> None:
         self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name)
-        self.x, self.y, self.augment, self.rows, self.position = x, y, augment, rows, 0
+        self.x, self.y, self.augment, self.rows = x, y, augment, rows
         self.per_pass = self.order.per_pass
         self._gen = torch.Generator()
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        batch = self.at(self.position)
-        self.position += 1
-        return batch
 
     def items(self, i: int) -> Tensor:
         """Return the image indices of batch i, (batch,) on the CPU."""
@@ -194,12 +186,6 @@ class Stream:
             self.augment.apply(self.x.index_select(0, chosen), numbers[1:]), self.y.index_select(0, chosen), seed
         )
 
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position = int(state["position"])
-
 
 def evaluation(
     x: Tensor,
@@ -208,7 +194,6 @@ def evaluation(
     *,
     batch: int,
     augment: Augment,
-    seed: int = 0,
     first: int = 0,
     step: int = 1,
 ) -> Iterator[Batch]:
@@ -222,7 +207,7 @@ def evaluation(
     for i in range(first, -(-n // batch), step):
         part = slice(i * batch, (i + 1) * batch)
         images, labels = (x[part], y[part]) if index is None else (x[index[part]], y[index[part]])
-        yield Batch(augment.plain(images), labels, hashed(seed, "evaluation", i))
+        yield Batch(augment.plain(images), labels, hashed(0, "evaluation", i))
 
 
 class Component(Split, Protocol):

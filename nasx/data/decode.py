@@ -35,7 +35,6 @@ VERSION = 1
 """Version of these rules: images cached under another version are decoded again."""
 ORIENTATION = 0x0112
 """The EXIF orientation tag; 1: upright."""
-
 DAMAGES = (
     OSError,
     ValueError,

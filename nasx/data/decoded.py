@@ -24,7 +24,7 @@ import contextlib
 import itertools
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 from weakref import WeakSet
@@ -33,10 +33,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
-from nasx.core.batch import Batch
+from nasx.core.batch import Batch, Batches
 from nasx.core.draws import placed
+from nasx.core.plain import State
 from nasx.core.system import signals
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
@@ -51,6 +51,7 @@ PIECE = 32
 """Images that a worker decodes at once, few enough that prefetched batches of any size fit into memory."""
 Key = tuple[int, int | None]
 """The index of an image in its part, and the seed of its crop; None for evaluation."""
+Transform = Callable[[Tensor], Tensor]
 
 
 # -------------------------------------------------------------------------------------------------------- images
@@ -79,38 +80,19 @@ class Settings(Split, Protocol):
     @property
     def size(self) -> int: ...
     @property
-    def resize(self) -> int: ...
-    @property
-    def scale(self) -> tuple[float, float]: ...
-    @property
-    def ratio(self) -> tuple[float, float]: ...
-    @property
-    def flip(self) -> bool: ...
-    @property
-    def jitter(self) -> tuple[float, float, float, float] | None: ...
-    @property
     def mean(self) -> tuple[float, ...]: ...
     @property
     def std(self) -> tuple[float, ...]: ...
-    @property
-    def verify(self) -> bool: ...
     def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
+    def transforms(self) -> tuple[Transform, Transform]: ...
 
 
-class Views(Dataset[Any]):
+class Views(Dataset[Tensor | UserError]):
     """The dataset of a worker: a list of k keys -> uint8 (k, 3, size, size), or a UserError returned as a value."""
 
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
-        colour = [] if component.jitter is None else [v2.ColorJitter(*component.jitter)]
-        self.training = v2.Compose(
-            [
-                v2.RandomResizedCrop(component.size, component.scale, component.ratio, antialias=True),
-                *([v2.RandomHorizontalFlip()] if component.flip else []),
-                *colour,
-            ]
-        )
-        self.plain = v2.Compose([v2.Resize(component.resize, antialias=True), v2.CenterCrop(component.size)])
+        self.training, self.plain = component.transforms()
 
     def __getitem__(self, keys: Sequence[Key]) -> Tensor | UserError:
         try:
@@ -122,12 +104,10 @@ class Views(Dataset[Any]):
         """Return one image, uint8 (3, size, size), transformed for training (with a seed) or for evaluation."""
         image = pixels(self.files.folder / os.fsdecode(self.files.names[item]))
         if seed is None:
-            plain: Tensor = self.plain(image)
-            return plain
+            return self.plain(image)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs too
-            transformed: Tensor = self.training(image)
-            return transformed
+            return self.training(image)
 
 
 def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
@@ -239,18 +219,15 @@ class Decoded:
         return torch.cat(parts)
 
 
-class DecodedStream:
-    """Endless batches of training images; `position` is the number of batches drawn (see `Batches`)."""
+class DecodedStream(Batches):
+    """Endless batches of training images."""
 
     def __init__(self, opened: Decoded, order: Order, rows: Tensor | None) -> None:
-        self.opened, self.order, self.position = opened, order, 0
+        self.opened, self.order = opened, order
         self.per_pass = order.per_pass
         self.rows = torch.arange(order.batch) if rows is None else rows
         self._gen = torch.Generator()
         self._ahead: Iterator[Tensor | UserError] | None = None
-
-    def __iter__(self) -> Iterator[Batch]:
-        return self
 
     def __next__(self) -> Batch:
         if self._ahead is None:
@@ -283,11 +260,9 @@ class DecodedStream:
         y = torch.from_numpy(self.opened.train_y)[items[self.rows]]
         return Batch(self.opened.augment.apply(x, placed(draws, x.device)), placed(y, x.device), self.order.seed_of(i))
 
-    def state_dict(self) -> dict[str, int]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.position, self._ahead = int(state["position"]), None
+    def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
+        self._ahead = None
 
 
 LOADING: WeakSet[object] = WeakSet()

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nasx.core.system import physical_memory
 from nasx.data import decode, listing, survey
@@ -29,7 +29,9 @@ from nasx.data.source import split_faults, statistics_faults
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
-    from nasx.data.decoded import Decoded
+    import torch
+
+    from nasx.data.decoded import Decoded, Transform
 
 log = logging.getLogger("nasx")
 
@@ -108,7 +110,19 @@ class ImageNet:
         """Return the steps from an RGB image of any size to `shape`, as Source.preprocessing does."""
         return [["resize", self.resize, "bilinear"], ["center_crop", self.size]]
 
-    def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0) -> Decoded:
+    def transforms(self) -> tuple[Transform, Transform]:
+        """Return the transforms of an image uint8 (3, h, w) for training and for evaluation."""
+        from torchvision.transforms import v2  # imports torch
+
+        flip = [v2.RandomHorizontalFlip()] if self.flip else []
+        colour = [] if self.jitter is None else [v2.ColorJitter(*self.jitter)]
+        crop = v2.RandomResizedCrop(self.size, self.scale, self.ratio, antialias=True)
+        plain = [v2.Resize(self.resize, antialias=True), v2.CenterCrop(self.size)]
+        return v2.Compose([crop, *flip, *colour]), v2.Compose(plain)
+
+    def open(
+        self, device: torch.device | str, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0
+    ) -> Decoded:
         """Open the dataset for a device, decoding in `workers` processes (0: in this one); lists all files.
 
         Raises UserError.

@@ -45,12 +45,17 @@ class Layout:
     md5: str
 
 
-def verify(path: Path, md5: str, remedy: str) -> bytes:
-    """Return the content of `path`. Raises UserError unless its md5 is the published one."""
+def read(path: Path, remedy: str) -> bytes:
+    """Return the content of `path`. Raises UserError if it cannot be read."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UserError(str(path), f"cannot be read ({error.strerror})", remedy) from error
+
+
+def verify(path: Path, md5: str, remedy: str) -> bytes:
+    """Return the content of `path`. Raises UserError unless its md5 is the published one."""
+    content = read(path, remedy)
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
         raise UserError(
@@ -66,8 +71,7 @@ def unpickled(path: Path, md5: str, remedy: str) -> dict[str, Any]:
     content = verify(path, md5, remedy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy's, of the forms in which Python 2 pickled arrays
-        loaded: dict[str, Any] = pickle.loads(content, encoding="latin1")
-    return loaded
+        return dict(pickle.loads(content, encoding="latin1"))
 
 
 def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,10 +87,7 @@ def record_images(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read images and labels of a file in the CIFAR binary layout; the last label byte counts (CIFAR-100: fine)."""
     length = label_bytes + 3072
-    try:
-        content = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(str(path), f"cannot be read ({error.strerror})", remedy) from error
+    content = np.frombuffer(read(path, remedy), np.uint8)
     if content.size != records * length:
         raise UserError(
             str(path),

@@ -137,11 +137,6 @@ def image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def holds_images(folder: Path) -> bool:
-    """Return whether a folder contains an image at any depth."""
-    return any(image(name) for name in files(folder))
-
-
 # ------------------------------------------------------------------------------------------------------- layouts
 def split_of(name: str) -> str | None:
     """Return the split (train, val, test) in a folder's name; None if it contains none or several."""
@@ -191,7 +186,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
             f"has {splits['train'][0]}/ but no val/ with class folders",
             f"put the validation images of each class into {root / 'val'}/<class>/",
         )
-    if not published and (unread := [name for name in others if holds_images(root / name)]):
+    if not published and (unread := [name for name in others if any(map(image, files(root / name)))]):
         said = names_of([names[0] for names in splits.values()])
         raise UserError(
             str(root),

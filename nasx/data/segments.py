@@ -26,13 +26,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nasx.core.batch import Batch
+from nasx.core.batch import Batch, Batches, Carried, Slot
 from nasx.core.plain import State
 from nasx.data.base import Text
 from nasx.data.batch_stream import Part, hashed
@@ -40,30 +39,6 @@ from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20
 """Length of the shortest segment, and the most by which one exceeds bptt, in words."""
-
-
-class Slot:
-    """Hidden state carried from one batch to the next."""
-
-    def __init__(self, value: Tensor | None = None) -> None:
-        self.value = value
-
-
-class Carried(NamedTuple):
-    """The slots before and after a batch; see `bilevel.Carried`."""
-
-    before: Slot
-    after: Slot
-
-    def read(self) -> Tensor | None:
-        return self.before.value
-
-    def write(self, state: Tensor, *, track: bool) -> None:
-        if track or self.after.value is None:
-            self.after.value = state
-
-    def without_writes(self) -> Carried:
-        return Carried(self.before, Slot())
 
 
 def rows(words: Tensor, batch: int) -> Tensor:
@@ -78,8 +53,8 @@ def rows(words: Tensor, batch: int) -> Tensor:
     return words[: length * batch].view(batch, length)
 
 
-class Segments:
-    """Endless segments of a text (see `stream.Batches`); `position` is the number of batches drawn."""
+class Segments(Batches):
+    """Endless segments of a text."""
 
     def __init__(
         self,
@@ -94,7 +69,8 @@ class Segments:
     ) -> None:
         self.rows = rows(words, batch)
         self.bptt, self.short, self.jitter, self.seed, self.name = bptt, short, jitter, seed, name
-        self.position = 0
+        mean = (1 - short) * bptt + short * max(bptt // 2, 1)
+        self.per_pass = max(round(self.total / mean), 1)
         self.slot = Slot()
         self.lengths = lru_cache(2)(self._lengths)
         self._first = [0]
@@ -104,12 +80,6 @@ class Segments:
     def total(self) -> int:
         """Number of words of a row that are predicted in a pass."""
         return self.rows.shape[1] - 1
-
-    @property
-    def per_pass(self) -> int:
-        """Mean number of batches in a pass, rounded."""
-        mean = (1 - self.short) * self.bptt + self.short * max(self.bptt // 2, 1)
-        return max(round(self.total / mean), 1)
 
     def _lengths(self, k: int) -> np.ndarray:
         """Return the lengths of the segments of pass k, in words."""
@@ -138,22 +108,18 @@ class Segments:
         x, y = (self.rows[:, start + shift : start + shift + size] for shift in (0, 1))
         return Batch(x, y, hashed(self.seed, self.name, "batch", i), size / self.bptt, Carried(before, Slot()))
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
     def __next__(self) -> Batch:
-        batch = self.at(self.position)
-        self.position += 1
-        assert isinstance(batch.carried, Carried)
+        batch = super().__next__()
+        assert batch.carried is not None
         self.slot = batch.carried.after
         return batch
 
     def state_dict(self) -> State:
-        return {"position": self.position, "carried": self.slot.value}
+        return super().state_dict() | {"carried": self.slot.value}
 
     def load_state_dict(self, state: State) -> None:
+        super().load_state_dict(state)
         carried = state["carried"]
-        self.position = int(state["position"])
         self.slot = Slot(None if carried is None else carried.to(self.rows.device))
 
 

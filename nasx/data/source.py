@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
@@ -28,6 +28,8 @@ from nasx.data.splits import Split, read_split
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from nasx.data.batch_stream import Held
 
 log = logging.getLogger("nasx")
@@ -195,7 +197,9 @@ class Source(ABC):
             f"use at most {min(height, width)}, or null: images are never enlarged",
         )
 
-    def open(self, device: Any, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None) -> Held:
+    def open(
+        self, device: torch.device | str, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None
+    ) -> Held:
         """Load the dataset onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
         from nasx.data.batch_stream import Held  # imports torch
 

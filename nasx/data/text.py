@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from nasx.data.layouts import missing
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from nasx.data.segments import Read
 
 END = "<eos>"
@@ -66,7 +68,7 @@ class Ptb:
 
     def open(
         self,
-        device: Any,
+        device: torch.device | str,
         *,
         bptt: int = 35,
         short: float = 0.0,

@@ -36,10 +36,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nasx.core.bilevel import Batch, Problem, Search, Tree, detached, gradient
 from nasx.core.plain import State
@@ -70,26 +71,24 @@ class Look(NamedTuple):
     heard: list[list[Heard]]
 
 
-def output_modules(cell: nn.Module) -> list[nn.Module]:
-    """Return the modules whose outputs are the nodes of a cell: its `node_modules`, else the cell itself."""
-    return list(getattr(cell, "node_modules", [cell]))
-
-
 @contextmanager
 def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[Heard]]]]:
-    """Record the nodes of each cell and the inputs of its bundles during the pass in the block."""
+    """Record the nodes of each cell and the inputs of its bundles during the pass in the block.
+
+    The modules that put out the nodes of a cell are its `node_modules`, else the cell itself.
+    """
     nodes: list[list[Tensor]] = [[] for _ in cells]
     heard: list[list[Heard]] = [[] for _ in cells]
 
-    def watch(i: int, module: nn.Module) -> Any:
+    def watch(i: int, module: nn.Module) -> RemovableHandle:
         return module.register_forward_hook(lambda _, __, out: nodes[i].extend([out] if type(out) is Tensor else out))
 
-    def listen(i: int, bundle: nn.Module) -> object:
+    def listen(i: int, bundle: nn.Module) -> RemovableHandle:
         return bundle.register_forward_pre_hook(
             lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]]))
         )
 
-    hooks = [watch(i, module) for i, cell in enumerate(cells) for module in output_modules(cell)]
+    hooks = [watch(i, module) for i, cell in enumerate(cells) for module in getattr(cell, "node_modules", [cell])]
     hooks += [listen(i, m) for i, cell in enumerate(cells) for m in cell.modules() if isinstance(m, MixedEdges)]
     try:
         yield nodes, heard
@@ -239,7 +238,7 @@ def correlations(one: Look, other: Look) -> dict[str, list[float]]:
 
 def stages(seen: Look) -> list[list[int]]:
     """Group the cells with equal edges, operations and shape, in order."""
-    found: dict[Any, list[int]] = {}
+    found: dict[object, list[int]] = {}
     for i, (nodes, heard) in enumerate(zip(seen.values, seen.heard, strict=True)):
         kind = tuple(own.bundle.edges for own in heard), tuple(node.shape for node in nodes)
         found.setdefault(kind, []).append(i)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Batch, Problem, Tree, detached
+from nasx.core.bilevel import Batch, Problem, Tree, detached, gradient
 
 DENSE = 64
 """Largest number of architecture parameters with a dense Hessian."""
@@ -46,13 +46,7 @@ def eigenvalue(
     """
     leaves = detached(a, requires_grad=True)
     loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
-    slope = torch.autograd.grad(loss, list(leaves.values()), create_graph=True, allow_unused=True)
-    g = torch.cat(
-        [
-            torch.zeros_like(x).flatten() if s is None else s.flatten()
-            for x, s in zip(leaves.values(), slope, strict=True)
-        ]
-    )
+    g = torch.cat([slope.flatten() for slope in gradient(loss, leaves, create=True).values()])
     size, used = g.numel(), 1
 
     def product(v: Tensor) -> Tensor:
@@ -61,12 +55,8 @@ def eigenvalue(
         if not g.requires_grad:
             return torch.zeros_like(g)
         parts = torch.autograd.grad(g, list(leaves.values()), v, retain_graph=True, allow_unused=True)
-        return torch.cat(
-            [
-                torch.zeros_like(x).flatten() if p is None else p.flatten()
-                for x, p in zip(leaves.values(), parts, strict=True)
-            ]
-        )
+        whole = [torch.zeros_like(x) if p is None else p for x, p in zip(leaves.values(), parts, strict=True)]
+        return torch.cat([part.flatten() for part in whole])
 
     top = None if size <= dense else lanczos(product, size, g)
     if top is not None:

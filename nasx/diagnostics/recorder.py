@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nasx.config.settings import SearchProtocol
 from nasx.core.batch import Batches
 from nasx.core.bilevel import Batch, Search, Step, Tree, detached, without_writes
 from nasx.core.plain import Row, State
@@ -33,7 +34,9 @@ from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
 from nasx.diagnostics.curvature import curvature
 from nasx.diagnostics.probes import Probes
+from nasx.diagnostics.stop import EigenvalueStop, NoStop
 from nasx.errors import UserError
+from nasx.spaces.base import Space
 
 Cost = dict[str, Any]
 
@@ -95,29 +98,24 @@ class Watch:
     def __init__(
         self,
         search: Search,
-        space: Any,
+        space: Space,
         supernet: nn.Module,
         train: Batches,
         val: Batches,
-        *,
-        every: int,
-        steps: int,
-        epochs: int,
-        weight_decay: float,
-        stop: Any,
-        order: int = 1,
-        probe_every: int = 0,
+        settings: SearchProtocol,
+        stop: NoStop | EigenvalueStop,
     ) -> None:
-        self.search, self.train, self.val = search, train, val
-        self.every, self.epochs, self.weight_decay, self.stop = every, epochs, weight_decay, stop
+        self.search, self.train, self.val, self.stop = search, train, val, stop
+        self.every, self.epochs = settings.diagnose_every, settings.epochs
+        self.weight_decay = settings.arch_weight_decay
         self.cells = list(getattr(supernet, "cells", ()))
         names = [name for group in space.groups for name in group]
         self.names = structure.operation_names(space, names)
         self.start = means(detached(search.problem.relax(search.a)))
         self.rows: list[Row] = []
-        self.steps, self.order, self.taken = steps, order, 0
-        self.running = agreement.Running(space.groups, self.names) if steps else None
-        self.probe_every, self.probes = probe_every, Probes()
+        self.steps, self.order, self.taken = settings.diagnose_steps, settings.diagnose_order, 0
+        self.running = agreement.Running(space.groups, self.names) if self.steps else None
+        self.probe_every, self.probes = settings.probe_every, Probes()
         self.looked: Cost | None = None
 
     def due(self, epoch: int) -> bool:
@@ -215,8 +213,7 @@ class Watch:
 
     def ended(self) -> dict[str, object] | None:
         """Return the result of the stopping rule on the rows so far."""
-        found: dict[str, object] | None = self.stop.found(self.rows, self.epochs)
-        return found
+        return self.stop.found(self.rows, self.epochs)
 
     def cost(self) -> dict[str, object] | None:
         """Return forward and backward passes and seconds of all diagnostics so far; None without any."""

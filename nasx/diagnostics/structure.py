@@ -30,10 +30,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.families import family
+
+if TYPE_CHECKING:
+    from nasx.spaces.base import Space
 
 Mixture = Mapping[str, Sequence[Sequence[float]]]
 INPUTS = frozenset({"input", "c_{k-2}", "c_{k-1}", "x, h"})
@@ -163,14 +166,7 @@ def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> f
     return _mean(found) if found else None
 
 
-def operation_names(space: Any, names: Sequence[str]) -> dict[str, Sequence[Sequence[str]]]:
-    """Return the operations of each edge in the order of the mixture's last axis, if the space defines them."""
-    lists = getattr(space, "edge_operations", None)
-    if lists is not None:
-        named = {
-            name: lists(name) for name in names if "." not in name
-        }  # weights of edges and pairs have no operations
-        return {name: own for name, own in named.items() if own}
-    own = tuple(getattr(space, "operations", ()))
-    shapes = {name: space.shapes()[name] for name in names}
-    return {name: [own] * shape[-2] for name, shape in shapes.items() if shape[-1] == len(own)}
+def operation_names(space: Space, names: Sequence[str]) -> dict[str, Sequence[Sequence[str]]]:
+    """Return the operations of each edge in the order of the mixture's last axis; weights of edges have none."""
+    named = {name: space.edge_operations(name) for name in names if "." not in name}
+    return {name: own for name, own in named.items() if own}

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from nasx.benchmarks.base import Benchmark
     from nasx.core.constraints import Channels, Layers, Pixels, PositiveFloat
     from nasx.searcher.problem import RelaxedProblem
-    from nasx.spaces.base import Genotype
+    from nasx.spaces.base import Genotype, Size
 
 WEIGHTS = {"hinge": 1.0, "linear": 0.1, "logarithmic": 0.6, "multiplicative": 0.07}
 """Form -> default weight. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet; multiplicative:
@@ -92,7 +92,7 @@ class Budget:
         space, classes = problem.space, problem.classes
         assert classes is not None
         shape = shape if self.image is None else (*shape[:-2], self.image, self.image)
-        size: dict[str, Any] = {"layers": self.layers, "channels": self.channels, "stem": self.stem}
+        size: Size = {"layers": self.layers, "channels": self.channels, "stem": self.stem}
         model: CostModel
         if self.quantity == "latency":
             if str(self.device).endswith(latency.SUFFIX):

@@ -31,15 +31,18 @@ import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from nasx.core.bilevel import Batch, Method, Search
 from nasx.core.draws import Draws, Kept, Noted
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.searcher.problem import RelaxedProblem
 
 log = logging.getLogger("nasx")
 CASES = 8
@@ -50,17 +53,6 @@ BROKEN: list[torch.cuda.CUDAGraph] = []
 Values = dict[str, Tensor]
 Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
 """Capture the work of a function that draws from the generators, and return a function that replays it."""
-
-
-class Stepped(Protocol):
-    """The attributes of a problem that change from step to step."""
-
-    passes: int
-    options: dict[str, Any]
-    draws: Draws
-
-    @property
-    def supernet(self) -> nn.Module: ...
 
 
 # ------------------------------------------------------------------------------------------------------- inputs
@@ -86,7 +78,7 @@ class Moment:
 class Position:
     """Copies of all that a step changes: weights, architecture, optimizer states, running statistics, counters."""
 
-    def __init__(self, search: Search, problem: Stepped) -> None:
+    def __init__(self, search: Search, problem: RelaxedProblem) -> None:
         self.problem, self.passes = problem, problem.passes
         self.optimizers = (search.w_opt, search.a_opt)
         self.states = [{x: dict(state) for x, state in o.state.items()} for o in self.optimizers]
@@ -141,7 +133,7 @@ class Case:
 class Replayed:
     """`method.step`, replayed from CUDA graphs made by `capture`. Raises UserError if not possible and `required`."""
 
-    def __init__(self, method: Method, problem: Stepped, capture: Capture, *, required: bool = False) -> None:
+    def __init__(self, method: Method, problem: RelaxedProblem, capture: Capture, *, required: bool = False) -> None:
         self.method, self.problem, self.capture, self.required = method, problem, capture, required
         self.moment: Moment | None = None
         self.cases: dict[Hashable, Case] = {}

@@ -100,20 +100,7 @@ class SearchJob(Job):
             self.data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
             for name, index in (("w", w_index), ("a", self.a_index))
         )
-        self.watch = Watch(
-            self.search,
-            self.space,
-            supernet,
-            train,
-            val,
-            every=settings.diagnose_every,
-            steps=settings.diagnose_steps,
-            epochs=settings.epochs,
-            order=settings.diagnose_order,
-            probe_every=settings.probe_every,
-            weight_decay=settings.arch_weight_decay,
-            stop=build("stop"),
-        )
+        self.watch = Watch(self.search, self.space, supernet, train, val, settings, build("stop"))
         advance = self.watch.over(self.graph_step(engine.graphs, ctx.device) or self.method.step, self.method.step)
         self.loop = Loop(
             self.search,
@@ -121,14 +108,9 @@ class SearchJob(Job):
             supernet,
             train,
             val,
+            settings,
+            settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
             advance=advance,
-            epochs=settings.epochs,
-            updates_per_epoch=settings.updates_per_epoch or train.per_pass * self.method.updates_per_batch,
-            lr=settings.lr,
-            lr_min=settings.lr_min,
-            warmup=settings.arch_warmup,
-            lr_warmup=settings.warmup_epochs,
-            schedule=settings.schedule,
             span=self.stage.epochs,
             begin_epoch=self.begin_epoch,
             end_epoch=self.end_epoch,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from nasx.config.settings import SearchProtocol
 from nasx.core.batch import Batches
 from nasx.core.bilevel import Method, Search, Step
 from nasx.core.meter import Meter, check_finite, refused
@@ -42,15 +43,10 @@ class Loop:
     supernet: nn.Module
     train: Batches
     val: Batches
-    epochs: int
+    settings: SearchProtocol
     updates_per_epoch: int
-    lr: float
-    lr_min: float
-    warmup: int = 0
-    lr_warmup: int = 0
-    schedule: str = "cosine"
     span: tuple[int, int] | None = None
-    """Epochs before this search, and in all, of the learning rate schedule; None: (0, epochs)."""
+    """Epochs before this search, and in all, of the learning rate schedule; None: 0 and those of `settings`."""
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, float]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
@@ -63,7 +59,7 @@ class Loop:
     @property
     def total(self) -> int:
         """Weight updates of the whole search."""
-        return self.epochs * self.updates_per_epoch if self.method.trains else 0
+        return self.settings.epochs * self.updates_per_epoch if self.method.trains else 0
 
     @property
     def position(self) -> tuple[int, int]:
@@ -79,7 +75,7 @@ class Loop:
         """Run step by step; yield the updates so far after each, so that several searches can be interleaved."""
         started = -1
         if self.search.updates >= self.total > 0:  # only the selection is left
-            self.enter(self.epochs - 1)
+            self.enter(self.settings.epochs - 1)
         while self.search.updates < self.total and not self.stopped:
             epoch, inside = divmod(self.search.updates, self.updates_per_epoch)
             if epoch != started:
@@ -97,11 +93,12 @@ class Loop:
 
     def enter(self, epoch: int) -> None:
         """Set learning rate, warm-up and options of the network for an epoch."""
-        self.search.epoch, self.search.epochs = epoch, self.epochs
-        self.search.warming = epoch < self.warmup
-        before, epochs = self.span or (0, self.epochs)
+        own = self.settings
+        self.search.epoch, self.search.epochs = epoch, own.epochs
+        self.search.warming = epoch < own.arch_warmup
+        before, epochs = self.span or (0, own.epochs)
         for group in self.search.w_opt.param_groups:
-            group["lr"] = rate(self.lr, self.lr_min, before + epoch, epochs, self.lr_warmup, self.schedule)
+            group["lr"] = rate(own.lr, own.lr_min, before + epoch, epochs, own.warmup_epochs, own.schedule)
         self.begin_epoch(epoch)
 
     def _step(self, left: int) -> None:
@@ -118,7 +115,9 @@ class Loop:
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
         """Raise UserError if a running mean (or a weight) is not finite, before the state is saved."""
         tensors = [*self.search.w.values(), *self.search.a.values()] if weights else []
-        check_finite(means, tensors, kind="search", update=self.search.updates, lr=self.lr, clip=self.search.clip)
+        check_finite(
+            means, tensors, kind="search", update=self.search.updates, lr=self.settings.lr, clip=self.search.clip
+        )
 
     # ------------------------------------------------------------------------------------------------ resume
     def buffers(self) -> dict[str, Tensor]:

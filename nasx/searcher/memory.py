@@ -22,9 +22,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nasx.core.batch import Carried, Slot
 from nasx.core.bilevel import Batch, Method, Search, Tree
-from nasx.core.draws import Draws, Make, Seeded
-from nasx.data.segments import Carried, Slot
+from nasx.core.draws import Draws, Make
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 
@@ -87,7 +87,7 @@ class Shapes(Draws):
     def __init__(self, mode: FakeTensorMode) -> None:
         self.mode = mode
 
-    def made(self, batch: Seeded, make: Make) -> Tree:
+    def made(self, batch: Batch, make: Make) -> Tree:
         with unset_fake_temporarily():
             found = super().made(batch, make)
         return {k: self.mode.from_tensor(x) for k, x in found.items()}

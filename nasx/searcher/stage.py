@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx.config.stages import count, name, stage_config, with_defaults
 from nasx.core.plain import Config, Result, State
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.spaces.base import Space
 
 
 class Stage(NamedTuple):
@@ -22,7 +25,7 @@ class Stage(NamedTuple):
     """Records of the earlier stages."""
     epochs: tuple[int, int]
     """Epochs before this stage, and in all, of the learning rate schedule."""
-    inherited: tuple[Any, State] | None
+    inherited: tuple[Space, State] | None
     """Space and last checkpoint of the stage before, if this one continues from it."""
 
 

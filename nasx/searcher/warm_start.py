@@ -67,7 +67,7 @@ def moments(saved: Config, tree: Tree) -> dict[str, Tree]:
 
 def select_operations(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
     """Select from x ([cells,] edges, operations of `before`) the operations of `space`."""
-    lists = [getattr(each, "edge_operations", lambda name: ())(name) for each in (before, space)]
+    lists = [each.edge_operations(name) for each in (before, space)]
     if "." in name or not lists[1]:  # weights of edges and pairs
         return x
     at = [[own.index(operation) for operation in row] for own, row in zip(*lists, strict=True)]

@@ -133,7 +133,7 @@ class Trainer:
         given = {**settings.options(self.epoch), "gen": self.random}
         for i, (part, state) in enumerate(zip(own.split(sizes), recipe.states(batch, sizes), strict=True)):
             with distributed.no_sync(self.parallel, i == last):
-                with self._precision():
+                with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=settings.amp):
                     logits = self.parallel(part.x, **given, **state)
                 ends.append(logits.state)
                 found = recipe.outcome(logits, part, auxiliary=settings.auxiliary, smoothing=settings.label_smoothing)
@@ -149,9 +149,6 @@ class Trainer:
             self.average.update_parameters(self.network)
         self.updates += 1
         return dict(zip(("train_loss", "train_accuracy"), distributed.all_reduce(means), strict=True))
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.settings.amp)
 
     def _close(self, epoch: int) -> None:
         means = self.meter.means()
