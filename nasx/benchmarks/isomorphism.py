@@ -28,7 +28,6 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 EDGES = ((1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2))  # (node, predecessor), in the order of the cell string
 CELLS: int = len(OPERATIONS) ** len(EDGES)
 Zero = Literal["mark", "operation", "delete"]
-
 _DIGIT = {name: digit for digit, name in enumerate(OPERATIONS)}
 _TOKEN = {f"{name}~{source}": (digit, source) for name, digit in _DIGIT.items() for source in range(3)}
 

@@ -42,7 +42,6 @@ ABSENT = (
     "NAS-Bench-101 is missing: `nasx bench get nb101` downloads it (499 MB), and `nasx bench import nb101 FILE` "
     "imports nasbench_only108.tfrecord or nasbench_full.tfrecord (1.95 GB)"
 )
-
 Matrix = Sequence[Sequence[int]]
 Graph = tuple[Matrix, Sequence[str]]
 

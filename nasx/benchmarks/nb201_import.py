@@ -77,8 +77,6 @@ _FAULTS = (
     csv.Error,
     zlib.error,
 )
-
-
 Run = tuple[str, str, int, int]  # dataset, valid or test, epochs, seed
 Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
 

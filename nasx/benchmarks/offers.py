@@ -65,7 +65,6 @@ class Device(NamedTuple):
 with Path(__file__).with_name("devices.csv").open(encoding="utf-8") as _rows:
     DEVICES = {name: Device(what, sha256) for name, what, sha256 in [*csv.reader(_rows)][1:]}
 """Devices on which all 15,625 cells were timed, by file name."""
-
 TESTS, LATENCY, NB101 = "nb201-test", "nb201-latency", "nb101"
 OFFERS = {
     TESTS: Offer(

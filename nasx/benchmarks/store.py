@@ -24,8 +24,6 @@ from nasx.errors import UserError
 
 Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]
-
-
 MAX_BYTES = 1 << 30
 """Largest size of an unpacked table; the largest table, NAS-Bench-101, has a tenth of it."""
 ELSEWHERE = "set another file with out=FILE"

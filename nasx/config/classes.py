@@ -39,6 +39,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
             first = seen.setdefault(given, how)
             if how is None or not abstract(how):
                 continue
+            wanted = ast.unparse(how.returns) if how.returns else "None"
             asks = f"{given}({', '.join(arg.arg for arg in how.args.args)})"
             if first is not None and abstract(first):
                 yield UserError(
@@ -46,12 +47,8 @@ def faults(where: str, target: str) -> Iterator[UserError]:
                     f"{name} has no {given}, which {home}.{node.name} requires",
                     f"define {asks} in {schema.locate(module)}",
                 )
-            elif first is not None and returns_value(how) and returns_nothing(first):
-                yield UserError(
-                    key,
-                    f"{given} returns nothing",
-                    f"it must return {ast.unparse(how.returns)}" if how.returns else f"see {home}.{node.name}",
-                )
+            elif first is not None and wanted != "None" and returns_nothing(first):
+                yield UserError(key, f"{given} returns nothing", f"it must return {wanted}")
 
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
@@ -86,11 +83,6 @@ def members(node: ast.ClassDef) -> Mapping[str, ast.FunctionDef | None]:
 
 def abstract(how: ast.FunctionDef) -> bool:
     return any(schema.last(mark) == "abstractmethod" for mark in how.decorator_list)
-
-
-def returns_value(how: ast.FunctionDef) -> bool:
-    """Return whether the annotation of a function declares a return value."""
-    return how.returns is not None and ast.unparse(how.returns) != "None"
 
 
 def returns_nothing(how: ast.FunctionDef) -> bool:

@@ -19,12 +19,8 @@ GROUPS = (
     "space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "budget", "logger",
 )  # fmt: skip
 """Groups whose node is a component."""
-
-
 DELTAS = ("pair", "experiment", "launch", "debug")
 """Groups whose files change the nodes of others."""
-
-
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
     "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),
@@ -33,8 +29,6 @@ COMMANDS = {
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
-
-
 HOMES = (
     "nasx.spaces",
     "nasx.methods",
@@ -47,8 +41,6 @@ HOMES = (
     "nasx.tracking.loggers",
 )
 """Modules of nasx whose classes `_target_` may name."""
-
-
 NON_IDENTITY_KEYS = frozenset({
     "out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw", "quiet", "profile",
     "seeds_per_job", "logger", "launch", "objective", "hydra", "then",
@@ -56,8 +48,6 @@ NON_IDENTITY_KEYS = frozenset({
 """Keys that do not change the numbers of a run, and are not part of its identity."""
 NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "engine.calibrate", "search.keep_every"})
 """Settings of groups that change no number of a run, or only its rounding; not part of its identity."""
-
-
 _RENAMED = {"from_": "from"}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,11 +21,12 @@ from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigResult
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nasx.config import commands, experiments, paths, plugins, sweeps
 from nasx.core import files
+from nasx.core.plain import Config
 from nasx.errors import UserError
 
 
@@ -84,23 +85,24 @@ class Loader(ConfigLoaderImpl):
     config_dir: str | None = None
     """The folder of --config-dir."""
 
-    def base_config(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], Any] | None:
+    def base_config(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
         """What composes nasx's own files for the launcher and sweeper of `cfg`; None if there are no others."""
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [
             f"{group}={choice}"
             for group, choice in cfg.hydra.runtime.choices.items()
-            if choice is not None and (group.startswith("hydra/") or (group == "launch" and _is_ours(group, choice)))
+            if choice is not None
+            and (group.startswith("hydra/") or (group == "launch" and plugins.file(group, choice, paths.conf_dir())))
         ]
         return partial(_ours, command, tuple(chosen))
 
-    _kept: tuple[object, Any] | None = None
+    _kept: tuple[object, DictConfig] | None = None
     """The arguments of the last composition, and its result until it is returned a second time."""
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *flags: bool, **named: bool
-    ) -> Any:
+    ) -> DictConfig:
         """Compose a configuration, or return the one just composed from the same overrides to check them."""
         given = (config_name, tuple(overrides), run_mode)
         kept, self._kept = self._kept, None
@@ -110,7 +112,7 @@ class Loader(ConfigLoaderImpl):
         self._kept = given, cfg
         return cfg
 
-    def _load(self, *args: Any, **words: Any) -> Any:
+    def _load(self, *args: Any, **words: Any) -> DictConfig:
         try:
             return super().load_configuration(*args, **words)
         except (HydraException, OmegaConfBaseException):
@@ -128,12 +130,8 @@ class Loader(ConfigLoaderImpl):
             ) from error
 
 
-def _is_ours(group: str, choice: Any) -> bool:
-    return (paths.conf_dir() / group / f"{choice}.yaml").is_file()
-
-
 @cache
-def _ours(command: str, chosen: tuple[str, ...]) -> Any:
+def _ours(command: str, chosen: tuple[str, ...]) -> DictConfig:
     try:
         return make_loader().load_configuration(command, list(chosen), RunMode.RUN)
     except (HydraException, OmegaConfBaseException) as error:
@@ -166,9 +164,7 @@ def mapping(cfg: Any, *, resolve: bool) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
-def published(
-    command: str, choices: Mapping[str, Any], cfg: Mapping[str, Any], config_dir: str | None
-) -> dict[str, Any]:
+def published(command: str, choices: Config, cfg: Config, config_dir: str | None) -> dict[str, Any]:
     """The configuration of the same choices as their files, the pair and a published experiment give it.
 
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.

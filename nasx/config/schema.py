@@ -276,7 +276,7 @@ def _generic(head: str, parts: list[ast.expr], module: str) -> object:
     if head == "Literal":
         return Literal[tuple(ast.literal_eval(part) for part in parts)]
     if head in ("tuple", "Tuple"):
-        inner = [... if _is_dots(part) else evaluate(part, module) for part in parts]
+        inner = [... if ast.unparse(part) == "..." else evaluate(part, module) for part in parts]
         return tuple[tuple(inner)]  # type: ignore[misc]
     if head in ("list", "List", "Sequence"):
         return tuple[evaluate(parts[0], module), ...]  # type: ignore[misc]
@@ -287,10 +287,6 @@ def _generic(head: str, parts: list[ast.expr], module: str) -> object:
     if head == "Final":
         return evaluate(parts[0], module)
     return Any
-
-
-def _is_dots(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is ...
 
 
 # -------------------------------------------------------------------------------------------------- values

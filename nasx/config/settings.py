@@ -53,17 +53,8 @@ class TextSettings:
 
     def options(self, epoch: int) -> dict[str, object]:
         """Arguments of the network in a training pass, in addition to its input."""
-        return {
-            "regularizers": Regularizers(
-                self.dropout_embedding,
-                self.dropout_input,
-                self.dropout_x,
-                self.dropout_hidden,
-                self.dropout_output,
-                self.activation,
-                self.slowness,
-            )
-        }
+        rates = self.dropout_embedding, self.dropout_input, self.dropout_x, self.dropout_hidden, self.dropout_output
+        return {"regularizers": Regularizers(*rates, self.activation, self.slowness)}
 
     @property
     def reading(self) -> dict[str, object]:

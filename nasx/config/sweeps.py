@@ -16,7 +16,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.core import extras, quantities
 from nasx.errors import UserError
@@ -24,6 +24,7 @@ from nasx.errors import UserError
 if TYPE_CHECKING:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.core.override_parser.types import Override
+    from omegaconf import DictConfig
 
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib", "optuna": "optuna"}
 """Hydra's launcher or sweeper -> the extra of nasx that brings it."""
@@ -48,7 +49,7 @@ def missing_plugin(text: str) -> UserError | None:
     return UserError(f"hydra/{kind}={name}", "its package is not installed", extras.install(EXTRAS[name]))
 
 
-def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
+def faults(cfg: DictConfig, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
     """Faults of the composed configuration `cfg`, Hydra's part included, in how its jobs are started."""
     launcher, sweeper = (str(cfg.hydra[part]._target_) for part in ("launcher", "sweeper"))
     chosen = cfg.hydra.runtime.choices.get("launch")
@@ -87,14 +88,14 @@ def faults(cfg: Any, overrides: Sequence[Override], *, multirun: bool) -> Iterat
     yield from _gpus(cfg, launcher)
 
 
-def sweeper_params(cfg: Any, overrides: Sequence[Override], parser: OverridesParser) -> list[Override]:
+def sweeper_params(cfg: DictConfig, overrides: Sequence[Override], parser: OverridesParser) -> list[Override]:
     """Return the overrides in hydra.sweeper.params that the command line does not set."""
     given = {override.key_or_group for override in overrides}
     params = cfg.hydra.sweeper.get("params") or {}
     return parser.parse_overrides([f"{key}={value}" for key, value in params.items() if key not in given])
 
 
-def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
+def _gpus(cfg: DictConfig, launcher: str) -> Iterator[UserError]:
     """Jobs that would wait for ever, or for nothing, for a GPU."""
     from omegaconf import OmegaConf
 
@@ -110,12 +111,12 @@ def _gpus(cfg: Any, launcher: str) -> Iterator[UserError]:
         yield UserError("launch=ray", "each job requests a GPU, but this machine has none", remedy)
 
 
-def is_exhaustive(cfg: Any) -> bool:
+def is_exhaustive(cfg: DictConfig) -> bool:
     """Whether the sweeper's jobs are all combinations of the values that are listed; else it chooses as it goes."""
     return str(cfg.hydra.sweeper._target_).startswith(BASIC)
 
 
-def count(cfg: Any, values: Sequence[int]) -> int | None:
+def count(cfg: DictConfig, values: Sequence[int]) -> int | None:
     """Count the jobs of the sweep, given the number of values of each override; None if unknown."""
     if is_exhaustive(cfg):
         return math.prod(values)

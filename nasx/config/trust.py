@@ -26,9 +26,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 PLUGINS = "hydra_plugins.hydra_"
 CALLABLES: dict[str, tuple[str, ...]] = {
@@ -105,7 +108,7 @@ def is_class(found: object, name: str, homes: Sequence[str]) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------- faults
-def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], Any] | None = None) -> Iterator[UserError]:
+def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], DictConfig] | None = None) -> Iterator[UserError]:
     """Faults of a composed configuration that was made of the overrides `texts` of a command line.
 
     `ours` composes what nasx's own files say, where the user has a folder of configurations; None if there is none.
@@ -116,7 +119,9 @@ def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], Any] | None = None
     own: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=False)
     given = {_key(text) for text in texts}
     yield from _called(hydra)
-    yield from _resolving(own)
+    for path, value in _leaves(own):
+        if calls_resolver(value):
+            yield resolver_fault(".".join(path), value)
     if ours is not None:
         yield from _top(own, given)
         try:
@@ -154,13 +159,6 @@ def _genuine(name: str) -> bool:
         return isinstance(found, type) and _locate(name) is found
     except ImportError:
         return True
-
-
-def _resolving(own: object) -> Iterator[UserError]:
-    """Values that call a resolver, which may read the environment, files or the clock."""
-    for path, value in _leaves(own):
-        if calls_resolver(value):
-            yield resolver_fault(".".join(path), value)
 
 
 def resolver_fault(key: str, value: object) -> UserError:
