@@ -8,6 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import yaml
+
+from nasx.config import paths
 
 NB201 = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|avg_pool_3x3~0|nor_conv_1x1~1|nor_conv_3x3~2|"
 DARTS = (
@@ -46,7 +49,10 @@ def writer(tmp_path: Path) -> Callable[..., Path]:
                 }
             )
         (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "config.yaml").write_text(f"space: {{}}\nchoices: {{space: {space}}}\n")
+        listed = yaml.safe_load((paths.conf_dir() / "space" / f"{space}.yaml").read_text())["operations"]
+        (folder / "config.yaml").write_text(
+            yaml.safe_dump({"space": {"operations": listed}, "choices": {"space": space}})
+        )
         (folder / "genotype.txt").write_text((NB201 if space == "nb201" else DARTS) + "\n")
         return folder
 

@@ -19,7 +19,7 @@ from nasx.benchmarks.nb201 import EMBEDDED, params
 from nasx.cli import diagnose, main, rank
 from nasx.errors import UserError
 from nasx.jobs import search
-from nasx.tracking import checkpoints, environment
+from nasx.tracking import checkpoints
 
 WORDS = (
     "space=nb201",
@@ -203,8 +203,8 @@ def test_one_shot_accuracies_of_a_search(
     saved, _ = diagnose.open_search(folder)
     state = checkpoints.last(folder)
     assert state is not None
-    with environment.prepared(torch.device("cpu"), threads=1, deterministic=False, seed=0, precision="fp32"):
-        job = diagnose.rebuild_job(folder, saved, torch.device("cpu"), 1, ())
+    with diagnose.restored_job(folder, saved, "cpu", 1, ()) as job:
+        pass
     supernet = job.space.supernet(10, naive=True)
     assert not supernet.load_state_dict({**state["w"], **state["buffers"]}, strict=False).missing_keys
     gen, drawn = torch.Generator().manual_seed(3), []

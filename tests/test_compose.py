@@ -68,7 +68,7 @@ def test_a_line_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return whole(self, config_name, overrides, *a, **k)
 
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counted)
-    monkeypatch.setitem(main.TASKS, "search", run.append)
+    monkeypatch.setattr(main, "task", run.append)
     assert main.application("search", ["space=nb201", "dataset=digits", "seed=3"]) is None
     assert [cfg.seed for cfg in run] == [3]
     assert composed == [["space=nb201", "dataset=digits", "seed=3"]]
@@ -77,7 +77,7 @@ def test_a_line_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hydra_s_own_word_for_a_sweep_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run: list[Any] = []
-    monkeypatch.setitem(main.TASKS, "search", lambda cfg: run.append(cfg.seed))
+    monkeypatch.setattr(main, "task", lambda cfg: run.append(cfg.seed))
     main.application("search", ["space=nb201", "dataset=digits", "seed=3,4", "hydra.mode=MULTIRUN"])
     assert run == [3, 4]
 

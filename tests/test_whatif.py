@@ -199,7 +199,7 @@ def test_a_parent_that_names_a_strangers_class_is_refused(
     del held["logger"]
     (folder / "config.yaml").write_text(yaml.safe_dump(held))
     asked = whatif.request(["foreign", "epoch=1"])
-    cfg = whatif.branch(folder, 1, (), asked).cfg
+    cfg = whatif.branch(folder, whatif.opened(folder, asked.allow), 1, (), asked).cfg
     assert (cfg["allow"], cfg["out"], cfg["logger"]) == ([], "outputs", {"_target_": "nasx.tracking.loggers.NoLogger"})
 
 

@@ -150,21 +150,14 @@ def create_model(
         network, own_classes = _pretrained(run, allow)
     else:
         settings = sized(settings, own, genotype, own_classes, (3, size, size))
-        network = own.network(
-            genotype,
-            own_classes,
-            layers=settings.layers,
-            channels=settings.channels,
-            stem=settings.stem,
-            auxiliary=auxiliary,
-        )
+        shape = {"layers": settings.layers, "channels": settings.channels, "stem": settings.stem}
+        network = own.network(genotype, own_classes, **shape, auxiliary=auxiliary)
     if classes != own_classes:
         _replace_classifiers(network, classes)
     return Model(network, genotype, classes, drop_path=drop_path, features_only=features_only)
 
 
 def _pretrained(run: lineage.Parent, allow: Sequence[str]) -> tuple[Network, int]:
-    """The network of a retraining with its last weights, and its number of classes. Raises UserError."""
     network, facts = export.trained_network(run.folder, export.finished_retraining(run.folder), allow)
     assert isinstance(network, Network)
     network.train()
@@ -173,9 +166,6 @@ def _pretrained(run: lineage.Parent, allow: Sequence[str]) -> tuple[Network, int
 
 def _replace_classifiers(network: Network, classes: int) -> None:
     """New classifiers of the network and of its auxiliary head, newly initialized; for 0 classes none."""
-    for module in [
-        module for module in network.modules() if isinstance(getattr(module, "classifier", None), nn.Linear)
-    ]:
-        old = module.classifier
-        assert isinstance(old, nn.Linear)
-        module.classifier = nn.Linear(old.in_features, classes) if classes else nn.Identity()
+    for module in list(network.modules()):
+        if isinstance(old := getattr(module, "classifier", None), nn.Linear):
+            module.classifier = nn.Linear(old.in_features, classes) if classes else nn.Identity()

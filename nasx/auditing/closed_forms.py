@@ -19,6 +19,7 @@ count as part of the loss. Shapes: n weights, m architecture parameters; all vec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -159,17 +160,15 @@ class Fit(NamedTuple):
 def fit(g: Tensor, d: Derivatives) -> Fit:
     """Coefficient and response of a gradient g (m,) by least squares."""
     _, basis = torch.linalg.eigh(d.H)
-    terms = [-(d.M @ u) * (u @ d.v) for u in basis.T]
-    c, response, remainder = solved(g, [d.direct, *terms])
-    return Fit(c, response, remainder)
+    return solved(g, [d.direct, *(-(d.M @ u) * (u @ d.v) for u in basis.T)])
 
 
-def solved(g: Tensor, columns: Sequence[Tensor]) -> tuple[float, Tensor, float]:
+def solved(g: Tensor, columns: Sequence[Tensor]) -> Fit:
     """First coefficient, the others, and the relative remainder of g as a combination of columns."""
     X = torch.stack(list(columns), dim=1)
     found = torch.linalg.lstsq(X, g, driver="gelsd").solution
     length = g.norm().clamp_min(torch.finfo(g.dtype).tiny)
-    return float(found[0]), found[1:], float((X @ found - g).norm() / length)
+    return Fit(float(found[0]), found[1:], float((X @ found - g).norm() / length))
 
 
 def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
@@ -181,13 +180,10 @@ def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
         passed_by = list(zip(points[1:-1], seen.train, strict=False))  # the points of T unrolled weight steps
         whole = [torch.stack([first_order(view, at, batch) for at, batch in passed_by]).sum(0)] if passed_by else []
         whole += [through_steps(view, points[0], seen.train)] if len(seen.train) > 1 else []
-        fits = [Fit(*solved(g, [column])) for column in (*training, *whole)]
+        fits = [solved(g, [column]) for column in (*training, *whole)]
     else:
-        fits = [
-            fit(g, derivatives(view, at, seen.train[-1], seen.val, virtual=virtual))
-            for at in points
-            for virtual in (False, True)
-        ]
+        of = partial(derivatives, view, train=seen.train[-1], val=seen.val)
+        fits = [fit(g, of(at, virtual=virtual)) for at in points for virtual in (False, True)]
     return min(fits, key=lambda each: each.remainder if each.remainder > TOLERANCE else abs(each.c - 1) * TOLERANCE)
 
 
@@ -217,12 +213,9 @@ def problem() -> Quadratic:
 
 def exactness(build: Callable[[], Method]) -> Iterator[Finding]:
     """Cosine and relative difference to the exact hypergradient at the minimizer of L1, on each closed form."""
-    drawn, quadratic, scalar = problem(), Quadratic(), Scalar()
-    for name, own, w in (
-        ("scalar", scalar, scalar.w0()),
-        ("quadratic", quadratic, quadratic.w_star()),
-        ("drawn quadratic", drawn, drawn.w_star()),
-    ):
+    forms: dict[str, ClosedForm] = {"scalar": Scalar(), "quadratic": Quadratic(), "drawn quadratic": problem()}
+    for name, own in forms.items():
+        w = own.w_star() if isinstance(own, Quadratic) else own.w0()
         seen = observe(build(), own, steps=1, w=w)
         if seen is None:
             return
@@ -243,7 +236,6 @@ def toy(build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def against(check: str, g: Tree, e: Tree, what: str) -> Finding:
-    """Cosine and relative difference of a gradient to another one."""
     cosine, norm, difference = compared(g, e).tolist()
     text = f"cosine {cosine:.3f} and relative difference {difference:.3g} to {what}"
     return Finding(check, "note", text, {"cosine": cosine, "norm": norm, "difference": difference})
@@ -261,21 +253,15 @@ def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
     if found.remainder > TOLERANCE:
         old = best_fit(seen, [*seen.earlier, *(at._replace(a=seen.taken.a) for at in seen.earlier)])
         if old.remainder <= TOLERANCE:
-            yield Finding(
-                "stale weights",
-                "fail",
-                f"the gradient is that at the weights of an earlier step (remainder {old.remainder:.1e}), not at those "
-                f"of its own ({found.remainder:.1e})",
-                {"remainder": found.remainder, "earlier": old.remainder},
-                OWN,
+            text = (
+                f"the gradient is that at the weights of an earlier step (remainder {old.remainder:.1e}), not at those"
             )
+            text += f" of its own ({found.remainder:.1e})"
+            values = {"remainder": found.remainder, "earlier": old.remainder}
+            yield Finding("stale weights", "fail", text, values, OWN)
             return
-        yield Finding(
-            "gradient",
-            "note",
-            f"{100 * found.remainder:.3g} % of it is of another form than c d/da L2 - M p(H) v",
-            {"remainder": found.remainder},
-        )
+        text = f"{100 * found.remainder:.3g} % of it is of another form than c d/da L2 - M p(H) v"
+        yield Finding("gradient", "note", text, {"remainder": found.remainder})
         return
     yield Finding("stale weights", "pass", f"taken at the weights of its own step (remainder {found.remainder:.1e})")
     yield from coefficient(found.c, of)

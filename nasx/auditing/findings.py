@@ -20,7 +20,6 @@ class Finding(NamedTuple):
 
 
 def passed(ok: bool) -> Literal["pass", "fail"]:
-    """The outcome of a check with a threshold."""
     return "pass" if ok else "fail"
 
 

@@ -41,12 +41,10 @@ class RankedJob(SearchJob):
         genotypes = [self.space.parse(cell_text(int(code))) for code in codes]
         known = [self.benchmark.query(genotype).datasets["cifar10"]["valid"] for genotype in genotypes]
         index = self.a_index[:IMAGES]
-        scores = [
-            self.problem.evaluate(
-                self.search.w, self.problem.encode(genotype), self.data.ordered("train", index, batch=IMAGES)
-            )["accuracy"]
-            for genotype in genotypes
-        ]
+        scores = []
+        for genotype in genotypes:
+            batches = self.data.ordered("train", index, batch=IMAGES)
+            scores.append(self.problem.evaluate(self.search.w, self.problem.encode(genotype), batches)["accuracy"])
         found = kendall_tau(np.array(scores), np.array(known))
         return found if found == found else None
 
@@ -61,7 +59,6 @@ def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
 
 
 def searched(cfg: Mapping[str, object], choices: Mapping[str, str]) -> Iterator[Finding]:
-    """Run one search in a temporary folder."""
     which = f"seed {cfg['seed']}"
     with session(cfg, JobInfo(choices=choices, command="nasx audit")) as ctx:
         record, rows = RankedJob(ctx).run(), ctx.run.rows()
@@ -72,14 +69,8 @@ def searched(cfg: Mapping[str, object], choices: Mapping[str, str]) -> Iterator[
     accuracies = Nb201().accuracies("cifar10", "valid")
     own = float(record["lookup"]["cifar10"]["valid"])
     best, mean = float(accuracies.max()), float(accuracies.mean())
-    yield Finding(
-        "regret",
-        "note",
-        f"{which}: {best - own:.2f} points below the optimum, {own - mean:+.2f} against the mean cell (CIFAR-10 "
-        f"validation, {own:.2f} %)",
-        {"seed": cfg["seed"], "genotype": record["genotype"], "accuracy": own, "optimum": best, "mean": mean},
-    )
-    verdict = record["verdict"]
-    yield Finding(
-        "collapse", "note", f"{which}: {verdict['text']}", {"seed": cfg["seed"], **verdict}, "docs/diagnostics.md"
-    )
+    text = f"{which}: {best - own:.2f} points below the optimum, {own - mean:+.2f} against the mean cell"
+    values = {"seed": cfg["seed"], "genotype": record["genotype"], "accuracy": own, "optimum": best, "mean": mean}
+    yield Finding("regret", "note", f"{text} (CIFAR-10 validation, {own:.2f} %)", values)
+    text, values = f"{which}: {record['verdict']['text']}", {"seed": cfg["seed"], **record["verdict"]}
+    yield Finding("collapse", "note", text, values, "docs/diagnostics.md")

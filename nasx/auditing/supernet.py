@@ -92,9 +92,8 @@ class Start:
         self.moment: Moment = EARLY
         space, settings = instantiate.build(cfg["space"]), instantiate.build(cfg["search"])
         self.settings = settings
-        data = instantiate.build(cfg["dataset"]).open(
-            torch.device("cpu"), **settings.reading, channels_last=False, workers=0
-        )
+        source = instantiate.build(cfg["dataset"])
+        data = source.open(torch.device("cpu"), **settings.reading, channels_last=False, workers=0)
         self.streams = [
             data.stream(name, index, batch=settings.batch, seed=cfg["seed"])
             for name, index in zip(("w", "a"), data.split(cfg["seed"]), strict=True)
@@ -110,21 +109,13 @@ class Start:
         self.buffers = copied(dict(net.named_buffers()))
 
     def searched(self, w: Tree, a: Tree, kind: type[S]) -> S:
-        """A new search at copies of w and a."""
         w, a = (detached(copied(tree), requires_grad=True) for tree in (w, a))
-        found = kind(
-            self.problem,
-            w,
-            a,
-            weight_optimizer(w, self.settings),
-            architecture_optimizer(a, self.settings),
-            self.settings.clip,
-        )
+        optimizers = weight_optimizer(w, self.settings), architecture_optimizer(a, self.settings)
+        found = kind(self.problem, w, a, *optimizers, self.settings.clip)
         self.moment.set(found)
         return found
 
     def late(self) -> Start:
-        """Return the same start, at half of the search."""
         found = copy.copy(self)
         found.moment = LATE
         return found
@@ -164,7 +155,6 @@ def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- accuracy
 def stepped(start: Start, build: Callable[[], Method], kind: type[S]) -> S:
-    """Take one step of a new method from the start."""
     method, search = build(), start.copy(kind)
     method.step(search, *start.batches(method, 0))
     return search
@@ -175,12 +165,8 @@ def definition(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
     with Softplus():
         exact = stepped(start, build, ExactRecorder)
         for kind in (TenthRecorder, ThousandthRecorder):
-            said = [
-                against(
-                    "own definition (softplus)", found, better, f"the {part} with exact products, probes / {kind.by:g}"
-                )
-                for part, found, better in differing(stepped(start, build, kind), exact)
-            ]
+            pairs, what = differing(stepped(start, build, kind), exact), f"with exact products, probes / {kind.by:g}"
+            said = [against("own definition (softplus)", x, y, f"the {part} {what}") for part, x, y in pairs]
             right = all(x.values["difference"] <= SMOOTH for x in said)
             if right:
                 break
@@ -281,14 +267,8 @@ def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]
     if stated is None:
         yield Finding("memory", "note", f"{text} (none stated)", values)
     else:
-        ok = copies <= stated.copies + SLACK
-        yield Finding(
-            "memory",
-            passed(ok),
-            f"{text}; the method states {stated.copies}",
-            values,
-            "the method's own statement, plus 0.5",
-        )
+        ok, said = passed(copies <= stated.copies + SLACK), f"{text}; the method states {stated.copies}"
+        yield Finding("memory", ok, said, values, "the method's own statement, plus 0.5")
 
 
 # ------------------------------------------------------------------------------------------------- reproducibility
@@ -305,13 +285,8 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
         ends.append(finished(search))
     source = "nasx: bit for bit, as every run resumes"
     if not same(*ends):
-        yield Finding(
-            "determinism",
-            "fail",
-            "two runs from one state, on the same batches, differ: draw random numbers by search.generator(batch)",
-            {},
-            source,
-        )
+        text = "two runs from one state, on the same batches, differ: draw random numbers by search.generator(batch)"
+        yield Finding("determinism", "fail", text, {}, source)
         return
     yield Finding("determinism", "pass", "two runs under other global seeds end bit-identical", {}, source)
     method = build()

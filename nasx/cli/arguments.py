@@ -66,11 +66,8 @@ def parse(
         if equals and name.lstrip("-").isidentifier():
             name = name.lstrip("-")
             if name not in options:
-                raise UserError(
-                    f"{where} {word}",
-                    f"has no option {name}",
-                    _instead(where, name, value, options, positional) + f"; see {where} --help",
-                )
+                instead = _instead(where, name, value, options, positional)
+                raise UserError(f"{where} {word}", f"has no option {name}", f"{instead}; see {where} --help")
             if not value:
                 raise UserError(f"{where} {word}", "has no value", f"give {name}=VALUE")
             found[name] = value
@@ -136,31 +133,15 @@ def normalize_filter(text: str) -> str:
 
 
 FLAGS = {
-    "--help": "-h",
-    "--hydra-help": "",
-    "--version": "",
-    "--resolve": "",
-    "--run": "-r",
-    "--multirun": "-m",
-    "--shell-completion": "-sc",
-    "--shell_completion": "-sc",
-}
-
-
+    "--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
+    "--shell-completion": "-sc", "--shell_completion": "-sc",
+}  # fmt: skip
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
-
-
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
-
-
 FREE_TEXT_KEYS = ("genotype", "from", "space.keep")
 """Keys of texts in a grammar of their own."""
-
-
 NAME_KEYS = ("name", "out", "out_file")
 """Keys whose values are names; several values are a sweep."""
-
-
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
@@ -215,11 +196,8 @@ def split_options(words: Sequence[str]) -> Line:
             if given in field_names.OURS:
                 ours = " or ".join(field_names.OURS[given])
                 raise UserError(word, "unknown option", f"settings are written key=value, and this one is {ours}")
-            raise UserError(
-                word,
-                "unknown option",
-                spelling.suggest(name, known, "settings are written key=value; options are"),
-            )
+            remedy = spelling.suggest(name, known, "settings are written key=value; options are")
+            raise UserError(word, "unknown option", remedy)
     modes = [option for option in options if option.partition("=")[0] in MODES]
     if len(modes) > 1:
         raise UserError(" ".join(modes), "are mutually exclusive", "give one of them")
@@ -242,9 +220,8 @@ def quote_override(text: str) -> str:
         return text
     if value[:1] in ("[", "{"):
         return text
-    return f"{key}=" + ",".join(
-        lineage.quote_value(part) if is_numeric(part) or not part.isascii() else part for part in value.split(",")
-    )
+    parts = (lineage.quote_value(x) if is_numeric(x) or not x.isascii() else x for x in value.split(","))
+    return f"{key}={','.join(parts)}"
 
 
 def is_numeric(text: str) -> bool:

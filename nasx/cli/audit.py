@@ -24,7 +24,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from nasx import __version__
 from nasx.cli import invoke
@@ -46,56 +46,39 @@ SEARCH = ("space.channels=8", "dataset.size=8", "search.updates_per_epoch=24", "
 Parts = dict[str, "list[Finding]"]
 
 
-class Request(NamedTuple):
-    """A line: method -> configuration and choices of its three supernets; options, by name."""
-
-    configurations: dict[str, list[tuple[Config, Mapping[str, str]]]]
-    seed: int
-    seeds: int
-    quick: bool
-    out: Path
-
-
-def request(words: Sequence[str]) -> Request:
-    """Read and check a line. Raises UserError."""
+def main(words: Sequence[str]) -> int:
     overrides = [word for word in words if word.startswith("method.")]
     given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
     if not given.positional:
         raise UserError("nasx audit", "needs a method", "for example nasx audit darts; nasx list shows all methods")
-    numbers = [given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)]
+    seed, seeds, epochs = given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)
     allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
-    common = [*overrides, *allow, f"seed={numbers[0]}"]
+    common = [*overrides, *allow, f"seed={seed}"]
     configurations = {
         name: [
             invoke.composed("search", [*BASE, f"method={name}", *common, *own])[1:]
-            for own in (SMALL, WIDE, (*SEARCH, f"search.epochs={numbers[2]}"))
+            for own in (SMALL, WIDE, (*SEARCH, f"search.epochs={epochs}"))
         ]
         for name in given.positional
     }
-    out = Path(given.options["out"]).expanduser()
-    return Request(configurations, numbers[0], numbers[1], given.flag("quick"), out)
-
-
-def main(words: Sequence[str]) -> int:
-    """`nasx audit METHOD ...`."""
-    given, passed = request(words), True
-    for name, own in given.configurations.items():
+    out, quick, passed = Path(given.options["out"]).expanduser(), given.flag("quick"), True
+    for name, own in configurations.items():
         began = time.monotonic()
-        parts = audit(own, quick=given.quick, seeds=given.seeds)
+        parts = audit(own, quick=quick, seeds=seeds)
         record = {
             "method": name,
             "configuration": own[0][0]["method"],
             "version": __version__,
-            "seed": given.seed,
+            "seed": seed,
             "seconds": round(time.monotonic() - began, 1),
             "passed": not failures(parts),
             "parts": {part: [each._asdict() for each in found] for part, found in parts.items()},
         }
         text = page(name, parts, record["seconds"])
-        files.write_atomic(given.out / f"{name}.json", json.dumps(record, indent=1) + "\n")
-        files.write_atomic(given.out / f"{name}.md", text)
+        files.write_atomic(out / f"{name}.json", json.dumps(record, indent=1) + "\n")
+        files.write_atomic(out / f"{name}.md", text)
         print(printable(text), flush=True)
-        print(f"written to {given.out / name}.md and .json", flush=True)
+        print(f"written to {out / name}.md and .json", flush=True)
         passed &= record["passed"]
     return 0 if passed else 1
 
@@ -133,7 +116,6 @@ def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"
 
 
 def failures(parts: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """The checks that failed."""
     return [each for found in parts.values() for each in found if each.outcome == "fail"]
 
 
@@ -142,18 +124,15 @@ def page(name: str, parts: Mapping[str, Sequence[Finding]], seconds: float) -> s
     failed = failures(parts)
     verdict = f"FAILED: {', '.join(dict.fromkeys(each.check for each in failed))}" if failed else "passed"
     lines = [f"# Audit of {name}: {verdict}", ""]
+    wrapped = textwrap.TextWrapper(80, subsequent_indent="  ", break_long_words=False).wrap
     for part, found in parts.items():
         lines += [f"## {part.capitalize()}", ""]
         for each in found:
-            text = f"- {each.outcome}: **{each.check}**: {each.text.rstrip('.')}."
-            text += f" Threshold: {each.source}." if each.source and each.outcome == "fail" else ""
-            lines += textwrap.wrap(text, 80, subsequent_indent="  ", break_long_words=False)
+            why = f" Threshold: {each.source}." if each.source and each.outcome == "fail" else ""
+            lines += wrapped(f"- {each.outcome}: **{each.check}**: {each.text.rstrip('.')}.{why}")
         lines.append("")
-    sources = dict.fromkeys(f"{each.check}: {each.source}" for own in parts.values() for each in own if each.source)
+    sources = dict.fromkeys(f"- {each.check}: {each.source}." for own in parts.values() for each in own if each.source)
     if sources:
-        lines += ["## Thresholds", ""]
-        for source in sources:
-            lines += textwrap.wrap(f"- {source}.", 80, subsequent_indent="  ", break_long_words=False)
-        lines.append("")
+        lines += ["## Thresholds", "", *(line for source in sources for line in wrapped(source)), ""]
     lines.append(f"nasx {__version__}, {seconds:.0f} s on a CPU.")
     return "\n".join(lines) + "\n"

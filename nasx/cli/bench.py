@@ -16,9 +16,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tabulate import tabulate
 
 from nasx.benchmarks.base import Benchmark, Score
 from nasx.benchmarks.get import asked, bench_get, bench_offers
@@ -68,9 +70,11 @@ def _query_cell(text: str) -> dict[str, object]:
     benchmark = Nb201(devices=devices)
     term = canonical(text)
     equals = [cell_text(other) for other in range(CELLS) if canonical(cell_text(other)) == term]
+    others = [other for other in equals if other != text]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
     score = benchmark.query(text)
     assert score is not None  # every cell that cell_code accepts has a row
-    facts = {
+    facts: dict[str, object] = {
         "row": code,
         "params": score.params,
         "multiply-adds": score.flops,
@@ -78,23 +82,12 @@ def _query_cell(text: str) -> dict[str, object]:
         "latency in ms": {device: f"{ms:.3f}" for device, ms in score.latency.items()} or None,
         "function": term,
         "cells with this function": len(equals),
-        "isomorphic to": _others(text, equals),
+        "isomorphic to": "  ".join(others[:3]) + more or None,
         "source": score.source,
         "protocol": score.protocol,
     }
-    return {
-        "benchmark": "nb201",
-        "genotype": text,
-        "facts": facts,
-        "rows": _rows(benchmark, score),
-        "missing": benchmark.missing(),
-    }
-
-
-def _others(text: str, equals: list[str]) -> str | None:
-    others = [other for other in equals if other != text]
-    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
-    return "  ".join(others[:3]) + more or None
+    missing, rows = benchmark.missing(), _rows(benchmark, score)
+    return {"benchmark": "nb201", "genotype": text, "facts": facts, "rows": rows, "missing": missing}
 
 
 def _query_graph(text: str) -> dict[str, object]:
@@ -111,32 +104,30 @@ def _query_graph(text: str) -> dict[str, object]:
     score = benchmark.query(text)
     counts = {"vertices": len(pruned[1]), "edges": sum(map(sum, pruned[0]))}
     facts: dict[str, object] = {"hash": graph_hash(*pruned), **counts}
-    missing = benchmark.missing()
+    missing, rows = benchmark.missing(), []
     if score is None:
         missing = missing or "the benchmark does not hold this graph"
-        return {"benchmark": "nb101", "genotype": text, "facts": facts, "rows": [], "missing": missing}
-    facts |= {"params": score.params, "train_s": score.train_s, "source": score.source, "protocol": score.protocol}
-    return {"benchmark": "nb101", "genotype": text, "facts": facts, "rows": _rows(benchmark, score), "missing": missing}
+    else:
+        facts |= {name: getattr(score, name) for name in ("params", "train_s", "source", "protocol")}
+        rows = _rows(benchmark, score)
+    return {"benchmark": "nb101", "genotype": text, "facts": facts, "rows": rows, "missing": missing}
 
 
 def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
     ranks = benchmark.rank(score)
-    rows: list[Row] = []
-    for dataset, values in score.datasets.items():
-        reference = benchmark.reference(dataset)
-        for split in ("valid", "test"):
-            rows.append(
-                {
-                    "dataset": dataset,
-                    "split": split,
-                    "mean": values[split],
-                    "std": values[f"{split}_std"],
-                    "runs": values[f"{split}_seeds"],
-                    "optimum": reference[split]["optimum"],
-                    "rank": ranks[dataset].get(split),
-                }
-            )
-    return rows
+    return [
+        {
+            "dataset": dataset,
+            "split": split,
+            "mean": values[split],
+            "std": values[f"{split}_std"],
+            "runs": values[f"{split}_seeds"],
+            "optimum": benchmark.reference(dataset)[split]["optimum"],
+            "rank": ranks[dataset].get(split),
+        }
+        for dataset, values in score.datasets.items()
+        for split in ("valid", "test")
+    ]
 
 
 def bench_fill(runs_root: str, devices: Sequence[str] = ()) -> list[Row]:
@@ -222,21 +213,15 @@ def main(words: list[str]) -> int:
         case ["info"]:
             for info in bench_info():
                 _show({key: value for key, value in info.items() if key != "reference"})
-                _grid(
-                    [
-                        {"dataset": name, "split": split, **values}
-                        for name, splits in info["reference"].items()
-                        for split, values in splits.items()
-                    ]
-                )
+                known = info["reference"].items()
+                _grid([{"dataset": d, "split": s, **values} for d, splits in known for s, values in splits.items()])
                 print()
         case ["fill", *settings]:
             folders = [word for word in settings if not word.startswith("devices=")]
             if len(folders) > 1:
                 raise UserError(f"nasx bench fill {' '.join(folders)}", "names several folders", USAGE)
-            rows = bench_fill(
-                folders[0] if folders else "outputs", asked(word for word in settings if word not in folders)["devices"]
-            )
+            devices = asked(word for word in settings if word not in folders)["devices"]
+            rows = bench_fill(folders[0] if folders else "outputs", devices)
             _grid(rows)
             print(f"{sum(row['state'] == 'filled' for row in rows)} of {len(rows)} runs filled")
             return int(any(row["state"].startswith("unreadable") for row in rows))
@@ -249,9 +234,9 @@ def _tell(message: str) -> None:
     print(printable(message), file=sys.stderr)
 
 
-def _show(values: dict[str, Any], indent: str = "") -> None:
+def _show(values: Mapping[str, object], indent: str = "") -> None:
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             print(printable(f"{indent}{key}:"))
             _show(value, indent + "  ")
         elif value is not None:
@@ -259,12 +244,10 @@ def _show(values: dict[str, Any], indent: str = "") -> None:
 
 
 def _grid(rows: list[Row]) -> None:
-    if not rows:
-        return
-    cells = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    for line in cells:
-        print(printable("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip()))
+    if rows:
+        texts = [list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]
+        table = tabulate(texts, tablefmt="plain", disable_numparse=True)
+        print(printable("\n".join(line.rstrip() for line in table.splitlines())))
 
 
 def _cell(value: object) -> str:

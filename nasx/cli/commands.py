@@ -23,22 +23,11 @@ COMMANDS = {
     "bench": "download, import, query and fill benchmark tables; rank scores against them",
     "completion": "print the tab-completion script for bash, zsh or fish",
 }
-PLAIN: dict[str, str] = {
+PLAIN = {
     name: f"nasx.cli.{name}"
     for name in (
-        "quickstart",
-        "fit",
-        "info",
-        "export",
-        "evaluate",
-        "diagnose",
-        "whatif",
-        "audit",
-        "status",
-        "doctor",
-        "latency",
-        "report",
-        "compare",
+        "quickstart", "fit", "info", "export", "evaluate", "diagnose", "whatif", "audit", "status", "doctor",
+        "latency", "report", "compare",
     )
-}
+}  # fmt: skip
 """Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""

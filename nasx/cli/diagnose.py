@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tabulate import tabulate
+
 from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
 from nasx.config.job_info import JobInfo
@@ -26,8 +28,6 @@ from nasx.errors import UserError, printable
 from nasx.tracking import checkpoints, lineage, records, run_folder
 
 if TYPE_CHECKING:
-    import torch
-
     from nasx.searcher.job import SearchJob
 
 SHOWN = (
@@ -38,20 +38,12 @@ SHOWN = (
 
 
 def main(words: Sequence[str]) -> int:
-    """Diagnose, write and print."""
     settings, rest = lineage.split_dataset_overrides(words)
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     given = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
     folder = lineage.run_folder(given.options["from"], given.options["out"])
-    rows = list(
-        diagnose(
-            folder,
-            device=given.options["device"],
-            threads=given.optional("threads"),
-            allow=given.allowed,
-            settings=settings,
-        )
-    )
+    device, threads = given.options["device"], given.optional("threads")
+    rows = list(diagnose(folder, device=device, threads=threads, allow=given.allowed, settings=settings))
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
     print(printable("\n".join([*columns(rows), f"gradients, correlations and cosines: {path}"])))
@@ -90,33 +82,20 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
     if saved is None or saved.get("kind") != "search":
         raise UserError(f"from={folder}", "is not the folder of a search", "name a folder that nasx search has written")
     if own := instantiate.foreign_packages(saved, allow):
-        raise UserError(
-            f"from={folder}",
-            f"uses classes from {', '.join(own)}, which are not trusted",
-            f"if you trust them, add allow='[{','.join(own)}]'",
-        )
+        fault = f"uses classes from {', '.join(own)}, which are not trusted"
+        raise UserError(f"from={folder}", fault, f"if you trust them, add allow='[{','.join(own)}]'")
     found = checkpoints.found(folder)
     if not found:
-        raise UserError(
-            f"from={folder}",
-            "has no checkpoint yet",
-            "wait for its first epoch, or name a search that trains a supernet",
-        )
+        remedy = "wait for its first epoch, or name a search that trains a supernet"
+        raise UserError(f"from={folder}", "has no checkpoint yet", remedy)
     if settings:
         saved = {**saved, "dataset": lineage.with_settings(saved["dataset"], settings, allow)}
     homes = (*commands.HOMES, *allow)
-    faults = [
-        fault
-        for group in commands.GROUPS
-        if group in saved
-        for fault in components.component_faults(group, saved[group], homes)
-    ]
+    groups = [group for group in commands.GROUPS if group in saved]
+    faults = [fault for group in groups for fault in components.component_faults(group, saved[group], homes)]
     if faults:
-        raise UserError(
-            f"from={folder}",
-            f"its configuration does not fit this version of nasx ({faults[0]})",
-            "use the version that wrote it",
-        )
+        fault = f"its configuration does not fit this version of nasx ({faults[0]})"
+        raise UserError(f"from={folder}", fault, "use the version that wrote it")
     return saved, found
 
 
@@ -124,42 +103,20 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
 def restored_job(
     folder: Path, saved: Config, device: str, threads: int | None, allow: Sequence[str]
 ) -> Iterator[SearchJob]:
-    """The job of a saved search, `rebuild_job` in a process that is set up as the search's own was."""
-    from nasx.tracking import environment
-
-    chosen = environment.device(device)
-    with environment.prepared(
-        chosen,
-        threads=threads,
-        deterministic=bool(saved.get("deterministic")),
-        seed=saved["seed"],
-        precision=saved["engine"].get("precision", "fp32"),
-    ):
-        yield rebuild_job(folder, saved, chosen, threads, allow)
-
-
-def rebuild_job(
-    folder: Path, saved: Config, chosen: torch.device, threads: int | None, allow: Sequence[str]
-) -> SearchJob:
-    """The search job that a run folder's configuration describes, without its folder being taken."""
+    """The job of a saved search, whose folder is not taken, in a process that is set up as the search's own was."""
     from nasx.searcher.job import SearchJob
     from nasx.tracking import environment
     from nasx.tracking.session import Session
 
+    chosen, seed, precision = environment.device(device), saved["seed"], saved["engine"].get("precision", "fp32")
+    deterministic = bool(saved.get("deterministic"))
     cfg = {
-        **saved,
-        "device": str(chosen),
-        "threads": threads,
-        "allow": list(allow),
-        "quiet": True,
-        "name": folder.name,
-        "out": str(folder.parent),
-        "checkpoint_s": 1e9,
-        "seeds_per_job": 1,
-        "workers": 0,
-    }
-    ctx = Session(run_folder.ReadOnlyRun(folder), chosen, cfg, JobInfo(choices=saved["choices"]), environment.Signals())
-    return SearchJob(ctx)
+        **saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
+        "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0,
+    }  # fmt: skip
+    with environment.prepared(chosen, threads=threads, deterministic=deterministic, seed=seed, precision=precision):
+        run, info = run_folder.ReadOnlyRun(folder), JobInfo(choices=saved["choices"])
+        yield SearchJob(Session(run, chosen, cfg, info, environment.Signals()))
 
 
 def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
@@ -173,16 +130,11 @@ def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
     job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
     mix = detached(job.problem.relax(job.search.a))
     genotype = str(job.genotype(mix))
-    return {
-        "epoch": epoch,
-        "updates": state["updates"],
-        "genotype": genotype,
-        **job.watch.entries(epoch, mix, genotype),
-    }
+    entries = job.watch.entries(epoch, mix, genotype)
+    return {"epoch": epoch, "updates": state["updates"], "genotype": genotype, **entries}
 
 
 def columns(rows: Sequence[Row]) -> Iterator[str]:
-    """One line an entry, one column a checkpoint."""
     lines = [["update", *(str(r["updates"]) for r in rows)], ["epoch", *(str(r["epoch"]) for r in rows)]]
     lines += [[name, *(_number(r.get(name)) for r in rows)] for name in SHOWN if any(name in r for r in rows)]
     for cell in rows[-1].get("cells", {}):
@@ -190,9 +142,8 @@ def columns(rows: Sequence[Row]) -> Iterator[str]:
             lines.append([f"{cell} {fact}", *(_number(r.get("cells", {}).get(cell, {}).get(fact)) for r in rows)])
     cost = [r["diagnostics"] for r in rows if "diagnostics" in r]
     lines.append(["passes, forward + backward", *(f"{c['forward']} + {c['backward']}" for c in cost)])
-    wide = [max(len(line[i]) for line in lines) for i in range(len(rows) + 1)]
-    for line in lines:
-        yield "  ".join([line[0].ljust(wide[0]), *(text.rjust(w) for text, w in zip(line[1:], wide[1:], strict=True))])
+    aligned = tabulate(lines, tablefmt="plain", disable_numparse=True, colalign=("left", *["right"] * len(rows)))
+    yield from aligned.splitlines()
 
 
 def _number(value: object) -> str:

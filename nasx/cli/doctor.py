@@ -36,28 +36,15 @@ Lines = Iterator[tuple[str, str]]
 LEAST_MB = 100
 """Free space that a small search needs; a checkpoint of the published DARTS search has 25 MB, and two are kept."""
 VARIABLES = (
-    "NASX_DATA",
-    "NASX_DEBUG",
-    "XDG_CACHE_HOME",
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-    "PYTORCH_CUDA_ALLOC_CONF",
+    "NASX_DATA", "NASX_DEBUG", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF",
     "CUBLAS_WORKSPACE_CONFIG",
-)
+)  # fmt: skip
 ANYWHERE = ("folder", "photos")
 """Datasets that lie where dataset.path says."""
 STEP = (
-    "space=nb201",
-    "method=darts",
-    "dataset=digits",
-    "dataset.size=16",
-    "space.layers=1",
-    "space.channels=4",
-    "search.batch=8",
-    "search.epochs=1",
-    "search.updates_per_epoch=2",
-    "quiet=true",
-)
+    "space=nb201", "method=darts", "dataset=digits", "dataset.size=16", "space.layers=1", "space.channels=4",
+    "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2", "quiet=true",
+)  # fmt: skip
 """The first of two updates: after the second the supernet would be evaluated."""
 
 
@@ -65,35 +52,20 @@ def main(words: Sequence[str]) -> int:
     """Print the report; 1 where a fault was found that every search meets."""
     given = parse("doctor", words, {"out": "outputs", "device": "auto"}).options
     faults: list[UserError] = []
-
-    def part(make: Callable[..., Lines], *values: object) -> None:
+    device = (given["device"],)
+    parts: tuple[tuple[Callable[..., Lines], tuple[object, ...]], ...] = (
+        (versions, ()), (computes, device), (data, ()), (tables, ()), (extras, ()), (drawing, ()),
+        (writes, (Path(given["out"]),)), (closed_form, device), (step, device),
+    )  # fmt: skip
+    for part, values in parts:
         try:
-            for name, text in make(*values):
+            for name, text in part(*values):
                 print(f"{name.ljust(14)}{tilde(text)}".rstrip(), flush=True)
+        except UserError as error:
+            faults.append(error)
         except Exception as error:  # noqa: BLE001 (whatever fails here is what the report is about)
-            fault = (
-                error
-                if isinstance(error, UserError)
-                else UserError(
-                    f"nasx doctor, {make.__name__}",
-                    f"{type(error).__name__}: {error}",
-                    f"{install()}, and report this message if it still fails",
-                )
-            )
-            faults.append(fault)
-
-    for make, values in (
-        (versions, ()),
-        (computes, (given["device"],)),
-        (data, ()),
-        (tables, ()),
-        (extras, ()),
-        (drawing, ()),
-        (writes, (Path(given["out"]),)),
-        (closed_form, (given["device"],)),
-        (step, (given["device"],)),
-    ):
-        part(make, *values)
+            remedy = f"{install()}, and report this message if it still fails"
+            faults.append(UserError(f"nasx doctor, {part.__name__}", f"{type(error).__name__}: {error}", remedy))
     for fault in faults:
         print(tilde(f"wrong         {fault}"))
     print("1 thing is wrong" if len(faults) == 1 else f"{len(faults)} things are wrong" if faults else "all is well")
@@ -121,7 +93,6 @@ def versions() -> Lines:
 
 
 def computes(name: str) -> Lines:
-    """The device that a run would take, and what else there is."""
     import torch
 
     from nasx.tracking import environment
@@ -218,11 +189,8 @@ def writes(out: Path) -> Lines:
             os.fsync(file.fileno())
             system.lock_file(file.fileno())
     except OSError as error:
-        raise UserError(
-            f"out={out}",
-            f"{place} is not writable, or does not support file locking ({error.strerror or error})",
-            remedy,
-        ) from error
+        fault = f"{place} is not writable, or does not support file locking ({error.strerror or error})"
+        raise UserError(f"out={out}", fault, remedy) from error
     if free < LEAST_MB:
         raise UserError(f"out={out}", f"only {free:.0f} MiB are free", "free some space, or choose another out=FOLDER")
     yield "runs", f"can be written to {out}" + ("" if place == out.absolute() else " (not there yet)")
@@ -244,15 +212,11 @@ def closed_form(name: str) -> Lines:
     error = hypergradient_error(w, a, d, lr=0.1)
     yield "hypergradient", f"relative error {error:.0e}"
     if not error < 1e-9:
-        raise UserError(
-            f"device={name}",
-            f"a hypergradient differs from its closed form by {error:.0e}",
-            "install torch again, or use another device",
-        )
+        fault = f"a hypergradient differs from its closed form by {error:.0e}"
+        raise UserError(f"device={name}", fault, "install torch again, or use another device")
 
 
 def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
-    """Relative error of the hypergradient of `closed_form`."""
     from nasx.core.bilevel import Tree, directional, gradient
 
     def grad_a(at: Tree) -> Tree:
@@ -289,9 +253,6 @@ def step(name: str) -> Lines:
             saved = ctx.run.load()
         moved = any(not torch.equal(x, before[key]) for key, x in job.search.w.items())
         if saved is None or not moved:
-            raise UserError(
-                f"device={name}",
-                "a search step on digits changed no weights or wrote no checkpoint",
-                "use another device, and report this message",
-            )
+            fault = "a search step on digits changed no weights or wrote no checkpoint"
+            raise UserError(f"device={name}", fault, "use another device, and report this message")
     yield "search step", f"done and saved in {time.monotonic() - began:.1f} s"

@@ -34,15 +34,12 @@ OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow
 
 
 class Model(NamedTuple):
-    """The model to evaluate: an export, or the run in `folder` (None: an export)."""
-
     name: str
     facts: Facts
     folder: Path | None
 
     @property
     def onnx(self) -> bool:
-        """Whether onnxruntime runs it."""
         return self.name.endswith(".onnx")
 
 
@@ -51,11 +48,8 @@ def main(words: Sequence[str]) -> int:
     settings, rest = lineage.split_dataset_overrides(words)
     said = parse("evaluate", rest, OPTIONS, positional="MODEL")
     if len(said.positional) != 1:
-        raise UserError(
-            "nasx evaluate",
-            f"needs one model, but {len(said.positional)} are named",
-            "for example nasx evaluate outputs/RUN/export",
-        )
+        fault = f"needs one model, but {len(said.positional)} are named"
+        raise UserError("nasx evaluate", fault, "for example nasx evaluate outputs/RUN/export")
     if said.options["split"] not in ("test", "train"):
         raise UserError(f"split={said.options['split']}", "unknown split", "use split=test or split=train")
     model = find_model(said.positional[0], said.allowed)
@@ -65,12 +59,8 @@ def main(words: Sequence[str]) -> int:
     for name, value in facts.items():
         print(f"{name.ljust(10)}{value}")
     if model.folder is not None:
-        print(
-            *lineage.format_commands(
-                ["nasx", "export", f"from={model.folder}", *(word for word in words if word.startswith("allow="))]
-            ),
-            sep="\n",
-        )
+        allow = [word for word in words if word.startswith("allow=")]
+        print(*lineage.format_commands(["nasx", "export", f"from={model.folder}", *allow]), sep="\n")
     return 0
 
 
@@ -88,14 +78,12 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
 
             run, result = lineage.open_parent(folder), export.finished_retraining(folder)
             with export.consistency_errors(folder):
-                return Model(
-                    name, {**export.model_facts(run.config, result, allow), "dataset": run.block("dataset")}, folder
-                )
+                facts = {**export.model_facts(run.config, result, allow), "dataset": run.block("dataset")}
+                return Model(name, facts, folder)
     return Model(name, metadata.facts(name)[1], None)
 
 
 def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn.Module:
-    """The network with its weights. Raises UserError."""
     from nasx.export import model as export_model
 
     if model.onnx:
@@ -113,9 +101,8 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
     try:
         node = dataset_node(given["dataset"], facts, settings, allow)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise UserError(
-            model.name, f"its description of the images is damaged ({type(error).__name__}: {error})", metadata.REMEDY
-        ) from error
+        fault = f"its description of the images is damaged ({type(error).__name__}: {error})"
+        raise UserError(model.name, fault, metadata.REMEDY) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
         check_classes(instantiate.build(node, allow), facts)
     if model.onnx and given["device"] not in ("auto", "cpu"):
@@ -128,7 +115,6 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
 
 
 def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], said: Arguments) -> Tested:
-    """Evaluate a model after this process has been set up."""
     import torch
 
     from nasx.core import evaluate as core_evaluate
@@ -143,12 +129,8 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], 
     images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
     check_classes(source, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
-        print(
-            printable(
-                f"note: the classes have other names: {', '.join(images.classes[:5])} here, "
-                f"{', '.join(facts['classes'][:5])} in training"
-            )
-        )
+        here, there = (", ".join(classes[:5]) for classes in (images.classes, facts["classes"]))
+        print(printable(f"note: the classes have other names: {here} here, {there} in training"))
     layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
     network = network.to(memory_format=layout)
     batches = images.ordered(given["split"], batch=batch)
@@ -160,11 +142,8 @@ def check_classes(source: Any, facts: Facts, count: int | None = None) -> None:
     if count is None:
         count = getattr(source, "number_of_classes", lambda: None)()
     if count not in (None, len(facts["classes"])):
-        raise UserError(
-            f"dataset={source.name}",
-            f"has {count} classes, but the network has {len(facts['classes'])}",
-            "evaluate on images of the same classes",
-        )
+        fault = f"has {count} classes, but the network has {len(facts['classes'])}"
+        raise UserError(f"dataset={source.name}", fault, "evaluate on images of the same classes")
 
 
 def dataset_node(name: str, facts: Facts, settings: Sequence[str], allow: Sequence[str]) -> dict[str, object]:

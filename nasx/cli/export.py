@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,14 +40,8 @@ if TYPE_CHECKING:
     from nasx.export.model import Classifier
 
 OPTIONS = {
-    "from": None,
-    "out": "",
-    "format": "safetensors",
-    "quantize": "",
-    "calibration": "512",
-    "path": "",
-    "allow": "",
-}
+    "from": None, "out": "", "format": "safetensors", "quantize": "", "calibration": "512", "path": "", "allow": ""
+}  # fmt: skip
 INT8 = "model-int8.onnx"
 CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 
@@ -56,11 +51,7 @@ def main(words: Sequence[str]) -> int:
     said = parse("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:
-        raise UserError(
-            f"format={given['format']}",
-            "unknown format",
-            spelling.suggest(given["format"], WRITERS),
-        )
+        raise UserError(f"format={given['format']}", "unknown format", spelling.suggest(given["format"], WRITERS))
     if given["quantize"] not in ("", "int8"):
         raise UserError(f"quantize={given['quantize']}", "unknown precision", "use quantize=int8")
     if given["quantize"] and given["format"] != "onnx":
@@ -89,19 +80,10 @@ def main(words: Sequence[str]) -> int:
     if lines:
         print(*lines, sep="\n")
     if given["format"] != "torch":
-        place = dataset.get("path")
-        print(
-            *lineage.format_commands(
-                [
-                    "nasx",
-                    "evaluate",
-                    lineage.as_positional(out / name if given["format"] == "onnx" else out),
-                    *([f"path={place}"] if place else []),
-                    *(word for word in words if word.startswith("allow=")),
-                ]
-            ),
-            sep="\n",
-        )
+        model = lineage.as_positional(out / name if given["format"] == "onnx" else out)
+        place = [f"path={dataset['path']}"] if dataset.get("path") else []
+        allow = [word for word in words if word.startswith("allow=")]
+        print(*lineage.format_commands(["nasx", "evaluate", model, *place, *allow]), sep="\n")
     return 0
 
 
@@ -109,36 +91,23 @@ def finished_retraining(folder: Path) -> Result:
     """The record of a finished retraining. Raises UserError."""
     found = records.finished(folder)
     if found is None:
-        raise UserError(
-            f"from={folder}",
-            "holds no finished run (no readable result.json)",
-            "run the command of that retraining again: it resumes and finishes",
-        )
-    if found.get("test_perplexity") is not None:
-        raise UserError(
-            f"from={folder}",
-            "holds a language model; only networks that classify images can be exported",
-            "read its weights from the run's last checkpoint",
-        )
-    if found.get("kind") != "retrain":
-        raise UserError(
-            f"from={folder}",
-            f"is a run of nasx {found.get('kind')}: it has no trained network",
-            f"train one: nasx retrain from={folder}",
-        )
-    if found.get("relaxed"):
-        raise UserError(
-            f"from={folder}",
-            "holds a supernet; only the network of a cell can be exported",
-            "train the cell: run the same command without relaxed=true",
-        )
-    if found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
-        raise UserError(
-            f"from={folder}",
-            "was trained on only part of the images, to rank its cell",
-            "train it on all: retrain.held_out=false",
-        )
-    return found
+        fault = "holds no finished run (no readable result.json)"
+        remedy = "run the command of that retraining again: it resumes and finishes"
+    elif found.get("test_perplexity") is not None:
+        fault = "holds a language model; only networks that classify images can be exported"
+        remedy = "read its weights from the run's last checkpoint"
+    elif found.get("kind") != "retrain":
+        fault = f"is a run of nasx {found.get('kind')}: it has no trained network"
+        remedy = f"train one: nasx retrain from={folder}"
+    elif found.get("relaxed"):
+        fault = "holds a supernet; only the network of a cell can be exported"
+        remedy = "train the cell: run the same command without relaxed=true"
+    elif found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
+        fault = "was trained on only part of the images, to rank its cell"
+        remedy = "train it on all: retrain.held_out=false"
+    else:
+        return found
+    raise UserError(f"from={folder}", fault, remedy)
 
 
 def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[str]) -> tuple[nn.Module, Result]:
@@ -177,7 +146,8 @@ def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
 
     settings = dict(held["retrain"])
     settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
-    images = result.get("images") or instantiate.build(held["dataset"], allow).open("cpu").described()
+    build = partial(instantiate.build, held["dataset"], allow)
+    images = result.get("images") or build().open("cpu").described()
     steps = images.get("preprocessing")  # runs of earlier versions have not recorded it
     return {
         "format": export_model.FORMAT,
@@ -188,9 +158,7 @@ def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
         "classes": images["classes"],
         "normalization": {"mean": images["mean"], "std": images["std"]},
         "image": images["shape"],
-        "preprocessing": instantiate.build(held["dataset"], allow).preprocessing(images["shape"])
-        if steps is None
-        else steps,
+        "preprocessing": build().preprocessing(images["shape"]) if steps is None else steps,
         "dataset": {**held["dataset"], "path": None},
         "accuracy": result["test_accuracy"],
         "test": {
@@ -209,18 +177,14 @@ def last_weights(state: State) -> Facts:
     """The weights that were tested, without the auxiliary head, of a checkpoint."""
     from nasx.export.model import AUXILIARY
 
-    averaged = state["average"]
-    weights = (
-        state["network"]
-        if averaged is None
-        else {name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
-    )
+    weights = state["network"]
+    if (averaged := state["average"]) is not None:
+        weights = {name.removeprefix("module."): x for name, x in averaged.items() if name.startswith("module.")}
     return {name: x for name, x in weights.items() if not name.startswith(AUXILIARY)}
 
 
 # ----------------------------------------------------------------------------------------------------- formats
 def safetensors(network: nn.Module, facts: Facts) -> bytes:
-    """Weights in safetensors, the metadata in its header."""
     from nasx.export import model as export_model
 
     return export_model.packed(network, facts)
@@ -262,7 +226,6 @@ def quantized(model: bytes, facts: Facts, source: Any, count: int) -> tuple[dict
 
 
 def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
-    """(what is exported, an example of its input, which of its sides are free)."""
     import torch
 
     from nasx.export.model import Classifier

@@ -78,8 +78,6 @@ VERSION = 2
 """Of these defaults: a later one begins from scratch."""
 RESERVE, SHARE, TIMED = 0.15, 0.25, 10
 """Share of the minutes for starts, export and measurement (at least one); of the rest for the search; timed updates."""
-
-
 STEPS = ("speed-search", "search", "speed-retrain")
 """Runs before the training."""
 
@@ -119,7 +117,6 @@ class Request(NamedTuple):
         return {word.partition("=")[0].lstrip("+~") for word in self.words}
 
     def of(self, *groups: str) -> list[str]:
-        """The settings of these groups."""
         return [word for word in self.words if overrides.first_part(word) in groups]
 
     def defaults(self, **values: object) -> list[str]:
@@ -129,7 +126,6 @@ class Request(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """`nasx fit FOLDER [KEY=VALUE ...]`."""
     asked = request(words)
     fit = opened(asked)
     if fit_report.finished(fit.plan.get("result"), asked.out):
@@ -141,7 +137,6 @@ def main(words: Sequence[str]) -> int:
 
 
 def request(words: Sequence[str]) -> Request:
-    """What the words ask for. Raises one UserError with all faults, without torch."""
     settings = [word for word in words if "=" in word and overrides.first_part(word) in (*SEARCH, *BOTH, *RETRAIN)]
     given = arguments.parse("fit", [word for word in words if word not in settings], OPTIONS, positional="FOLDER")
     options, out = given.options, Path(given.options["out"]).expanduser()
@@ -175,9 +170,8 @@ def request(words: Sequence[str]) -> Request:
     if out.suffix != ".onnx" or out.is_dir():
         faults.append(UserError(f"out={out}", "is not the name of an ONNX file", "for example out=model.onnx"))
     elif (card := fit_report.card_of(out)).exists() and "library_name: nasx" not in card.read_text(errors="replace"):
-        faults.append(
-            UserError(f"out={out}", f"would replace {card}, which is not a model card of nasx", "rename one of them")
-        )
+        fault = f"would replace {card}, which is not a model card of nasx"
+        faults.append(UserError(f"out={out}", fault, "rename one of them"))
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
         faults.append(UserError("nasx fit", f"needs {' and '.join(missing)}", extras.install("onnx")))
     if faults:
@@ -208,8 +202,6 @@ def opened(asked: Request) -> Fit:
 
 @dataclass
 class Fit:
-    """A request, its images, configuration and name, and what was decided so far."""
-
     asked: Request
     cfg: Config
     source: Folder
@@ -234,12 +226,10 @@ class Fit:
         return self.plan[key]
 
     def run(self, kind: Literal["search", "retrain"], words: Sequence[str], step: str = "") -> invoke.Done:
-        """The finished run of this step."""
         place = [f"name={self.name}-{step or kind}", lineage.override("out", self.asked.runs)]
         return invoke.call(kind, [*words, *self.asked.of(*BOTH), *place])
 
     def do(self) -> None:
-        """Do what is left, and decide on the result."""
         images = self.source.load()
         asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
         side = min(images.train_x.shape[2:])
@@ -278,9 +268,8 @@ class Fit:
         trained = self.run("retrain", [*given, *words])
         print("[3/3] export, test and latency of the ONNX file", flush=True)
         self.plan.pop("result", None)
-        self.decide(
-            "result", lambda: fit_report.written(asked.out, asked.quantity, asked.target, trained, images, allow)
-        )
+        budget = asked.quantity, asked.target
+        self.decide("result", lambda: fit_report.written(asked.out, *budget, trained, images, allow))
 
     def planned_search(self, side: int) -> list[str]:
         """The settings of the search: what the line says, size of the supernet, budget, length.
@@ -311,13 +300,8 @@ class Fit:
         asked, recipe, size = self.asked, self.cfg["retrain"], self.size
         batch = recipe["batch"] if "retrain.batch" in asked.keys else self.batch
         rate = round(recipe["lr"] * batch / recipe["batch"], 6)  # Goyal et al. 2017: in proportion to the batch
-        words = asked.defaults(
-            retrain__layers=layers,
-            retrain__channels=channels,
-            retrain__batch=batch,
-            retrain__lr=rate,
-            retrain__evaluate_every=0,
-        )
+        words = asked.defaults(retrain__layers=layers, retrain__channels=channels, retrain__batch=batch)
+        words += asked.defaults(retrain__lr=rate, retrain__evaluate_every=0)
         passes = size.passes * n / batch
         updates = min(passes, size.work / (macs * batch))
         if asked.minutes:

@@ -86,8 +86,7 @@ def written(
         "accuracy": correct / n,
         "interval": [low, high],
         "confusions": confusions(images.test_y, answers, images.classes)[:CONFUSIONS],
-        "macs": trained.record["macs"],
-        "params": trained.record["params"],
+        **{name: trained.record[name] for name in ("macs", "params")},
         "bytes": len(blob),
         "latency": latency._asdict(),
         "runtime": f"onnxruntime {onnxruntime.__version__}, one thread, {cpu}",
@@ -120,28 +119,25 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def card_of(out: Path) -> Path:
-    """The model card of an ONNX file."""
     return out.with_suffix(".md")
 
 
 def finished(result: Mapping[str, object] | None, out: Path) -> bool:
-    """Whether the file and its card are those of a finished fit."""
     there = result is not None and card_of(out).is_file() and out.is_file()
     return there and hashlib.sha256(out.read_bytes()).hexdigest() == str((result or {})["sha256"])
 
 
 def show(result: Mapping[str, object], out: Path, folder: str) -> None:
-    """Print the last screen."""
     found, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
     low, high = found["interval"]
-    ms = found["latency"]
     lines = [
         f"\ntest accuracy   {100 * found['accuracy']:.2f} % ({found['correct']:,} of {found['images']:,}), "
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} %",
         f"network         {budgets.text(found['params'], 'params')}, {budgets.text(found['macs'], 'macs')}",
         f"file            {found['bytes'] / 1e6:.2f} MB",
-        f"latency         {ms['median_ms']:.2f} ms for one image ({ms['low_ms']:.2f} to {ms['high_ms']:.2f}, "
-        f"n = {ms['n']})",
+        "latency         {median_ms:.2f} ms for one image ({low_ms:.2f} to {high_ms:.2f}, n = {n})".format(
+            **found["latency"]
+        ),
         f"                {found['runtime']}",
     ]
     if budget := found["budget"]:
@@ -155,6 +151,5 @@ def show(result: Mapping[str, object], out: Path, folder: str) -> None:
             table.add_row(y, z, f"{times} of {count}")
         console.print(table, markup=False)
     console.print(f"model           {out}\nmodel card      {card_of(out)}", markup=False)
-    console.print(
-        *lineage.format_commands(["nasx", "evaluate", lineage.as_positional(out), f"path={folder}"]), markup=False
-    )
+    evaluate = ["nasx", "evaluate", lineage.as_positional(out), f"path={folder}"]
+    console.print(*lineage.format_commands(evaluate), markup=False)

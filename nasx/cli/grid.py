@@ -40,8 +40,6 @@ class Axis(NamedTuple):
 
 
 class Job(NamedTuple):
-    """The overrides of one job, and what they give."""
-
     overrides: list[str]
     values: dict[str, Any]
     choices: dict[str, object]
@@ -127,7 +125,6 @@ def combinations(found: Sequence[Axis]) -> Iterator[list[int]]:
 
 
 def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
-    """The overrides at these places of the axes."""
     return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
 
 
@@ -141,13 +138,8 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: object, *, every: bool) 
     free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
     sizes = [range(len(found[i].texts)) for i in free]
     first = (0,) * len(free)
-    wanted = (
-        itertools.product(*sizes)
-        if every
-        else itertools.chain(
-            [first], ((*first[:k], place, *first[k + 1 :]) for k, size in enumerate(sizes) for place in size[1:])
-        )
-    )
+    others = ((*first[:k], place, *first[k + 1 :]) for k, size in enumerate(sizes) for place in size[1:])
+    wanted = itertools.product(*sizes) if every else itertools.chain([first], others)
     fixed = "${" not in str([value for key, value in mapping(cfg, resolve=False).items() if key != "hydra"])
     for places in wanted:
         own, values = list(texts(found, at)), dict(base)
@@ -161,7 +153,6 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: object, *, every: bool) 
 
 
 def _there(values: Mapping[str, object], path: Sequence[str]) -> bool:
-    """Return whether a configuration has a key."""
     node: object = values
     for part in path:
         if not isinstance(node, dict) or part not in node:
@@ -178,7 +169,7 @@ def _put(values: dict[str, Any], path: Sequence[str], value: object) -> None:
     values[path[-1]] = value
 
 
-def _resolved(cfg: Any, changed: Mapping[str, Any]) -> dict[str, object]:
+def _resolved(cfg: Any, changed: Config) -> dict[str, object]:
     """The configuration with other values of some keys, where others refer to them."""
     own = copy.deepcopy(cfg)
     for key, value in changed.items():
@@ -196,7 +187,7 @@ class Run(NamedTuple):
     values: Mapping[str, object]
 
 
-def runs(command: str, values: Mapping[str, Any], choices: Mapping[str, object]) -> list[tuple[Run, ...]]:
+def runs(command: str, values: Config, choices: Mapping[str, object]) -> list[tuple[Run, ...]]:
     """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
 
     def run(kind: str, cfg: Config) -> Run:
@@ -231,25 +222,16 @@ class Folders:
             for run in unit:
                 other, identity = self.seen.setdefault(run.folder, (said, run.identity))
                 if identity != run.identity:
-                    yield UserError(
-                        said,
-                        f"would share the run folder {run.folder} with {other}",
-                        "leave name out: nasx then names each run"
-                        if job.values.get("name")
-                        else "run one of them in a separate command with its own name (name=NAME)",
-                    )
+                    remedy = "run one of them in a separate command with its own name (name=NAME)"
+                    remedy = "leave name out: nasx then names each run" if job.values.get("name") else remedy
+                    yield UserError(said, f"would share the run folder {run.folder} with {other}", remedy)
                 elif earlier is not None:
-                    yield UserError(
-                        said,
-                        f"is the same run as {earlier}, in {run.folder}",
-                        "sweep over settings that affect the result, and give each value once",
-                    )
-                elif saved_identity(run.folder) != identity and (
-                    fault := run_folder.differing(
-                        run.folder, config_identity.identifying(run.values, run.kind), config_identity.METADATA_KEYS
-                    )
-                ):
-                    yield fault
+                    remedy = "sweep over settings that affect the result, and give each value once"
+                    yield UserError(said, f"is the same run as {earlier}, in {run.folder}", remedy)
+                elif saved_identity(run.folder) != identity:
+                    asked = config_identity.identifying(run.values, run.kind)
+                    if fault := run_folder.differing(run.folder, asked, config_identity.METADATA_KEYS):
+                        yield fault
             self.jobs.setdefault(folders, said)
 
 

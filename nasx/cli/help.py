@@ -6,83 +6,47 @@ import re
 import shutil
 import textwrap
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nasx.cli.commands import COMMANDS, PLAIN
 from nasx.config import commands, plugins, schema
+from nasx.core.files import load_yaml
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
     from nasx.cli.arguments import Line
     from nasx.config.provenance import Origin
 
-EXAMPLES = {
-    "search": [
-        ("nasx search experiment=quickstart", "a first result, offline, in under two minutes"),
-        ("nasx search method=darts space=nb201 dataset=cifar10", "one search"),
-        ("nasx search method=darts method.order=2 search.epochs=10 device=cpu", "a search with other settings"),
-        ("nasx search --multirun method=darts,random seed=0,1,2,3", "eight searches"),
-    ],
-    "retrain": [
-        ("nasx retrain from=outputs/<run>", "retrain the cell that a search found"),
-        ("nasx retrain space=darts genotype=DARTS_V2 retrain.epochs=100", "a published architecture"),
-        ("nasx retrain from=<run> --multirun seed=0,1,2", "retrain it with three seeds"),
-    ],
-    "run": [
-        ("nasx run experiment=quickstart", "search and look up"),
-        ("nasx run space=darts then=retrain retrain.epochs=100", "search, look up where possible, retrain"),
-    ],
-    "study": [
-        ("nasx study study=tse method=tse space=darts", "four searches, the best cell three times more"),
-        ("nasx study study=best_of_four space=s2 dataset=svhn retrain=robust_small", "S1 to S4, as printed"),
-        ("nasx study study=transfer from=outputs/<run> dataset=cifar100", "a cell on another dataset"),
-    ],
-    "table": [
-        ("nasx table", "all runs under outputs/"),
-        ("nasx table format=latex out_file=table.tex filter='[space=nb201]'", "for a paper"),
-    ],
-    "list": [
-        ("nasx list", "everything"),
-        ("nasx list methods", "methods only"),
-        ("nasx list experiments tse space=darts", "those with these words"),
-        ("nasx list experiments darts/c10", "commands, published numbers and cost of one"),
-    ],
-}
-WHAT = {
-    "search": "Searches for an architecture: trains a supernet of `space` on `dataset`, updates its architecture\n"
-    "with `method`, discretizes it, and looks the result up if a benchmark contains it. The same command\n"
-    "resumes an unfinished run and returns immediately for a finished one.",
-    "retrain": "Trains an architecture from scratch by a published recipe and reports its test accuracy. The space,\n"
-    "dataset and recipe are taken from the run given by `from`, unless they are set explicitly.",
-    "run": "Does what search does, then looks the architecture up or retrains it: one command, one configuration.",
-    "study": "Does what a publication does: searches with several seeds, chooses a cell, retrains it with several\n"
-    "seeds, and reports mean ± deviation. Each step is an ordinary run; finished ones are not done again.",
-    "table": "Collects finished runs into mean ± deviation with the number of runs, next to published numbers.",
-    "list": "Lists the available choices, each with a one-line description and its source.",
-}
+
+EXIT_CODES = (
+    "exit codes: 0 done, 1 a job failed, 2 an error that you can fix, 130 stopped (the same command resumes the run)"
+)
+OPTIONS = [
+    ("--multirun, -m", "run one job for each combination of the values a,b,c"),
+    ("--cfg job", "show the composed configuration and stop"),
+    ("--info defaults", "show how the configuration was composed; also: config, searchpath, plugins, all"),
+    ("--config-dir DIR", "your own folder with space/, method/, experiment/, ..."),
+    ("--hydra-help", "show the options of Hydra"),
+]
 
 
 def overview() -> str:
-    """`nasx --help`."""
     steps = [
         ("nasx quickstart", "a first result, offline, in two minutes"),
         ("nasx list", "available methods, spaces, datasets and other choices"),
         ("nasx <command> --help", "settings, defaults and examples of a command"),
         ("nasx --version", ""),
     ]
-    return "\n\n".join(
-        [
-            fitted("nasx: differentiable architecture search; spaces, methods and datasets in any combination"),
-            "usage: nasx <command> key=value ...",
-            _rows(list(COMMANDS.items())),
-            "first steps\n" + _rows(steps),
-            fitted("to use your own configuration files in any command: --config-dir FOLDER or NASX_CONFIG_DIR"),
-            fitted(
-                "exit codes: 0 done, 1 a job failed, 2 an error that you can fix, 130 stopped (the same command "
-                "resumes the run)"
-            ),
-        ]
-    )
+    parts = [
+        fitted("nasx: differentiable architecture search; spaces, methods and datasets in any combination"),
+        "usage: nasx <command> key=value ...",
+        _rows(list(COMMANDS.items())),
+        "first steps\n" + _rows(steps),
+        fitted("to use your own configuration files in any command: --config-dir FOLDER or NASX_CONFIG_DIR"),
+        fitted(EXIT_CODES),
+    ]
+    return "\n\n".join(parts)
 
 
 def command(name: str, line: Line) -> str:
@@ -90,7 +54,7 @@ def command(name: str, line: Line) -> str:
     from nasx.cli import preflight
     from nasx.config import provenance
 
-    fault = ""
+    fault, texts = "", load_yaml((Path(__file__).parent / "help.yaml").read_text(encoding="utf-8"))[name]
     try:
         line = preflight.normalize(name, line)
         preflight.check_line(name, line)
@@ -100,60 +64,33 @@ def command(name: str, line: Line) -> str:
     given = {} if fault else _given(line.overrides)
     parts = [
         fitted(f"nasx {name}: {COMMANDS[name]}"),
-        fitted(WHAT[name]),
+        fitted(texts["what"]),
         f"usage: nasx {name} [option ...] key=value ..." if name != "list" else "usage: nasx list [kind] [word ...]",
+        "examples\n" + _rows(list(texts["examples"].items())),
     ]
-    parts.append("examples\n" + _rows(EXAMPLES[name]))
     entry = commands.COMMANDS[name]
-    groups = [g for g in entry.groups if g not in entry.unread] + (
-        ["experiment", "launch", "debug"] if entry.groups else []
-    )
+    groups = [g for g in entry.groups if g not in entry.unread]
+    groups += ["experiment", "launch", "debug"] if entry.groups else []
     if fault:
-        parts.append(
-            "this line is not understood, so that the settings below are those of the default choices\n"
-            + textwrap.indent(fault, "  ")
-        )
+        why = "this line is not understood, so that the settings below are those of the default choices\n"
+        parts.append(why + textwrap.indent(fault, "  "))
     if groups:
         folders = plugins.folders(line.value("--config-dir"))
-        parts.append(
-            "choices (group=choice; * marks the selected one)\n"
-            + _rows(
-                [
-                    (
-                        group,
-                        ", ".join(
-                            f"{c}*" if c == found.chosen.get(group) else c for c in plugins.choices(group, *folders)
-                        )
-                        or "(none)",
-                    )
-                    for group in groups
-                ]
-            )
-        )
-    own = [(key, describe_key(key, lines, given)) for key, lines in found.lines.items() if "." not in key]
-    parts.append(("general settings\n" if groups else "settings\n") + _rows(own))
-    for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
-        rows = [
-            (key, describe_key(key, lines, given)) for key, lines in found.lines.items() if key.startswith(f"{group}.")
+        known = [
+            [f"{c}*" if c == found.chosen.get(group) else c for c in plugins.choices(group, *folders)]
+            for group in groups
         ]
+        rows = [(group, ", ".join(own) or "(none)") for group, own in zip(groups, known, strict=True)]
+        parts.append("choices (group=choice; * marks the selected one)\n" + _rows(rows))
+    described = {key: describe_key(key, lines, given) for key, lines in found.lines.items()}
+    rows = [(key, text) for key, text in described.items() if "." not in key]
+    parts.append(("general settings\n" if groups else "settings\n") + _rows(rows))
+    for group in ("study", "search", "retrain", "method", "space", "dataset", "stages"):
+        rows = [(key, text) for key, text in described.items() if key.startswith(f"{group}.")]
         if group in groups and rows:
-            parts.append(
-                f"settings of {group}={found.chosen.get(group)} (others: nasx {name} {group}=... --help)\n"
-                + _rows(rows)
-            )
-    parts.append(
-        "options\n"
-        + _rows(
-            [
-                ("--multirun, -m", "run one job for each combination of the values a,b,c"),
-                ("--cfg job", "show the composed configuration and stop"),
-                ("--info defaults", "show how the configuration was composed; also: config, searchpath, plugins, all"),
-                ("--config-dir DIR", "your own folder with space/, method/, experiment/, ..."),
-                ("--hydra-help", "show the options of Hydra"),
-            ]
-        )
-    )
-    return "\n\n".join(parts)
+            head = f"settings of {group}={found.chosen.get(group)} (others: nasx {name} {group}=... --help)\n"
+            parts.append(head + _rows(rows))
+    return "\n\n".join([*parts, "options\n" + _rows(OPTIONS)])
 
 
 def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
@@ -178,7 +115,6 @@ def plain_help(name: str) -> str:
 
 
 def bench() -> str:
-    """`nasx bench --help`: the usage that its module documents."""
     return fitted(f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1])
 
 

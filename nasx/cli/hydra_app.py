@@ -7,7 +7,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.hydra import Hydra
@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from nasx.config import compose, paths
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from nasx.cli.arguments import Line
 
 
@@ -36,7 +38,7 @@ def application(loader: compose.Loader) -> Iterator[Hydra]:
             GlobalHydra.instance().clear()
 
 
-def show(command: str, line: Line, task: Callable[[Any], Any]) -> None:
+def show(command: str, line: Line, task: Callable[[DictConfig], object]) -> None:
     """Print what Hydra shows of a line without running it: --cfg, --info, --hydra-help, the words of a completion."""
     sys.argv = ["nasx", *line.options, *line.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"

@@ -42,29 +42,13 @@ if TYPE_CHECKING:
     from nasx.tracking.lineage import Parent
 
 OPTIONS = (
-    "genotype",
-    "from",
-    "space",
-    "retrain",
-    "dataset",
-    "method",
-    "batch",
-    "layers",
-    "channels",
-    "max_macs",
-    "classes",
-    "size",
-    "out",
-    "allow",
-)
+    "genotype", "from", "space", "retrain", "dataset", "method", "batch", "layers", "channels", "max_macs", "classes",
+    "size", "out", "allow",
+)  # fmt: skip
 IMAGES = {
-    "cifar10": (10, 32),
-    "cifar100": (100, 32),
-    "svhn": (10, 32),
-    "imagenet16": (120, 16),
-    "imagenet": (1000, 224),
+    "cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16), "imagenet": (1000, 224),
     "ptb": (10_000, 1),
-}
+}  # fmt: skip
 """Classes and size of datasets that are always the same; others are read."""
 DRAWN = 400
 """Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
@@ -72,7 +56,6 @@ Facts = dict[str, object]
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one fact a line."""
     said = parse("info", words, dict.fromkeys(OPTIONS, ""))
     given = said.options
     if given["genotype"] and given["from"]:
@@ -111,27 +94,24 @@ def architecture(said: Arguments) -> Facts:
     limits = instantiate.build(cfg["budget"]).width_limits()
     settings = sized(settings, space, genotype, classes, shape(space, size), limits)
     price = cost(built(settings, space, genotype, classes), space.example(1, shape(space, size)))
-    held = {
-        name: getattr(settings, name) or "the space's own"
-        for name in ("layers", "channels", "stem")
-        if name in cfg["retrain"]
-    }
+    held = [name for name in ("layers", "channels", "stem") if name in cfg["retrain"]]
     facts: Facts = {
         "genotype": genotype,
         "source": source,
         "space": choices["space"],
         "recipe": f"{settings.recipe} (retrain={choices['retrain']})",
-        **held,
+        **{name: getattr(settings, name) or "the space's own" for name in held},
         **input_facts(space, classes, size),
         "parameters": price.params,
     }
     if settings.auxiliary:
         facts["parameters with auxiliary head"] = price.params_with_auxiliary
-    facts |= {"multiply-adds": price.macs, "operations": count_operations(genotype.operations())}
+    counts = Counter(genotype.operations()).most_common()
+    facts |= {"multiply-adds": price.macs, "operations": ", ".join(f"{name} {n}" for name, n in counts)}
     if given["out"]:
         from nasx.report import cells
 
-        facts["drawing"] = join_paths(cells.draw_cells(genotype.edges(), given["out"]))
+        facts["drawing"] = " ".join(map(str, cells.draw_cells(genotype.edges(), given["out"])))
     return facts
 
 
@@ -142,22 +122,16 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
     if run is not None:
         found = records.finished(run.folder) or {}
         if not found.get("genotype"):
-            raise UserError(
-                f"from={given['from']}",
-                f"{run.folder} holds no finished run",
-                "run its command again: it resumes and finishes",
-            )
+            fault = f"{run.folder} holds no finished run"
+            raise UserError(f"from={given['from']}", fault, "run its command again: it resumes and finishes")
         if found.get("relaxed"):
             raise UserError(f"from={given['from']}", "holds a supernet, not a cell", f"use from={found['parent']}")
         return str(found["genotype"]), f"{run.folder}: {found['command']}"
     text = given["genotype"].strip()
     cell = published.find(text) or next((c for c in published.cells().values() if c.text == text), None)
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
-        raise UserError(
-            f"genotype={text}",
-            "no published cell has that name",
-            spelling.suggest(text, published.cells(), "write the genotype itself, or one of"),
-        )
+        remedy = spelling.suggest(text, published.cells(), "write the genotype itself, or one of")
+        raise UserError(f"genotype={text}", "no published cell has that name", remedy)
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
@@ -170,20 +144,14 @@ def retrain_config(
     """
     from nasx.config import compose
 
-    groups = (
-        *lineage.INHERITED_GROUPS,
-        *(["retrain", "budget"] if run is not None and run.record.get("kind") == "retrain" else []),
-    )
+    retrained = run is not None and run.record.get("kind") == "retrain"
+    groups = (*lineage.INHERITED_GROUPS, *(["retrain", "budget"] if retrained else []))
     theirs = {group: (str(run.choices.get(group) or ""), run.block(group)) for group in groups} if run else {}
     loader, keys = compose.make_loader(), [value.partition("=")[0].partition(".")[2] for value in values]
-    chosen = {
-        **given,
-        **{
-            group: given.get(group) or choice
-            for group, (choice, _) in theirs.items()
-            if choice in compose.options(loader, group)
-        },
-    }
+    chosen = dict(given)
+    for group, (choice, _) in theirs.items():
+        if choice in compose.options(loader, group):
+            chosen[group] = given.get(group) or choice
     chosen["space"] = chosen["space"] or find_space(text)
     cfg, choices = compose_job(chosen, values)
     for group, (choice, block) in theirs.items():
@@ -238,10 +206,10 @@ def images(said: Arguments, cfg: Config, space: Space, stem: str, run: Parent | 
     """Classes and side in pixels: as given, else the dataset's, else what the stem is made for."""
     source = instantiate.build(cfg["dataset"], said.allowed)
     recorded = run.record.get("images") if run is not None and not said.options["dataset"] else None
-    if isinstance(recorded, Mapping):
-        classes, size = (
-            (recorded["words"], 1) if space.data == "text" else (len(recorded["classes"]), recorded["shape"][1])
-        )
+    if isinstance(recorded, Mapping) and space.data == "text":
+        classes, size = recorded["words"], 1
+    elif isinstance(recorded, Mapping):
+        classes, size = len(recorded["classes"]), recorded["shape"][1]
     elif not said.options["dataset"] and not (run and run.block("dataset")):
         usual = "ptb" if space.data == "text" else "imagenet" if stem == "imagenet" else "cifar10"
         classes, size = IMAGES[usual]
@@ -262,7 +230,6 @@ def shape(space: Space, size: int) -> tuple[int, ...]:
 
 
 def input_facts(space: Space, classes: int, size: int) -> Facts:
-    """Describe the inputs of the networks."""
     return {"words": classes} if space.data == "text" else {"classes": classes, "image": f"{size}x{size}"}
 
 
@@ -288,13 +255,12 @@ def supernet(said: Arguments) -> Facts:
     }
     if given["method"] or given["batch"]:
         batch = [f"search.batch={said.number('batch')}"] if given["batch"] else []
-        facts |= step_memory(
-            compose_job(given, [*sized, *batch], "search")[0], said.allowed, classes, shape(space, size)
-        )
+        searched, _ = compose_job(given, [*sized, *batch], "search")
+        facts |= step_memory(searched, said.allowed, classes, shape(space, size))
     if given["out"]:
         from nasx.report import cells
 
-        facts["drawing"] = join_paths(cells.draw_cells(possible(space), given["out"]))
+        facts["drawing"] = " ".join(map(str, cells.draw_cells(possible(space), given["out"])))
     return facts
 
 
@@ -354,13 +320,3 @@ def possible(space: Space) -> dict[str, list[Edge]]:
 def _by_target(item: tuple[tuple[str, str], object]) -> tuple[int, ...]:
     """Inputs first, then by the numbers of the nodes."""
     return tuple(int(name) if name.isdigit() else -1 for name in item[0])
-
-
-# -------------------------------------------------------------------------------------------------------- text
-def count_operations(operations: Mapping[str, int]) -> str:
-    """Operations with their numbers, the most frequent first."""
-    return ", ".join(f"{name} {n}" for name, n in Counter(operations).most_common())
-
-
-def join_paths(paths: Sequence[Path]) -> str:
-    return " ".join(map(str, paths))

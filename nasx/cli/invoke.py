@@ -5,9 +5,9 @@ Nothing here imports torch before a job has passed all checks and has something 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
-    """The record and the folder of a finished run."""
-
     record: Config
     folder: Path
 
@@ -57,7 +55,7 @@ def do(command: Literal["search", "retrain"], cfg: Config, info: JobInfo) -> Don
     from nasx.config import identity
 
     preflight.check_foreign(cfg, command)
-    record = WORK[command](cfg, info)
+    record = work(command, cfg, info)
     return Done(record, Path(cfg["out"]) / identity.run_name(cfg, info.choices, command))
 
 
@@ -77,51 +75,17 @@ def job_info(
     return JobInfo(choices=choices, options=options, folders=folders, published=standard).of(command, overrides)
 
 
-def _unless_done(kind: str, cfg: Config, info: JobInfo) -> object:
-    """Return the record of a finished run without importing torch, or do the run. `kind`: search or retrain."""
+def work(command: str, cfg: Config, info: JobInfo) -> Any:
+    """Run the job of a resolved configuration, and return its record; that of a finished run without torch."""
+    if command == "table":
+        import_module("nasx.cli.table").main(cfg)
+        return None
+    if command == "list":
+        return import_module("nasx.cli.listing").main(cfg, info.folders)
     from nasx.report import run_summary
 
-    if done := run_summary.again(cfg, info.choices, kind, summary=info.summary):
+    if command == "run":
+        run_summary.checked_folder(cfg, info.choices, "search")
+    elif command != "study" and (done := run_summary.again(cfg, info.choices, command, summary=info.summary)):
         return done
-    import nasx.jobs.retrain
-    import nasx.jobs.search
-
-    return {"search": nasx.jobs.search.search, "retrain": nasx.jobs.retrain.retrain}[kind](cfg, info)
-
-
-def _run(cfg: Config, info: JobInfo) -> object:
-    from nasx.report import run_summary
-
-    run_summary.checked_folder(cfg, info.choices, "search")
-    import nasx.jobs.run
-
-    return nasx.jobs.run.run(cfg, info)
-
-
-def _study(cfg: Config, info: JobInfo) -> object:
-    import nasx.jobs.study
-
-    return nasx.jobs.study.study(cfg, info)
-
-
-def _table(cfg: Config, info: JobInfo) -> Any:
-    import nasx.cli.table
-
-    nasx.cli.table.main(cfg)
-
-
-def _list(cfg: Config, info: JobInfo) -> Any:
-    import nasx.cli.listing
-
-    nasx.cli.listing.main(cfg, info.folders)
-
-
-WORK: dict[str, Callable[[Config, JobInfo], Any]] = {
-    "search": partial(_unless_done, "search"),
-    "retrain": partial(_unless_done, "retrain"),
-    "run": _run,
-    "study": _study,
-    "table": _table,
-    "list": _list,
-}
-"""Command -> function of a resolved configuration and its `job_info` that runs the job."""
+    return getattr(import_module(f"nasx.jobs.{command}"), command)(cfg, info)

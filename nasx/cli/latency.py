@@ -35,28 +35,14 @@ if TYPE_CHECKING:
     import torch
 
 OPTIONS = {
-    "space": "",
-    "from": "",
-    "layers": "",
-    "channels": "",
-    "image": "32",
-    "classes": "10",
-    "stem": "cifar",
-    "runtime": "onnxruntime",
-    "device": "cpu",
-    "threads": "1",
-    "batch": "1",
-    "networks": "20",
-    "repeats": "100",
-    "seed": "0",
-    "out": "",
-    "allow": "",
-}
+    "space": "", "from": "", "layers": "", "channels": "", "image": "32", "classes": "10", "stem": "cifar",
+    "runtime": "onnxruntime", "device": "cpu", "threads": "1", "batch": "1", "networks": "20", "repeats": "100",
+    "seed": "0", "out": "", "allow": "",
+}  # fmt: skip
 RUNTIMES = ("onnxruntime", "eager", "compiled")
 
 
 def main(words: Sequence[str]) -> int:
-    """Measure a table, or time the network of a search, and print it."""
     said = parse("latency", words, OPTIONS)
     given = said.options
     if bool(given["space"]) == bool(given["from"]):
@@ -83,11 +69,8 @@ def measured(said: Arguments) -> list[str]:
     cfg, choices = compose_job({"space": given["space"]})
     space = instantiate.build(cfg["space"], allow)
     if space.data != "images":
-        raise UserError(
-            f"space={given['space']}",
-            "reads text, but latencies are measured with images",
-            "use a space of image networks, for example space=nb201",
-        )
+        fault = "reads text, but latencies are measured with images"
+        raise UserError(f"space={given['space']}", fault, "use a space of image networks, for example space=nb201")
 
     from nasx.tracking import environment
 
@@ -98,9 +81,7 @@ def measured(said: Arguments) -> list[str]:
             **{name: said.optional(name, 1) for name in ("layers", "channels")},
             "stem": given["stem"],
             "image": [3, numbers["image"], numbers["image"]],
-            "classes": numbers["classes"],
-            "batch": numbers["batch"],
-            "threads": numbers["threads"],
+            **{name: numbers[name] for name in ("classes", "batch", "threads")},
             **where(given["runtime"], device),
         }
         digest = hashlib.sha256(json.dumps([about, cfg["space"]], sort_keys=True).encode()).hexdigest()[:8]
@@ -132,17 +113,13 @@ def where(runtime: str, device: torch.device) -> dict[str, object]:
 
 
 def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
-    """Format the latencies as a table for the terminal."""
     from nasx.export import latency as export_latency
 
     width = max(len(key.operation) for key in table.operations) + 2
     rows = [f"{'operation'.ljust(width)}channels     size  stride  median ms  10 to 90 %"]
     for key, one in table.operations.items():
-        size = f"{key.width} x {key.height}"
-        spread = f"{one.low_ms:.4f} to {one.high_ms:.4f}"
-        rows.append(
-            f"{key.operation.ljust(width)}{key.channels:8}{size:>9}{key.stride:8}{one.median_ms:11.4f}  {spread}"
-        )
+        row = f"{key.operation.ljust(width)}{key.channels:8}{f'{key.width} x {key.height}':>9}{key.stride:8}"
+        rows.append(f"{row}{one.median_ms:11.4f}  {one.low_ms:.4f} to {one.high_ms:.4f}")
     whole = sorted(one.latency.median_ms for one in table.networks)
     error, tau = export_latency.error(table)
     target = f"{whole[len(whole) // 2]:.3f}ms"
@@ -164,11 +141,8 @@ def found(said: Arguments) -> list[str]:
     run = lineage.open_parent(folder)
     budget, kept = run.config.get("budget") or {}, record.get("budget")
     if kept is None or not str(budget.get("device")).endswith(latency.SUFFIX):
-        raise UserError(
-            f"from={said.options['from']}",
-            "is not a search with a budget from a measured table",
-            "search with budget=latency budget.device=FILE.json",
-        )
+        fault = "is not a search with a budget from a measured table"
+        raise UserError(f"from={said.options['from']}", fault, "search with budget=latency budget.device=FILE.json")
     table = latency.read(budget["device"])
     about = table.about
     space = instantiate.build(run.block("space"), said.allowed)

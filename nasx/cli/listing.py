@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx.config import experiments, plugins, schema
 from nasx.core import spelling
+from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import lineage
 
@@ -26,20 +27,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 KINDS = {
-    "methods": "method",
-    "spaces": "space",
-    "datasets": "dataset",
-    "benchmarks": "benchmark",
-    "protocols": "search",
-    "recipes": "retrain",
-    "studies": "study",
-    "engines": "engine",
-    "loggers": "logger",
-    "launchers": "launch",
-    "stages": "stages",
-    "experiments": "experiment",
-    "debug": "debug",
-}
+    "methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark", "protocols": "search",
+    "recipes": "retrain", "studies": "study", "engines": "engine", "loggers": "logger", "launchers": "launch",
+    "stages": "stages", "experiments": "experiment", "debug": "debug",
+}  # fmt: skip
 """What the user calls it -> the group."""
 WIDE = 120
 """Columns from which tables show sources and costs too; also the width of what is not a terminal."""
@@ -61,7 +52,8 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
     """The choices of a group, in the order of their names; an earlier folder hides a later one's file."""
     files = plugins.choices(group, *folders)
     texts = {name: file.read_text(encoding="utf-8", errors="replace") for name, file in files.items()}
-    targets = {name: _target(text) for name, text in texts.items()}
+    found = {name: re.search(r"^\s*_target_:\s*([\w.]+)", text, re.M) for name, text in texts.items()}
+    targets = {name: own[1] if own else "" for name, own in found.items()}
     for name, text in texts.items():
         component = schema.component(targets[name])
         own = _first_comment(text)
@@ -69,18 +61,11 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
         head = experiments.find(name, *folders) if group == "experiment" else None
         about = component.summary or module.partition("\n")[0] if component else ""
         shared = list(targets.values()).count(targets[name]) > 1 and bool(own)
-        source = (
-            ""
-            if group in BY_FILE or not component
-            else _source(text, "# ") or _source(component.doc) or _source(module)
-        )
+        source = ""
+        if component and group not in BY_FILE:
+            source = _source(text, "# ") or _source(component.doc) or _source(module)
         line = (head and head.summary) or (own if shared or not about else about)
         yield Entry(name, line, source, _cost(module), _options(group, text))
-
-
-def _target(text: str) -> str:
-    found = re.search(r"^\s*_target_:\s*([\w.]+)", text, re.M)
-    return found[1] if found else ""
 
 
 def _first_comment(text: str) -> str:
@@ -106,19 +91,14 @@ def _cost(docstring: str) -> str:
 
 def _options(group: str, text: str) -> str:
     """key=value of the component's own fields, in the order of the file."""
-    import yaml
+    from nasx.core.files import parse_yaml
 
-    from nasx.core.files import load_yaml
-
-    try:
-        node = load_yaml(text)
-    except (ValueError, RecursionError, yaml.YAMLError):  # an error when it is chosen
-        return ""
-    inner = node.get(group) if isinstance(node, Mapping) else {}
+    node = parse_yaml(text) or {}  # what is damaged is an error when it is chosen
+    inner = node.get(group)
     return _said(inner if isinstance(inner, Mapping) else node)
 
 
-def _said(node: Mapping[str, Any]) -> str:
+def _said(node: Config) -> str:
     """key=value of a component's fields; a component inside it as Class(...)."""
 
     def said(value: Any) -> str:
@@ -135,16 +115,11 @@ def overrides(words: Sequence[str]) -> list[str]:
     first, *rest = [word for word in words if word not in settings] or [""]
     kind = {group: kind for kind, group in KINDS.items()}.get(first, first)
     filters = [*rest] if kind in (*KINDS, "all", "") else [first, *rest]
-    return [
-        *settings,
-        *([f"what={kind}"] if kind and filters == rest else []),
-        *([lineage.override("words", filters)] if filters else []),
-    ]
+    what = [f"what={kind}"] if kind and filters == rest else []
+    return [*settings, *what, *([lineage.override("words", filters)] if filters else [])]
 
 
 class _Row(NamedTuple):
-    """An entry of a kind, with the description of an experiment."""
-
     kind: str
     entry: Entry
     head: experiments.Experiment | None
@@ -185,15 +160,12 @@ def _rows(kind: str, folders: Sequence[str]) -> Iterator[_Row]:
 
 
 def _details(row: _Row, width: int) -> str:
-    """Everything that is known of one entry."""
     entry, head = row.entry, row.head
     parts = [("", entry.line)]
     if head:
         parts += [("run", command) for command in head.commands]
-        parts += [
-            ("published", f"{p.row}: {p.text}" + f", with {' '.join(p.overrides)}" * bool(p.overrides))
-            for p in head.published
-        ]
+        for p in head.published:
+            parts.append(("published", f"{p.row}: {p.text}" + f", with {' '.join(p.overrides)}" * bool(p.overrides)))
         parts += [("not published", head.unpublished), ("cost", head.cost)]
     else:
         parts += [("source", entry.source), ("cost", entry.cost), ("options", entry.options)]
@@ -254,7 +226,7 @@ def _paper(paper: str) -> Table:
     return table
 
 
-def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
+def main(cfg: Config, folders: Sequence[str]) -> None:
     """Print what `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` ask for. Raises UserError if nothing matches."""
     from rich.console import Console
 
@@ -275,11 +247,8 @@ def main(cfg: Mapping[str, Any], folders: Sequence[str]) -> None:
     found = [row for row in rows if row.has(words)]
     if not found:
         near = spelling.nearest(words[0], [*KINDS, *(row.entry.name for row in rows)])
-        raise UserError(
-            f"nasx list {' '.join(words)}",
-            "no entry matches all of these words" if len(words) > 1 else "no entry matches this word",
-            f"did you mean {near}?" if near else "use fewer words",
-        )
+        fault = "no entry matches all of these words" if len(words) > 1 else "no entry matches this word"
+        raise UserError(f"nasx list {' '.join(words)}", fault, f"did you mean {near}?" if near else "use fewer words")
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:
             console.print(_table(kind, shown, console.width))

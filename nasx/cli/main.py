@@ -17,7 +17,8 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,84 +34,39 @@ if TYPE_CHECKING:
     from nasx.config.compose import Loader
 
 
-# ---------------------------------------------------------------------------------------------- the jobs
-def search(cfg: DictConfig) -> object:
-    """One search job."""
-    return _job("search", cfg)
-
-
-def retrain(cfg: DictConfig) -> object:
-    """One retraining job."""
-    return _job("retrain", cfg)
-
-
-def run(cfg: DictConfig) -> object:
-    """One search job and what follows it."""
-    return _job("run", cfg)
-
-
-def study(cfg: DictConfig) -> object:
-    """One study: searches, a ranking, retrainings."""
-    return _job("study", cfg)
-
-
-def table(cfg: DictConfig) -> object:
-    """Print or write tables."""
-    return _job("table", cfg)
-
-
-def list_(cfg: DictConfig) -> object:
-    """Print what there is to choose from."""
-    return _job("list", cfg)
-
-
-TASKS: dict[str, Callable[[DictConfig], object]] = {
-    "search": search,
-    "retrain": retrain,
-    "run": run,
-    "study": study,
-    "table": table,
-    "list": list_,
-}
-"""Command -> what Hydra runs."""
-
-
 _raised: list[Exception] = []
 """What a single job has raised."""
 
 
-def _job(command: str, cfg: DictConfig) -> object:
-    """Check the composed configuration, then run the job. Raises and never exits, so that a sweep continues."""
+def task(cfg: DictConfig) -> object:
+    """Check a composed configuration and run its job, for Hydra. Raises and never exits, so that a sweep continues."""
     with standard_streams.guarded():  # a launcher may have started this process
-        return _checked(command, cfg)
+        return _checked(cfg)
 
 
-def _checked(command: str, cfg: DictConfig) -> object:
+def _checked(cfg: DictConfig) -> object:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import OmegaConf
 
     from nasx.cli import grid, invoke, preflight
-    from nasx.config import check, commands, provenance, sweeps
+    from nasx.config import check, commands, compose, provenance, sweeps
     from nasx.tracking import lineage, sweep_log
 
     hydra = HydraConfig.get()
     if hydra.mode == RunMode.MULTIRUN:
         sweeps.enter_folder(hydra.runtime.cwd)
-    values = OmegaConf.to_container(cfg, resolve=True)
-    assert isinstance(values, dict)
-    overrides = list(hydra.overrides.task)
+    command, overrides = str(hydra.job.config_name), list(hydra.overrides.task)
+    plain = compose.mapping(cfg, resolve=True)
     own = next((s.path for s in hydra.runtime.config_sources if s.provider == "command-line"), None)
-    options = ["--config-dir", _relative(own, hydra.runtime.cwd)] if own else []
+    near = own and Path(own).is_relative_to(hydra.runtime.cwd)
+    options = ["--config-dir", os.path.relpath(own, hydra.runtime.cwd) if near else own] if own else []
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    plain = {str(key): value for key, value in values.items()}
     folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
     info = invoke.job_info(command, plain, choices, overrides, options, folders)
-    work = invoke.WORK[command]
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
             preflight.check_foreign(plain, command)
-            result = work(plain, info)
+            result = invoke.work(command, plain, info)
             if "kind" in (result or ()) and os.environ.get("RANK", "0") == "0":  # a record; else nothing was run
                 from nasx.report import run_summary
 
@@ -129,7 +85,7 @@ def _checked(command: str, cfg: DictConfig) -> object:
         grouped = commands.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, choices)] if grouped else []
         sweep_log.record_job(path, overrides, runs, ended=False)
-        result = work(plain, info)
+        result = invoke.work(command, plain, info)
         if plain.get("objective"):
             result = sweeps.objective(result, plain["objective"])
     except Exception as error:
@@ -143,11 +99,6 @@ def _checked(command: str, cfg: DictConfig) -> object:
         raise
     sweep_log.record_job(path, overrides, runs, ended=True)
     return result
-
-
-def _relative(folder: str, cwd: str) -> str:
-    """A folder as one writes it in `cwd`; whole where it lies elsewhere."""
-    return os.path.relpath(folder, cwd) if Path(folder).is_relative_to(cwd) else folder
 
 
 # ------------------------------------------------------------------------------------------------- the line
@@ -188,12 +139,10 @@ def print_error(error: Exception, code: int) -> int:
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
     said = printable(str(error))
-    print(f"nasx: {said}" if "\n" not in said else f"nasx: {_bulleted(said)}", file=sys.stderr)
+    if "\n" in said:
+        said = "several things are wrong\n" + "\n".join(f"  {line}" for line in said.splitlines())
+    print(f"nasx: {said}", file=sys.stderr)
     return code
-
-
-def _bulleted(text: str) -> str:
-    return "several things are wrong\n" + "\n".join(f"  {line}" for line in text.splitlines())
 
 
 def dispatch(words: list[str]) -> int | None:
@@ -220,37 +169,25 @@ def dispatch(words: list[str]) -> int | None:
     if command not in COMMANDS:
         from nasx.core import spelling
 
-        raise UserError(
-            f"nasx {command}",
-            "unknown command",
-            spelling.suggest(command, COMMANDS, "commands are"),
-        )
+        raise UserError(f"nasx {command}", "unknown command", spelling.suggest(command, COMMANDS, "commands are"))
     if command == "completion":
         from nasx.cli import completion
 
         return completion.install(rest)
     if command == "bench":
         return bench(rest)
-    if command in PLAIN:
-        return plain_command(command, rest)
-    return application(command, rest)
-
-
-def plain_command(command: str, words: list[str]) -> int | None:
-    """A command without a configuration; its help is what its module documents."""
-    if "--help" in words or words[:1] == ["-h"]:
+    if command not in PLAIN:
+        return application(command, rest)
+    if "--help" in rest or rest[:1] == ["-h"]:
         from nasx.cli import help as help_
 
         print(help_.plain_help(command))
         return 0
-    from importlib import import_module
-
-    code: int | None = import_module(PLAIN[command]).main(words)
+    code: int | None = import_module(PLAIN[command]).main(rest)
     return code
 
 
 def bench(words: list[str]) -> int | None:
-    """`nasx bench import|query|info|fill|rank`: plain words, no configuration."""
     if words[:1] == ["rank"]:  # it may evaluate a supernet, which nasx.benchmarks must not import
         from nasx.cli import rank
 
@@ -271,16 +208,12 @@ def resolve_name(text: str) -> str:
 
     cell = published.find(text)
     if cell is not None and cell.space == "darts":
-        raise UserError(
-            f"genotype={text}",
-            "is a cell of the DARTS space, which no benchmark covers",
-            f"train it: nasx retrain space=darts genotype={text}",
-        )
+        fault = "is a cell of the DARTS space, which no benchmark covers"
+        raise UserError(f"genotype={text}", fault, f"train it: nasx retrain space=darts genotype={text}")
     return text if cell is None else cell.text
 
 
 def application(command: str, words: list[str]) -> int | None:
-    """One of the commands with a configuration, by Hydra."""
     from nasx.cli import arguments, hydra_app, preflight
     from nasx.cli.arguments import normalize_filter, normalize_flags
     from nasx.config import commands, compose
@@ -299,16 +232,16 @@ def application(command: str, words: list[str]) -> int | None:
         print(help_.command(command, line))
         return 0
     if line.has("--shell-completion", "--hydra-help"):
-        hydra_app.show(command, line, TASKS[command])
+        hydra_app.show(command, line, task)
         return None
     line, loader = preflight.normalize(command, line), compose.make_loader(line.value("--config-dir"))
     out, jobs = preflight.check_line(command, line, loader)
     if not line.runs:
-        hydra_app.show(command, line, TASKS[command])
+        hydra_app.show(command, line, task)
         return None
     if not line.multirun:
         with hydra_app.application(loader) as hydra:
-            hydra.run(command, TASKS[command], list(line.overrides))
+            hydra.run(command, task, list(line.overrides))
         if _raised:
             raise _raised.pop()
         return None
@@ -330,7 +263,7 @@ def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
     fault: Exception | None = None
     try:
         with sweeps.without_validation(), hydra_app.application(loader) as hydra:
-            hydra.multirun(command, TASKS[command], [*line.overrides, *placed, "hydra.mode=MULTIRUN"])
+            hydra.multirun(command, task, [*line.overrides, *placed, "hydra.mode=MULTIRUN"])
     except KeyboardInterrupt:
         sweep_log.summary(folder, None)
         raise

@@ -11,7 +11,7 @@ values as it goes (optuna), the first job is checked, and each further value of 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -56,11 +56,8 @@ def normalize(command: str, line: Line) -> Line:
     if found := [text.partition("=") for text in line.overrides if trust.calls_resolver(text) and text[:6] != "hydra."]:
         raise UserError.join([trust.resolver_fault(key, value) for key, _, value in found])
     texts = [quote_override(resolve_keep(text, line.overrides)) for text in line.overrides]
-    texts = [
-        f"~{text.removesuffix('=null')}" if text == "pair=null" else text
-        for text in texts
-        if text not in ("experiment=null", "launch=null", "debug=null")
-    ]
+    texts = [text for text in texts if text not in ("experiment=null", "launch=null", "debug=null")]
+    texts = ["~pair" if text == "pair=null" else text for text in texts]
     if command in ("retrain", "study"):
         texts += lineage.inherited_overrides(command, texts, line.value("--config-dir"))
     if commands.COMMANDS[command].groups:
@@ -143,13 +140,8 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
             faults.append(_unreadable(text, loader, command, error))
             continue
         if override.is_sweep_override() and not line.multirun and line.runs:
-            faults.append(
-                UserError(
-                    text,
-                    "lists several values",
-                    f"add --multirun for one run each; or, for one list, write {override.get_key_element()}='[...]'",
-                )
-            )
+            one = f"for one list, write {override.get_key_element()}='[...]'"
+            faults.append(UserError(text, "lists several values", f"add --multirun for one run each; or, {one}"))
         elif lists_nothing := grid.lists_nothing(override):
             faults.append(lists_nothing)
         else:
@@ -162,18 +154,11 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
     if "=" not in text and not text.startswith("~"):
         entry = commands.COMMANDS[command]
         taken = [group for group in (*entry.groups, *commands.DELTAS) if entry.groups and group not in entry.unread]
-        homes = [group for group in taken if text in options(loader, group)]
-        return UserError(
-            text,
-            "is not a setting",
-            "did you mean " + " or ".join(f"{g}={text}" for g in homes) + "?"
-            if homes
-            else "settings are written key=value, for example method=darts",
-        )
+        near = " or ".join(f"{group}={text}" for group in taken if text in options(loader, group))
+        remedy = f"did you mean {near}?" if near else "settings are written key=value, for example method=darts"
+        return UserError(text, "is not a setting", remedy)
     reason = str(error).partition("\n")[0].rstrip(".")
-    return UserError(
-        text, f"cannot be read ({reason})", "put quotes around a value with special characters: key='\"value\"'"
-    )
+    return UserError(text, f"cannot be read ({reason})", lineage.QUOTES)
 
 
 def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple[str, ...]) -> Composed:
@@ -219,7 +204,9 @@ def _key_faults(base: object, overrides: Sequence[Override], command: str) -> tu
     plain = {str(key): value for key, value in mapping(base, resolve=False).items() if key != "hydra"}
     faults, good = [], []
     for override in overrides:
-        fault = None if override.is_hydra_override() else _key_fault(plain, override, command)
+        fault = None if override.is_hydra_override() else components.unknown_key(plain, override.key_or_group, command)
+        if fault is None and override.is_add() and not (override.is_force_add() or override.is_hydra_override()):
+            fault = UserError(_text(override), "already exists", f"drop the +: {_text(override)[1:]}")
         if fault is None:
             good.append(_text(override))
         else:
@@ -265,21 +252,11 @@ def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> 
     return UserError(text, f"unknown {group} {choice!r}", remedy)
 
 
-def _key_fault(cfg: Mapping[str, object], override: Override, command: str) -> UserError | None:
-    fault = components.unknown_key(cfg, override.key_or_group, command)
-    if fault is None and override.is_add() and not override.is_force_add():
-        return UserError(_text(override), "already exists", f"drop the +: {_text(override)[1:]}")
-    return fault
-
-
 def check_foreign(cfg: Config, command: str) -> None:
     """Check the user's own components as `faults` checks those of nasx, when their job begins. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
-    theirs = {
-        group: instantiate.build(cfg[group], allow)
-        for group in ("dataset", "logger", "benchmark")
-        if instantiate.foreign_packages(cfg.get(group))
-    }
+    own = [group for group in ("dataset", "logger", "benchmark") if instantiate.foreign_packages(cfg.get(group))]
+    theirs = {group: instantiate.build(cfg[group], allow) for group in own}
     for component in theirs.values():
         if look := getattr(component, "check", None):
             look()

@@ -19,9 +19,9 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
@@ -41,28 +41,23 @@ CANDIDATES = 100
 STEPS = {
     "random": ["experiment=quickstart", "method=random", f"method.samples={CANDIDATES}"],
     "synflow": [
-        "experiment=quickstart",
-        "method=synflow",
-        f"method.candidates={CANDIDATES}",
-        "space.layers=5",
+        "experiment=quickstart", "method=synflow", f"method.candidates={CANDIDATES}", "space.layers=5",
         "space.channels=16",
     ],
     "search": ["experiment=quickstart_search"],
-}
+}  # fmt: skip
 """Run -> its overrides; SynFlow scores networks of the benchmark's own size."""
 
 
 class Chosen(NamedTuple):
-    """A cell, how it was chosen, its validation accuracy in percent, and what choosing it cost."""
+    """How a cell was chosen, its validation accuracy in percent, and what choosing it cost."""
 
     by: str
     accuracy: float
     cost: str
-    genotype: str = ""
 
 
 def main(given: Sequence[str]) -> int:
-    """`nasx quickstart [seed=...] [out=...] [open=...]`."""
     changed = [word for word in given if word.startswith("search.")]
     asked = arguments.parse("quickstart", [word for word in given if word not in changed], OPTIONS)
     seed, out = asked.number("seed"), asked.options["out"]
@@ -71,8 +66,8 @@ def main(given: Sequence[str]) -> int:
     results = []
     for i, (name, words) in enumerate(STEPS.items(), 1):
         print(f"[{i}/{len(STEPS)}] {name}", file=sys.stderr, flush=True)
-        own = changed if name == "search" else ()
-        results.append(_run(f"quickstart-{name}-s{seed}", [*words, f"seed={seed}", *own], out))
+        own = [f"seed={seed}", *(changed if name == "search" else ()), f"name=quickstart-{name}-s{seed}"]
+        results.append(invoke.call("search", [*words, *own, lineage.override("out", out)]).record)
     table = Nb201()
     accuracies = table.accuracies("cifar10", "valid")
     hours = CANDIDATES * float(table.table().seconds("cifar10").mean()) / 3600
@@ -81,12 +76,7 @@ def main(given: Sequence[str]) -> int:
         Chosen("optimum", float(accuracies.max()), "15,625 training runs"),
         Chosen(f"best of {CANDIDATES} random cells", _found(drawn), f"{CANDIDATES} training runs, {hours:.0f} GPU-h"),
         Chosen(f"best of {CANDIDATES} by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
-        Chosen(
-            "TSE-DrNAS search on digits",
-            _found(searched),
-            f"{duration(searched['wall_s'])} on this CPU",
-            searched["genotype"],
-        ),
+        Chosen("TSE-DrNAS search on digits", _found(searched), f"{duration(searched['wall_s'])} on this CPU"),
         Chosen("one random cell (median)", float(np.median(accuracies)), "none"),
     ]
     picture = Path(out).expanduser() / f"quickstart-s{seed}"
@@ -97,22 +87,17 @@ def main(given: Sequence[str]) -> int:
         "CIFAR-10 validation accuracy after 200 epochs (%)",
     )
     written = histogram.write(made, picture)
-    _show(chosen, accuracies, written[-1])
+    _show(chosen, accuracies, searched["genotype"], written[-1])
     if asked.options["open"] == "true" or (asked.options["open"] == "auto" and _screen()):
         webbrowser.open(written[-1].resolve().as_uri())
     return 0
-
-
-def _run(name: str, words: Sequence[str], out: str) -> Mapping[str, Any]:
-    """The record of a search, which is run where it is not finished."""
-    return invoke.call("search", [*words, f"name={name}", lineage.override("out", out)]).record
 
 
 def _found(record: Result) -> float:
     return float(record["lookup"]["cifar10"]["valid"])
 
 
-def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, picture: Path) -> None:
+def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: Path) -> None:
     """Print the last screen: a table of at most 80 columns, what it means, the next commands."""
     console = Console(highlight=False, soft_wrap=True)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -130,7 +115,7 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, picture: Path) -> No
         "Better than: share of the 15,625 cells with a lower accuracy.\n"
         "The search was run on images of digits, not on CIFAR-10."
     )
-    console.print(f"cell found by the search: {chosen[-2].genotype}", markup=False)
+    console.print(f"cell found by the search: {cell}", markup=False)
     console.print(f"picture: {printable(str(picture))}", markup=False)
     console.print("next: nasx search method=darts space=nb201   a full search on CIFAR-10 (GPU)")
     console.print("      nasx table                             all finished runs")

@@ -55,13 +55,9 @@ SAMPLE = 200
 """Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
 0.05)."""
 DEFAULTS = dict.fromkeys(("from", "column", "file", "against", "n", "images", "out_file", "threads", "allow"), "") | {
-    "k": "10",
-    "resamples": "1000",
-    "seed": "0",
-    "lower": "false",
-    "out": "outputs",
-    "device": "auto",
-}
+    "k": "10", "resamples": "1000", "seed": "0", "lower": "false", "out": "outputs", "device": "auto",
+}  # fmt: skip
+COVERED = "use a search in a space that a benchmark covers"
 HEAD = ("score", "against", "cells", "Kendall's tau-b", "Spearman's rho", "regret in %")
 
 
@@ -115,11 +111,8 @@ def main(words: Sequence[str]) -> int:
             accuracies = each.accuracies(measure)
             known = ~np.isnan(accuracies)
             if known.sum() < 2:
-                raise UserError(
-                    f"against={measure}",
-                    f"the benchmark has {known.sum()} of the {len(known)} cells of {each.name}",
-                    "rank at least two cells that it has",
-                )
+                fault = f"the benchmark has {known.sum()} of the {len(known)} cells of {each.name}"
+                raise UserError(f"against={measure}", fault, "rank at least two cells that it has")
             found = ranking(sign * each.scores[known], accuracies[known], k=k, resamples=resamples, seed=sampling.seed)
             facts = {"resamples": resamples, "seed": sampling.seed, "lower": sign < 0, **each.facts}
             rows.append({"score": each.name, "against": measure, **as_record(found, k), **facts})
@@ -131,7 +124,11 @@ def main(words: Sequence[str]) -> int:
             ]
     print(table(rows))
     if written is not None:
-        text = as_csv(rows) if written.suffix == ".csv" else json.dumps({"rows": rows, "cells": cells}, indent=1) + "\n"
+        text = json.dumps({"rows": rows, "cells": cells}, indent=1) + "\n"
+        if written.suffix == ".csv":
+            import pandas as pd
+
+            text = str(pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))
         files.write_atomic(written, text, "name another file: out_file=FILE")
         print(f"written to {written}")
     return 0
@@ -158,16 +155,13 @@ def scored(given: Arguments, settings: Sequence[str], sampling: Sampling) -> Ite
     against = given.several("against")
     for name in against:
         if name not in CHOICES:
-            raise UserError(
-                f"against={name}",
-                "is not an accuracy of a benchmark",
-                spelling.suggest(name, CHOICES),
-            )
-    benchmark = Nb201()
+            remedy = spelling.suggest(name, CHOICES)
+            raise UserError(f"against={name}", "is not an accuracy of a benchmark", remedy)
+    benchmark, measures = Nb201(), against or ("cifar10.valid",)
     if columns or file:
-        check_tabulated(benchmark, against or ("cifar10.valid",))
-    tabular = [of_column(benchmark, name, against or ("cifar10.valid",)) for name in columns]
-    tabular += [of_file(benchmark, Path(file).expanduser(), against or ("cifar10.valid",))] if file else []
+        check_tabulated(benchmark, measures)
+    tabular = [of_column(benchmark, name, measures) for name in columns]
+    tabular += [of_file(benchmark, Path(file).expanduser(), measures)] if file else []
     folders = [lineage.run_folder(name, given.options["out"]) for name in runs]
     yield from (subsample(each, sampling) for each in tabular)
     for folder in folders:
@@ -179,21 +173,14 @@ def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
     for name in against:
         dataset, split = parts(name)
         if benchmark.reference(dataset).get(split, {}).get("optimum") is None:
-            if not benchmark.cells() and not benchmark.missing():
-                raise UserError(
-                    f"against={name}",
-                    "no benchmark covers the cells of this space",
-                    "use a search in a space that a benchmark covers",
-                )
-            raise UserError(
-                f"against={name}",
-                "the benchmark's table has no such accuracies",
-                benchmark.missing() or "use a dataset and a split that it has",
-            )
+            fault, remedy = "no benchmark covers the cells of this space", COVERED
+            if benchmark.cells() or benchmark.missing():
+                fault = "the benchmark's table has no such accuracies"
+                remedy = benchmark.missing() or "use a dataset and a split that it has"
+            raise UserError(f"against={name}", fault, remedy)
 
 
 def parts(measure: str) -> tuple[str, str]:
-    """Dataset and split of one of CHOICES."""
     dataset, _, split = measure.partition(".")
     return dataset, split
 
@@ -201,15 +188,12 @@ def parts(measure: str) -> tuple[str, str]:
 def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
     """(cells,) accuracies in percent, NaN where unknown."""
     dataset, split = parts(measure)
-    found = [
-        None if (score := benchmark.query(cell)) is None else score.datasets.get(dataset, {}).get(split)
-        for cell in cells
-    ]
-    return np.array([np.nan if value is None else value for value in found], np.float64)
+    scores = map(benchmark.query, cells)
+    found = [None if score is None else score.datasets.get(dataset, {}).get(split) for score in scores]
+    return np.array(found, np.float64)
 
 
 def finite(value: float) -> float | None:
-    """A number as JSON has it."""
     return value if math.isfinite(value) else None
 
 
@@ -235,11 +219,8 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
     elif name in known:
         values = columns[name].values.astype(np.float64)
     else:
-        raise UserError(
-            f"column={name}",
-            "is not a column of the NAS-Bench-201 table",
-            spelling.suggest(name, known, "it has"),
-        )
+        remedy = spelling.suggest(name, known, "it has")
+        raise UserError(f"column={name}", "is not a column of the NAS-Bench-201 table", remedy)
     rows = np.flatnonzero(~np.isnan(values))
     return Scored(name, benchmark, [cell_text(row) for row in rows.tolist()], values[rows], against)
 
@@ -298,28 +279,21 @@ def of_run(
         scores, facts = np.array(list(known.values())), {"kind": "recorded"}
         return subsample(Scored(folder.name, benchmark, list(known), scores, against, True, facts), sampling)
     if not instantiate.build(saved["method"], allow).trains:
-        raise UserError(
-            f"from={folder}",
-            "its method neither trained a supernet nor recorded scores",
-            "use a search whose method trains a supernet or scores cells",
-        )
+        fault = "its method neither trained a supernet nor recorded scores"
+        raise UserError(f"from={folder}", fault, "use a search whose method trains a supernet or scores cells")
     with diagnose.restored_job(folder, saved, given.options["device"], given.optional("threads"), allow) as job:
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
-            raise UserError(
-                f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again"
-            )
+            fault = f"none of its {len(found)} checkpoints can be read"
+            raise UserError(f"from={folder}", fault, "start the search again")
         job.loop.load(state)
         genotypes = sample(job.space, sampling)
         cells = [str(genotype) for genotype in genotypes]
         for measure in against:
             if np.isnan(accuracies(benchmark, cells, measure)).all():
-                raise UserError(
-                    f"from={folder}",
-                    f"the benchmark has {measure} for none of the {len(cells)} cells drawn",
-                    "use a search in a space that a benchmark covers",
-                )
+                fault = f"the benchmark has {measure} for none of the {len(cells)} cells drawn"
+                raise UserError(f"from={folder}", fault, COVERED)
         scores = np.array(one_shot(job, genotypes, sampling.images or job.settings.evaluated[0], folder.name))
     facts = {"kind": "one-shot", "updates": state["updates"]}
     return Scored(folder.name, benchmark, cells, scores, against, True, facts)
@@ -332,9 +306,8 @@ def recorded(folder: Path) -> dict[str, float]:
         rows = (record.get("choice") or {}).get("drawn") or ()
         scores = {str(cell): -math.inf if score is None else float(score) for cell, score, *_ in rows}
     except (TypeError, ValueError, AttributeError) as error:
-        raise UserError(
-            str(folder / "result.json"), f"its recorded scores cannot be read ({error})", "rank a run created by nasx"
-        ) from error
+        fault = f"its recorded scores cannot be read ({error})"
+        raise UserError(str(folder / "result.json"), fault, "rank a run created by nasx") from error
     return {cell: -math.inf if math.isnan(score) else score for cell, score in scores.items()}
 
 
@@ -391,10 +364,3 @@ def interval(row: Row, name: str) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" + ("" if low is None else f" [{low:.3f}, {high:.3f}]")
-
-
-def as_csv(rows: Sequence[Row]) -> str:
-    """Rows as CSV, with the keys of all."""
-    import pandas as pd
-
-    return str(pd.DataFrame(rows, dtype=object).to_csv(index=False, lineterminator="\n"))

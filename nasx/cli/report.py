@@ -29,16 +29,12 @@ OPTIONS = {"out": "report.html", "title": "Architecture search", "figures": ""}
 
 
 def main(given: Sequence[str]) -> int:
-    """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
     asked = arguments.parse("report", given, OPTIONS, positional="RUNS")
     roots = list(asked.positional) or ["outputs"]
     frame = collect(roots)
     if frame.empty:
-        raise UserError(
-            " ".join(roots),
-            "contains no finished run" + "".join(f"; {n}" for n in frame.attrs["notes"]),
-            "name folders of runs, for example nasx report outputs",
-        )
+        fault = "; ".join(["contains no finished run", *frame.attrs["notes"]])
+        raise UserError(" ".join(roots), fault, "name folders of runs, for example nasx report outputs")
     path = Path(asked.options["out"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={path}", "is not the name of an HTML file", "use for example out=report.html")

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import yaml
+from tabulate import tabulate
 
 from nasx.cli.arguments import parse
 from nasx.core import files
@@ -64,7 +65,6 @@ class State(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print a line a run and a total."""
     said = parse("status", words, {}, positional="FOLDER")
     if len(said.positional) > 1:
         raise UserError(
@@ -74,11 +74,8 @@ def main(words: Sequence[str]) -> int:
     if said.positional and not root.is_dir():
         raise UserError(f"nasx status {said.positional[0]}", "does not exist", "name the folder of the runs")
     now = time.time()
-    texts = [
-        text([state(Path(folder), root, now) for folder in records.run_folders(root)], root, now),
-        *sweeps(root, now),
-    ]
-    print(printable("\n".join(texts)))
+    found = [state(Path(folder), root, now) for folder in records.run_folders(root)]
+    print(printable("\n".join([text(found, root, now), *sweeps(root, now)])))
     return 0
 
 
@@ -87,26 +84,17 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
     if not found:
         return f"no runs under {root}"
     rows = [HEADINGS, *(run.cells(now) for run in found)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if heading in ("epoch", "updates") else cell.ljust(width)
-            for cell, width, heading in zip(row, widths, HEADINGS, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    aligned = ["right" if heading in ("epoch", "updates") else "left" for heading in HEADINGS]
+    table = tabulate(rows, tablefmt="plain", disable_numparse=True, colalign=aligned)
+    lines = [line.rstrip() for line in table.splitlines()]
     counts = Counter(run.state for run in found)
     total = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
     known = [run.left_s for run in found if run.left_s is not None]
     ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
     lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
     labels = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
-    return "\n".join(
-        [
-            *lines,
-            *(f"{labels[run.state]}: {run.name}\n  {run.fault}" for run in found if run.fault and run.state in labels),
-        ]
-    )
+    lines += [f"{labels[run.state]}: {run.name}\n  {run.fault}" for run in found if run.fault and run.state in labels]
+    return "\n".join(lines)
 
 
 def state(folder: Path, root: Path, now: float) -> State:
@@ -121,12 +109,9 @@ def state(folder: Path, root: Path, now: float) -> State:
     kind = str((record or {}).get("kind") or held)
     earlier = [] if over or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
     if earlier:  # before its last stage: its current stage is shown
-        within = state(earlier[-1].parent, folder, now)
-        return within._replace(
-            name=os.path.relpath(earlier[-1].parent, root),
-            fault=fault or within.fault,
-            state="running" if running else "failed" if fault else "stopped",
-        )
+        within, name = state(earlier[-1].parent, folder, now), os.path.relpath(earlier[-1].parent, root)
+        reached = "running" if running else "failed" if fault else "stopped"
+        return within._replace(name=name, fault=fault or within.fault, state=reached)
     last = rows[-1] if rows else {}
     epoch = _whole(last.get("epoch")) or 0
     updates = max([_whole(last.get("updates")) or 0, *(int(path.stem) for path in saved if path.stem.isdigit())])
@@ -164,15 +149,13 @@ def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
 def planned(config: Path) -> tuple[str, int | None]:
     """(kind, epochs) of a run's configuration, as far as they can be read."""
     kind, epochs = "?", None
-    try:
+    with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         for keys, value in peek.scalars(config.read_text(encoding="utf-8")):
             if keys == ("kind",):
                 kind = value
             elif keys == (kind, "epochs"):
                 epochs = int(value) if value.isdecimal() else None
                 break
-    except (OSError, ValueError, yaml.YAMLError):
-        pass
     return kind, epochs
 
 
@@ -188,11 +171,8 @@ def recorded(folder: Path) -> tuple[Result | None, str]:
 
 def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | None:
     """Seconds until the last epoch ends, `since_s` after the last row; None without a row."""
-    timed = [
-        (epoch, row["wall_s"])
-        for row in rows
-        if (epoch := _whole(row.get("epoch"))) and type(row.get("wall_s")) in (int, float)
-    ][-RECENT - 1 :]
+    rows = [row for row in rows if _whole(row.get("epoch")) and type(row.get("wall_s")) in (int, float)]
+    timed = [(row["epoch"], row["wall_s"]) for row in rows[-RECENT - 1 :]]
     if not timed or epochs is None:
         return None
     (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
@@ -212,16 +192,11 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
         planned, done = max(plan.get("jobs") or 0, len(found)), [job for job in found if job.ended and not job.fault]
         if not running and (folder != folders[-1] or len(done) == planned):
             continue
-        begun = [
-            [state(root / run, root, now) for run in job.runs if (root / run).is_dir()]
-            for job in found
-            if not job.ended
-        ]
-        live = [
-            runs
-            for runs in begun
-            if any(run.state == "running" for run in runs) or (running and all(run.state == "finished" for run in runs))
-        ]  # at a job's very beginning and end
+        places = [[root / run for run in job.runs if (root / run).is_dir()] for job in found if not job.ended]
+        begun = [[state(place, root, now) for place in own] for own in places]
+        states = [{run.state for run in runs} for runs in begun]
+        at_ends = [running and own <= {"finished"} for own in states]  # at a job's very beginning and end
+        live = [runs for runs, own, end in zip(begun, states, at_ends, strict=True) if "running" in own or end]
         counts = {
             "done": len(done),
             "failed": sum(bool(job.fault) for job in found),
@@ -232,11 +207,9 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         taken = [record["wall_s"] for job in done for run in job.runs if (record := recorded(root / run)[0])]
         rest = sweep_left(taken, live, planned - len(found))
-        if running:
-            until = "" if rest is None else f"; about {duration(rest)} left"
-            yield f"sweep of {planned} jobs, running: {said}{until}"
-        else:
-            yield f"sweep of {planned} jobs, stopped: {said}; the same command goes on:"
+        until = "" if rest is None else f"; about {duration(rest)} left"
+        ends = f"running: {said}{until}" if running else f"stopped: {said}; the same command goes on:"
+        yield f"sweep of {planned} jobs, {ends}"
         yield f"  {shlex.join(['nasx', *plan.get('command', [])])}"
         yield from (f"  failed: {shlex.join(job.overrides)}\n    {job.fault}" for job in found if job.fault)
 
@@ -247,10 +220,10 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
     Before one has ended, those that run tell how long one takes. Waiting ones that were finished before are skipped in
     fact, so it is rather less. None if nothing tells.
     """
-    known = [run for runs in live for run in runs if run.left_s is not None]
     each = list(taken) or [
         run.left_s * run.epochs / (run.epochs - run.epoch)
-        for run in known
+        for runs in live
+        for run in runs
         if run.left_s is not None and run.epochs and run.epoch < run.epochs
     ]
     if not each:
@@ -283,8 +256,6 @@ def _changed(paths: Sequence[Path]) -> float:
     """The last change of any of the files, 0 if there are none."""
     times = [0.0]
     for path in paths:
-        try:
+        with contextlib.suppress(OSError):  # not there yet, or removed while we look
             times.append(path.stat().st_mtime)
-        except OSError:  # not there yet, or removed while we look
-            continue
     return max(times)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,12 @@ def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
     rising: list[bool] = []
     for text in names:
         column = text.lstrip("-")
-        if column.removesuffix("_mean") == "test_error":  # shown or not, it orders as the accuracy does, turned round
-            columns.append("test_accuracy_mean")
-            rising.append(text.startswith("-"))
-            continue
-        column = column if column in table.columns else f"{column}_mean"
-        check_column("sort", text, table.columns, column)
+        turned = column.removesuffix("_mean") == "test_error"  # shown or not, it orders as the accuracy does, reversed
+        column = "test_accuracy_mean" if turned else column if column in table.columns else f"{column}_mean"
+        if not turned:
+            check_column("sort", text, table.columns, column)
         columns.append(column)
-        rising.append(not text.startswith("-"))
+        rising.append(text.startswith("-") == turned)
     ordered = table.sort_values(columns, ascending=rising, kind="stable", ignore_index=True)
     ordered.attrs = dict(table.attrs)
     return ordered
@@ -65,11 +63,9 @@ def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
 
 def to_csv(table: pd.DataFrame) -> str:
     """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
-    plain = (
-        table.assign(labels=["|".join(x) for x in table["labels"]], overrides=[" ".join(x) for x in table["overrides"]])
-        if len(table)
-        else table
-    )
+    plain = table
+    if len(table):
+        plain = table.assign(labels=table["labels"].map("|".join), overrides=table["overrides"].map(" ".join))
     places = ["folder", "folders", "parent_folder", "parent_overrides", "settings", "edges"]
     return table_formats.spreadsheet(plain.drop(columns=places, errors="ignore"))
 
@@ -88,29 +84,25 @@ def main(cfg: Config) -> str:
         if value and form != "latex":
             raise UserError(f"{key}={value}", "is used only in LaTeX tables", "add format=latex")
     if written["label"] and not LABEL.fullmatch(str(written["label"])):
-        raise UserError(
-            f"label={written['label']}",
-            "is not a LaTeX label",
-            "use letters, digits and : . _ + - only, for example label=tab:results",
-        )
+        remedy = "use letters, digits and : . _ + - only, for example label=tab:results"
+        raise UserError(f"label={written['label']}", "is not a LaTeX label", remedy)
     frame = collect(roots)
     paper, found = ask.get("paper"), len(frame)
     if not found and not paper:
         skipped = "; ".join(frame.attrs["notes"])
-        usual = roots == ["outputs"]
-        raise UserError(
-            f"{named}={','.join(roots)}",
-            "contains no finished run" + (f" ({skipped})" if skipped else ""),
-            "search first, for example nasx search experiment=quickstart"
-            if usual
-            else "name the folder of the runs, for example out=outputs",
-        )
-    frame = pick(frame, _plain(ask.get("filter")))
+        remedy = "name the folder of the runs, for example out=outputs"
+        if roots == ["outputs"]:
+            remedy = "search first, for example nasx search experiment=quickstart"
+        fault = "contains no finished run" + (f" ({skipped})" if skipped else "")
+        raise UserError(f"{named}={','.join(roots)}", fault, remedy)
+    wanted = ask.get("filter")
+    frame = pick(frame, wanted)
     if found and frame.empty:
-        raise UserError(
-            f"filter={_written(ask.get('filter'))}", f"matches none of the {found} runs", "use a wider filter"
-        )
-    group = [group] if isinstance(group := _plain(ask.get("group")) or [], str) else list(group)
+        if isinstance(wanted, list):
+            wanted = [str(text).replace(":", "=", 1) for text in wanted]
+        fault = f"matches none of the {found} runs"
+        raise UserError(f"filter={overrides.format_value(wanted)}", fault, "use a wider filter")
+    group = [group] if isinstance(group := ask.get("group") or [], str) else list(group)
     for column in group:
         check_column("group", column, frame.columns)
     if paper:
@@ -119,7 +111,7 @@ def main(cfg: Config) -> str:
         made, table = published.compare(summary(frame, group, reference=False), str(paper))
     else:
         error = bool(ask.get("error", False))
-        table = _sorted(summary(frame, group), _plain(ask.get("sort")))
+        table = _sorted(summary(frame, group), ask.get("sort"))
         made = sheets(table, error=error, group=group)
         table = errors(table) if error else table
     notes = table.attrs.get("notes", [])
@@ -135,23 +127,6 @@ def main(cfg: Config) -> str:
     else:
         print(text, end="")
     return text
-
-
-def _plain(node: object) -> Any:
-    """A list or dict of plain values, whether `node` is OmegaConf's or Python's."""
-    if isinstance(node, str) or node is None:
-        return node
-    if isinstance(node, Mapping):
-        return {str(k): _plain(v) for k, v in node.items()}
-    return [_plain(x) for x in node] if hasattr(node, "__iter__") else node
-
-
-def _written(node: object) -> str:
-    """A filter as one writes it."""
-    plain = _plain(node)
-    return overrides.format_value(
-        [str(text).replace(":", "=", 1) for text in plain] if isinstance(plain, list) else plain
-    )
 
 
 def _for_terminal(made: Sequence[Sheet], notes: Sequence[str], *, to_file: bool) -> str:

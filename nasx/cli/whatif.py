@@ -29,7 +29,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
@@ -93,7 +92,8 @@ def main(words: Sequence[str]) -> int:
     asked = request(words)
     parents = [lineage.run_folder(name, asked.out) for name in asked.runs]
     if asked.epoch is not None:
-        made = invoke.do("search", *branch(parents[0], asked.epoch, asked.changes, asked)).folder
+        saved = opened(parents[0], asked.allow)
+        made = invoke.do("search", *branch(parents[0], saved, asked.epoch, asked.changes, asked)).folder
         branches.show([outcomes(parents[0], asked.epoch, {" ".join(asked.changes) or "the same again": made})])
         return 0
     plans = [(folder, epoch := start(folder), dict(plan(folder, epoch, asked))) for folder in parents]
@@ -110,41 +110,26 @@ def main(words: Sequence[str]) -> int:
 
 def request(words: Sequence[str]) -> Request:
     """Parse the arguments. Raises UserError."""
-    taken = {
-        key: value
-        for key, eq, value in (word.partition("=") for word in words)
-        if eq and key in ("epoch", "out", "allow")
-    }
+    own = {"epoch": "", "out": "outputs", "allow": ""}
+    taken = [word for word in words if "=" in word and word.partition("=")[0] in own]
     runs = [word.removeprefix("from=") for word in words if "=" not in word or word.startswith(("from=", "./", "/"))]
-    rest = [
-        word for word in words if "=" in word and word.partition("=")[0] not in (*taken, "from") and word not in runs
-    ]
+    rest = [word for word in words if "=" in word and word not in (*taken, *runs) and not word.startswith("from=")]
     auto, runs = "auto" in runs, [run for run in runs if run != "auto"]
-    given = arguments.parse(
-        "whatif", [f"{key}={value}" for key, value in taken.items()], {"epoch": "", "out": "outputs", "allow": ""}
-    )
+    given = arguments.parse("whatif", taken, own)
     where, epoch = "nasx whatif", given.optional("epoch", 1)
     if unknown := [word for word in runs if word.startswith("-")]:
         raise UserError(f"{where} {unknown[0]}", "is not recognized", f"see {where} --help")
     if not runs or (not auto and len(runs) > 1):
-        raise UserError(
-            where,
-            f"needs {'a run' if not runs else 'one run, or auto'}",
-            f"for example {where} RUN epoch=E method.KEY=VALUE",
-        )
+        needs = f"needs {'a run' if not runs else 'one run, or auto'}"
+        raise UserError(where, needs, f"for example {where} RUN epoch=E method.KEY=VALUE")
     if auto == (epoch is not None):
         raise UserError(where, "needs either epoch=E or auto", f"for example {where} {runs[0]} auto")
     changes = [word for word in rest if overrides.first_part(word) in CHANGED]
     job = [word for word in rest if overrides.first_part(word) in JOB]
     faults = [fault for word in rest if word not in job and (fault := _refusal(word)) is not None]
     if auto and changes:
-        faults.append(
-            UserError(
-                f"{where} auto",
-                f"chooses the settings to change itself, but {changes[0]} is given",
-                "replace auto by epoch=E, or remove the setting",
-            )
-        )
+        wrong = f"chooses the settings to change itself, but {changes[0]} is given"
+        faults.append(UserError(f"{where} auto", wrong, "replace auto by epoch=E, or remove the setting"))
     if auto and any(word.startswith("name=") for word in job):
         faults.append(UserError(f"{where} auto", "starts several runs, but name= is given", "leave name out"))
     if faults:
@@ -158,17 +143,13 @@ def _refusal(word: str) -> UserError | None:
     first = key.partition(".")[0]
     what = SHARED.get(key if first == "search" else first)
     if what:
-        return UserError(
-            word, f"would change {what}, which a branch shares with its parent", "start another search: nasx search"
-        )
+        fault = f"would change {what}, which a branch shares with its parent"
+        return UserError(word, fault, "start another search: nasx search")
     if first in CHANGED:
         return None
     known = [*(f"{group}.KEY" for group in CHANGED), "method", "stop", *sorted(JOB), "epoch"]
-    return UserError(
-        word,
-        "cannot differ between a branch and its parent",
-        spelling.suggest(key, known, "a branch may set"),
-    )
+    remedy = spelling.suggest(key, known, "a branch may set")
+    return UserError(word, "cannot differ between a branch and its parent", remedy)
 
 
 # ------------------------------------------------------------------------------------------------- one branch
@@ -178,11 +159,8 @@ def opened(folder: Path, allow: Sequence[str]) -> Config:
     if (holder := lock.holder(folder)) is not None:
         raise UserError(str(folder), f"is in use by {holder}", "wait for it to finish, or stop it")
     if stages.count(saved) > 1:
-        raise UserError(
-            str(folder),
-            "is a search in several stages",
-            f"name the folder of a stage other than the last: {folder / stages.name(0)}",
-        )
+        remedy = f"name the folder of a stage other than the last: {folder / stages.name(0)}"
+        raise UserError(str(folder), "is a search in several stages", remedy)
     return saved
 
 
@@ -195,13 +173,11 @@ def kept(folder: Path, epoch: int) -> Path:
     return found[epoch]
 
 
-def branch(folder: Path, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
-    """The branch of the search in `folder` at an epoch with these changes. Raises one UserError with all faults."""
-    return branch_of(folder, opened(folder, asked.allow), epoch, changes, asked)
+def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
+    """The branch of the search in `folder`, whose configuration is `saved`, at an epoch with these changes.
 
-
-def branch_of(folder: Path, saved: Config, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
-    """`branch` of an opened search, whose configuration is `saved`."""
+    Raises one UserError with all faults.
+    """
     path = kept(folder, epoch)
     chosen = [word for word in changes if word.partition("=")[0] in commands.GROUPS]
     base, picked = _composed([*chosen, *asked.job], str(saved["choices"].get("space")))
@@ -219,17 +195,10 @@ def branch_of(folder: Path, saved: Config, epoch: int, changes: Sequence[str], a
     choices = {**saved["choices"], **{group: picked[group] for group in groups}}
     check.check(cfg, choices, changes)
     if epoch >= cfg["search"]["epochs"]:
-        raise UserError(
-            f"epoch={epoch}",
-            f"is not before the end of the branch, which has {cfg['search']['epochs']} epochs",
-            "choose an earlier epoch, or raise search.epochs",
-        )
-    origin = {
-        "run": folder.name,
-        "identity": saved.get("identity"),
-        "epoch": epoch,
-        "checkpoint": checkpoints.checksum(path),
-    }
+        fault = f"is not before the end of the branch, which has {cfg['search']['epochs']} epochs"
+        raise UserError(f"epoch={epoch}", fault, "choose an earlier epoch, or raise search.epochs")
+    digest = checkpoints.checksum(path)
+    origin = {"run": folder.name, "identity": saved.get("identity"), "epoch": epoch, "checkpoint": digest}
     info = _facts(folder, saved, cfg, choices, origin, changes, asked)
     return Branch({**cfg, "branch": origin}, replace(info, origin=str(path)))
 
@@ -241,11 +210,9 @@ def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, ob
     for key, _, _ in provenance.values(file.read_text(encoding="utf-8")):
         group, _, name = key.partition(".")
         if group == "space" and needed.get(name) != held.get(name):
-            raise UserError(
-                f"method={method}",
-                f"sets {key}={overrides.format_value(needed.get(name))}, which would change the shape of the supernet",
-                "start another search: nasx search",
-            )
+            value = overrides.format_value(needed.get(name))
+            fault = f"sets {key}={value}, which would change the shape of the supernet"
+            raise UserError(f"method={method}", fault, "start another search: nasx search")
 
 
 def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -267,12 +234,7 @@ def _with(cfg: dict[str, object], text: str) -> dict[str, object]:
     """`cfg` with one dotted override. Raises UserError if it cannot be read, or sets what is not there."""
     if trust.calls_resolver(text):
         raise trust.resolver_fault(*text.split("=", 1))
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException:
-        raise UserError(
-            text, "cannot be read", "put quotes around a value with special characters: key='\"value\"'"
-        ) from None
+    override = lineage.parsed(text)
     if override.is_sweep_override():
         raise UserError(text, "lists several values", "give one value; each value needs a branch of its own")
     if (fault := components.unknown_key(cfg, override.key_or_group, "search")) is not None:
@@ -325,22 +287,16 @@ def start(folder: Path) -> int:
     try:
         began = onset(records.read_rows(folder))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows of another hand
-        raise UserError(
-            str(folder / "metrics.jsonl"), "contains rows that are not those of a search", "name the folder of a search"
-        ) from error
+        fault = "contains rows that are not those of a search"
+        raise UserError(str(folder / "metrics.jsonl"), fault, "name the folder of a search") from error
+    where = f"nasx whatif {folder} auto"
     if began is None:
-        raise UserError(
-            f"nasx whatif {folder} auto",
-            "no collapse was detected by its eigenvalue or its share of skip connections",
-            "choose the epoch yourself: epoch=E",
-        )
+        fault = "no collapse was detected by its eigenvalue or its share of skip connections"
+        raise UserError(where, fault, "choose the epoch yourself: epoch=E")
     found = [epoch for epoch in checkpoints.kept(folder) if epoch <= began.epoch]
     if not found:
-        raise UserError(
-            f"nasx whatif {folder} auto",
-            f"{began.reason}, but no earlier checkpoint was kept",
-            "search again with search.keep_every=1",
-        )
+        fault = f"{began.reason}, but no earlier checkpoint was kept"
+        raise UserError(where, fault, "search again with search.keep_every=1")
     return found[-1]
 
 
@@ -370,6 +326,6 @@ def plan(folder: Path, epoch: int, asked: Request) -> Iterator[tuple[str, Branch
     }
     for name, changes in remedies.items():
         try:
-            yield name, branch_of(folder, saved, epoch, changes, asked)
+            yield name, branch(folder, saved, epoch, changes, asked)
         except UserError as fault:
             yield name, fault

@@ -102,21 +102,19 @@ def show(found: Sequence[Outcomes]) -> None:
 def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
     """Heading -> text, for the search itself and each branch."""
     for name in found[0].ends:
-        own = [each.ends[name] for each in found if name in each.ends]
+        both = [each for each in found if name in each.ends]
+        own = [each.ends[name] for each in both]
         if all(x.refused for x in own):
-            yield {
-                "branch": name,
-                **dict.fromkeys(("gain", "better", "collapsed", "skips", "passes"), ""),
-                "accuracy": "-",
-            }
+            empty = dict.fromkeys(("gain", "better", "collapsed", "skips", "passes"), "")
+            yield {"branch": name, **empty, "accuracy": "-"}
             continue
         extra = extras(found, name)
         skips = [x.skips for x in own if x.skips is not None]
         yield {
             "branch": name,
             "accuracy": _mean([x.accuracy for x in own]),
-            "gain": _mean([each.gain(name) for each in found if name in each.ends], sign="+"),
-            "better": _count([each.better(name) for each in found if name in each.ends]),
+            "gain": _mean([each.gain(name) for each in both], sign="+"),
+            "better": _count([each.better(name) for each in both]),
             "collapsed": _count([x.collapsed for x in own]),
             "skips": f"{fmean(skips):.2f}" if skips else "",
             "passes": f"{100 * fmean(extra):+.0f} %" if extra else "",
@@ -152,15 +150,11 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
 
     Writes SVG and PNG and returns their paths.
     """
-    groups = {
-        name: [
-            curves.derived(curves.read_metrics(each.ends[name].folder))
-            for each in found
-            if name in each.ends and each.ends[name].folder
-        ]
-        for name in found[0].ends
-    }
-    groups = {name: runs for name, runs in groups.items() if runs}
+    groups: dict[str, list[list[Row]]] = {}
+    for name in found[0].ends:
+        folders = [each.ends[name].folder for each in found if name in each.ends and each.ends[name].folder]
+        if folders:
+            groups[name] = [curves.derived(curves.read_metrics(folder)) for folder in folders]
     colors = {name: style.CYCLE[i - 1] if i else style.INK for i, name in enumerate(groups)}
     measure = found[0].measure
     panels = [per_epoch("found.skip"), *([per_epoch(f"lookup.{measure}")] if measure else [])]
@@ -179,11 +173,7 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
 
 
 def _over_epochs(
-    axes: Axes,
-    groups: Mapping[str, Sequence[Sequence[Row]]],
-    quantity: Quantity,
-    epochs: Sequence[int],
-    colors: Mapping[str, str],
+    axes: Axes, groups: Mapping[str, list[list[Row]]], quantity: Quantity, epochs: list[int], colors: Mapping[str, str]
 ) -> None:
     last = 1.0
     for i, (name, runs) in enumerate(groups.items()):
@@ -192,31 +182,23 @@ def _over_epochs(
         axes.plot(at[own], mean[own], color=colors[name], label=name, zorder=3 - bool(i))
         last = max(last, *at)
     for epoch in set(epochs):
-        axes.axvline(epoch, color=style.SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+        axes.axvline(epoch, **curves.LEVEL)
     curves.finish(axes, quantity.title, quantity.unit, last)
 
 
 def _at_the_end(axes: Axes, found: Sequence[Outcomes], colors: Mapping[str, str]) -> None:
-    values = {
-        name: [x for each in found if name in each.ends and (x := each.ends[name].accuracy) is not None]
-        for name in found[0].ends
-    }
-    values = {name: known for name, known in values.items() if known}
+    values: dict[str, list[float]] = {}
+    for name in found[0].ends:
+        ends = [each.ends[name].accuracy for each in found if name in each.ends]
+        if known := [x for x in ends if x is not None]:
+            values[name] = known
     for y, (name, known) in enumerate(values.items()):
         color = colors.get(name, style.SOFT)
         axes.plot(known, [y] * len(known), "o", color=color, markersize=5, alpha=0.7)
         axes.plot([fmean(known)], [y], "|", color=color, markersize=14, markeredgewidth=2)
         if extra := extras(found, name):
-            axes.annotate(
-                f"{100 * fmean(extra):+.0f} %",
-                (1.0, y),
-                xycoords=("axes fraction", "data"),
-                xytext=(4, 0),
-                textcoords="offset points",
-                va="center",
-                fontsize=8,
-                color=style.SOFT,
-            )
+            look: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", **curves.NOTE}
+            axes.annotate(f"{100 * fmean(extra):+.0f} %", (1.0, y), xytext=(4, 0), **look)
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.set_title("At the end, and extra passes")

@@ -50,28 +50,14 @@ def _laid_out(edges: Sequence[Edge]) -> Any:
     graph = _graphviz().AGraph(directed=True, strict=False)
     type_ = {"fontname": f"{FONT}, Verdana, sans-serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
-    graph.node_attr.update(
-        style="filled",
-        shape="rect",
-        align="center",
-        fontsize="17",
-        height="0.5",
-        width="0.5",
-        penwidth="1.6",
-        color=INK,
-        **type_,
-    )
+    graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="17", height="0.5", width="0.5")
+    graph.node_attr.update(penwidth="1.6", color=INK, **type_)
     graph.edge_attr.update(fontsize="15", arrowsize="0.8", penwidth="1.4", color=INK, **type_)
     nodes = list(dict.fromkeys(name for edge in edges for name in edge[:2]))
     sources, targets = {edge[0] for edge in edges}, {edge[1] for edge in edges}
     for name in nodes:
-        kind = (
-            "input"
-            if name not in targets and name in sources and not name.isdigit()
-            else "output"
-            if name not in sources and not name.isdigit()
-            else "node"
-        )
+        kind = "input" if name not in targets else "output" if name not in sources else "node"
+        kind = "node" if name.isdigit() else kind
         graph.add_node(name, label=_label(name), fillcolor=FILL[kind])
     for i, (source, target, operation) in enumerate(edges):
         colour = FAMILIES[family(operation)] if operation else INK
@@ -89,9 +75,8 @@ def draw(run_folder: str | Path) -> list[Path]:
     try:
         text = (folder / "genotype.txt").read_text(encoding="utf-8")
     except OSError as fault:
-        raise UserError(
-            str(folder / "genotype.txt"), f"cannot be read ({fault.strerror})", "use the folder of a finished search"
-        ) from fault
+        said = f"cannot be read ({fault.strerror})"
+        raise UserError(str(folder / "genotype.txt"), said, "use the folder of a finished search") from fault
     return draw_cells(genotype_edges(text), folder / "cell")
 
 
@@ -156,11 +141,8 @@ def _graphviz() -> Any:
     except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", extras.install()) from fault
     except ImportError as fault:  # a minimal container
-        raise UserError(
-            "cell pictures",
-            f"pygraphviz cannot be loaded ({fault})",
-            "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 libxext6`",
-        ) from fault
+        remedy = "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 libxext6`"
+        raise UserError("cell pictures", f"pygraphviz cannot be loaded ({fault})", remedy) from fault
     with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
         first = pygraphviz.AGraph(directed=True)
         first.add_node("a")

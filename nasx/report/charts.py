@@ -7,11 +7,12 @@ readable on white and on black. Shapes: groups are {label: [rows of each run]}.
 
 from __future__ import annotations
 
+import itertools
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.core.plain import Row
 from nasx.core.quantities import QUANTITIES, Quantity
@@ -22,7 +23,7 @@ from nasx.spaces.edges import Edge
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Rows = Sequence[Mapping[str, Any]]
+Rows = Sequence[Row]
 Groups = Mapping[str, Sequence[Rows]]
 COLOURS = {
     **{colour.lower(): f"--c{i}" for i, colour in enumerate(style.CYCLE)},
@@ -79,7 +80,10 @@ def _strip(node: ET.Element, prefix: str) -> None:
             value = f"#{prefix}{value[1:]}"
         elif name != "href":
             value = re.sub(r"url\(#", f"url(#{prefix}", value)
-            value = _coloured(_NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value), name)
+            value = _NUMBER.sub(lambda found: f"{float(found[0]):.2f}", value)
+        if name == "style":
+            value = value.replace("'DejaVu Sans'", "var(--sans)")
+            value = re.sub(r"#[0-9a-f]{6}", lambda c: f"var({COLOURS[c[0]]})" if c[0] in COLOURS else c[0], value)
         kept[name] = value
     node.attrib.clear()
     node.attrib.update(kept)
@@ -95,20 +99,11 @@ def _strip(node: ET.Element, prefix: str) -> None:
         node.text = None
 
 
-def _coloured(value: str, name: str) -> str:
-    if name == "style":
-        value = value.replace("'DejaVu Sans'", "var(--sans)")
-        return re.sub(r"#[0-9a-f]{6}", lambda c: f"var({COLOURS[c[0]]})" if c[0] in COLOURS else c[0], value)
-    return value
-
-
 def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
     """Return the figure made by `make` as inline SVG without background; empty if it makes none."""
     with style.style():
         made = make()
-        if made is None:
-            return ""
-        return inline(style.svg(made, transparent=True), prefix, label)
+        return "" if made is None else inline(style.svg(made, transparent=True), prefix, label)
 
 
 # -------------------------------------------------------------------------------------------------------- panels
@@ -119,12 +114,9 @@ def panels(section: str) -> list[Quantity]:
 
 def panel(groups: Groups, quantity: Quantity) -> Figure | None:
     """Draw a quantity over the epochs, one line per group; None if no row has it."""
-    made = style.figure(4.1, 2.7)
+    made, colours = style.figure(4.1, 2.7), itertools.cycle(style.CYCLE)
     axes = made.subplots()
-    found = [
-        curves.line(axes, runs, quantity, label, style.CYCLE[i % len(style.CYCLE)])
-        for i, (label, runs) in enumerate(groups.items())
-    ]
+    found = [curves.line(axes, runs, quantity, label, next(colours)) for label, runs in groups.items()]
     curves.finish(axes, quantity.title, quantity.unit, curves.last_epoch(groups))
     return made if any(found) else None
 
@@ -136,7 +128,6 @@ def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, fl
 
 
 def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
-    """Draw one cell as inline SVG."""
     return inline(cells.svg(edges), prefix, label)
 
 

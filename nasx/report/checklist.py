@@ -20,6 +20,24 @@ from nasx.results import random_baseline
 ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
 """Columns that are equal within an ablation."""
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to state"}
+QUESTIONS = (
+    "Is the code that trains the final architectures public?",
+    "Is the code of the search method public?",
+    "Is the code released now, without waiting for a clean-up?",
+    "Do all methods share one benchmark: space, data, protocol?",
+    "Are there ablations: one method with a part switched off or changed?",
+    "Are the final architectures evaluated in the same way?",
+    "Is performance shown over time, not only at the end?",
+    "Is random search a baseline?",
+    "Are runs repeated with different seeds, and are the seeds reported?",
+    "Is a tabular or surrogate benchmark used if one exists?",
+    "Are confounders fixed: hardware, versions, code?",
+    "Are the tuning of hyperparameters and its cost reported?",
+    "Is the time of the whole method reported, from search to final network?",
+    "Is the whole setup reported?",
+)
+Answer = tuple[str, str]
+"""State, and the evidence in the runs."""
 
 
 class Item(NamedTuple):
@@ -44,59 +62,29 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
     trained = _several(label for r in runs if r["kind"] == "retrain" for label in r["code"])
     searched = _several(label for r in runs for label in (r["parent_code"] if r["kind"] == "retrain" else r["code"]))
     packages = _packages([*searched, *trained])
-    return [
-        Item(
-            1,
-            "Is the code that trains the final architectures public?",
-            *_code(commits, changed, "nasx retrain, or the benchmark's own training", trained),
-        ),
-        Item(2, "Is the code of the search method public?", *_code(commits, changed, "nasx search", searched)),
-        Item(
-            3,
-            "Is the code released now, without waiting for a clean-up?",
-            "yours",
-            "publish the commit"
-            + (" and its uncommitted changes" if changed else "")
-            + (f" and your own code ({packages})" if packages else "")
-            + " with the results",
-        ),
+    release = "publish the commit" + " and its uncommitted changes" * changed
+    release += f" and your own code ({packages})" * bool(packages) + " with the results"
+    shown = ("yes", "the anytime curve above")
+    used = f"{len(looked)} of {len(searches)} searches, in {', '.join(_several(r['benchmark'] for r in looked))}"
+    answers = (
+        _code(commits, changed, "nasx retrain, or the benchmark's own training", trained),
+        _code(commits, changed, "nasx search", searched),
+        ("yours", release),
         _benchmark(groups),
         _ablation(groups),
         _evaluation(groups),
-        Item(
-            7,
-            "Is performance shown over time, not only at the end?",
-            *(
-                ("yes", "the anytime curve above")
-                if anytime
-                else ("missing", "no run has a benchmark accuracy for each epoch")
-            ),
-        ),
+        shown if anytime else ("missing", "no run has a benchmark accuracy for each epoch"),
         _random(groups),
         _repeated(groups),
-        Item(
-            10,
-            "Is a tabular or surrogate benchmark used if one exists?",
-            *(
-                (
-                    "yes" if len(looked) == len(searches) else "partly",
-                    f"{len(looked)} of {len(searches)} searches, in "
-                    f"{', '.join(_several(r['benchmark'] for r in looked))}",
-                )
-                if looked
-                else ("missing", "no search has a benchmark accuracy")
-            ),
-        ),
+        ("yes" if len(looked) == len(searches) else "partly", used)
+        if looked
+        else ("missing", "no search has a benchmark accuracy"),
         _confounders(runs),
-        Item(
-            12,
-            "Are the tuning of hyperparameters and its cost reported?",
-            "yours",
-            "runs do not record earlier runs; differences from the published settings are listed above",
-        ),
+        ("yours", "runs do not record earlier runs; differences from the published settings are listed above"),
         _time(runs, searches),
         _setup(runs),
-    ]
+    )
+    return [Item(i, asks, *said) for i, (asks, said) in enumerate(zip(QUESTIONS, answers, strict=True), start=1)]
 
 
 def _several(values: Iterable[object]) -> list[str]:
@@ -108,8 +96,8 @@ def _packages(labels: Iterable[str]) -> str:
     return ", ".join(_several(label.rpartition(" ")[0].partition("/")[0].removesuffix(".py") for label in labels))
 
 
-def _code(commits: Sequence[str], changed: bool, which: str, own: Sequence[str]) -> tuple[str, str]:
-    """Return state and evidence; `own` are the `own_code.labels` of the user's own files."""
+def _code(commits: Sequence[str], changed: bool, which: str, own: Sequence[str]) -> Answer:
+    """Answer for the code `which`; `own` are the `own_code.labels` of the user's own files."""
     if own:
         files = f"{', '.join(own[:3])}{', …' if len(own) > 3 else ''}"
         at = f"{which}, commit {', '.join(commits[:3])}" if commits else which
@@ -120,128 +108,88 @@ def _code(commits: Sequence[str], changed: bool, which: str, own: Sequence[str])
     return ("partly", f"{at}; + marks uncommitted changes") if changed else ("yes", at)
 
 
-def _benchmark(groups: Sequence[Row]) -> Item:
-    asks = "Do all methods share one benchmark: space, data, protocol?"
-    parts = {
-        name: _several(g[column] for g in groups)
-        for name, column in (
-            ("spaces", "space"),
-            ("datasets", "searched_on"),
-            ("protocols", "protocol"),
-            ("recipes", "recipe"),
-        )
-    }
-    mixed = {name: found for name, found in parts.items() if len(found) > 1}
-    mixtures = "; ".join(f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in mixed.items())
+def _benchmark(groups: Sequence[Row]) -> Answer:
+    columns = {"spaces": "space", "datasets": "searched_on", "protocols": "protocol", "recipes": "recipe"}
+    parts = {name: _several(g[column] for g in groups) for name, column in columns.items()}
+    mixed = [f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in parts.items() if len(found) > 1]
     if mixed:
-        return Item(4, asks, "partly", f"{mixtures}: compare within one only")
-    return Item(4, asks, "yes", ", ".join(found[0] for found in parts.values() if found))
+        return "partly", f"{'; '.join(mixed)}: compare within one only"
+    return "yes", ", ".join(found[0] for found in parts.values() if found)
 
 
-def _ablation(groups: Sequence[Row]) -> Item:
-    asks = "Are there ablations: one method with a part switched off or changed?"
+def _ablation(groups: Sequence[Row]) -> Answer:
     settings: dict[tuple[object, ...], set[object]] = {}
     for g in groups:  # the hash of a retraining depends on its search
         setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
         settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)
-    found = [
-        f"{key[0]} on {key[1]}, {key[2]}: {len(own)} settings"
-        for key, own in settings.items()
-        if len(own) > 1 and key[0]
-    ]
-    return Item(5, asks, "yes" if found else "missing", "; ".join(found[:4]) or "each method has one setting")
+    several = {key: len(own) for key, own in settings.items() if len(own) > 1 and key[0]}
+    found = [f"{key[0]} on {key[1]}, {key[2]}: {n} settings" for key, n in several.items()]
+    return "yes" if found else "missing", "; ".join(found[:4]) or "each method has one setting"
 
 
-def _evaluation(groups: Sequence[Row]) -> Item:
-    asks = "Are the final architectures evaluated in the same way?"
-    ways = _several(
-        [
-            f"query of {g['benchmark']}"
-            if g["benchmark"]
-            else f"retraining with {g['recipe']}"
-            if g["kind"] == "retrain"
-            else ""
-            for g in groups
-        ]
-    )
+def _evaluation(groups: Sequence[Row]) -> Answer:
+    retrained = [g["recipe"] for g in groups if g["kind"] == "retrain" and not g["benchmark"]]
+    ways = _several(f"query of {g['benchmark']}" for g in groups if g["benchmark"])
+    ways += _several(f"retraining with {recipe}" for recipe in retrained)
     if not ways:
-        return Item(6, asks, "missing", "no architecture has a benchmark accuracy or was retrained")
-    return Item(6, asks, "yes" if len(ways) == 1 else "partly", "; ".join(ways))
+        return "missing", "no architecture has a benchmark accuracy or was retrained"
+    return "yes" if len(ways) == 1 else "partly", "; ".join(ways)
 
 
-def _random(groups: Sequence[Row]) -> Item:
-    asks = "Is random search a baseline?"
+def _random(groups: Sequence[Row]) -> Answer:
     pools = [g for g in groups if g["method"] == random_baseline.RANDOM]
     own = [g for g in groups if g["method"] != random_baseline.RANDOM and (g["benchmark"] or g["kind"] == "retrain")]
-    compared_settings = sum(random_baseline.tested(g) for g in own)
+    tested = sum(random_baseline.tested(g) for g in own)
     if not pools:
-        return Item(8, asks, "missing", "add method=random to the sweep: it costs nothing with a tabular benchmark")
+        return "missing", "add method=random to the sweep: it costs nothing with a tabular benchmark"
     runs = len({folder for g in pools for folder in g["folders"]})
-    return Item(
-        8,
-        asks,
-        "yes" if 0 < compared_settings == len(own) else "partly",
-        f"{runs} random run{'s' * (runs > 1)}, compared with {compared_settings} of {len(own)} settings",
-    )
+    says = f"{runs} random run{'s' * (runs > 1)}, compared with {tested} of {len(own)} settings"
+    return "yes" if 0 < tested == len(own) else "partly", says
 
 
-def _repeated(groups: Sequence[Row]) -> Item:
-    asks = "Are runs repeated with different seeds, and are the seeds reported?"
+def _repeated(groups: Sequence[Row]) -> Answer:
     least, most = min(g["n"] for g in groups), max(g["n"] for g in groups)
     many = f"{least} runs of each setting" if least == most else f"{least} to {most} runs of a setting"
-    return Item(9, asks, "yes" if least > 2 else "partly" if most > 1 else "missing", f"{many}; seeds below")
+    return "yes" if least > 2 else "partly" if most > 1 else "missing", f"{many}; seeds below"
 
 
-def _confounders(runs: Sequence[Row]) -> Item:
-    asks = "Are confounders fixed: hardware, versions, code?"
+def _confounders(runs: Sequence[Row]) -> Answer:
     says = []
-    for column, one, many in (
-        ("device", "device", "devices"),
-        ("versions", "set of versions", "sets of versions"),
-        ("commit", "commit", "commits"),
-    ):
+    for column, one in {"device": "device", "versions": "set of versions", "commit": "commit"}.items():
         found, unknown = _several(r[column] for r in runs), sum(not r[column] for r in runs)
+        many = "sets of versions" if column == "versions" else f"{one}s"
         says += [f"{len(found)} {many}"] if len(found) > 1 else []
         says += [f"{unknown} of {len(runs)} runs record no {one}"] if unknown else []
     codes = [(*r["code"], *r["parent_code"]) for r in runs]
     says += [f"different versions of {', '.join(files)}"] if (files := own_code.mixed(codes)) else []
     says += ["uncommitted changes (+)"] if any(r["commit"].endswith("+") for r in runs) else []
     fixed = "one device, one set of versions, one commit" + (" of nasx, one version of your own code" * any(codes))
-    return Item(11, asks, "partly" if says else "yes", ", ".join(says) or fixed)
+    return "partly" if says else "yes", ", ".join(says) or fixed
 
 
-def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Item:
-    asks = "Is the time of the whole method reported, from search to final network?"
+def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Answer:
     timed = sum(r["cost_s"] == r["cost_s"] for r in runs)
-    retrained = len(runs) - len(searches)
     if timed < len(runs):
-        return Item(13, asks, "partly", f"{timed} of {len(runs)} runs record their time")
-    says = "wall time of every run below" + (
-        ""
-        if retrained
-        else "; the final training is the benchmark's, not ours"
-        if any(r["benchmark"] for r in searches)
-        else "; nothing was retrained"
-    )
-    return Item(13, asks, "yes" if retrained or any(r["benchmark"] for r in searches) else "partly", says)
+        return "partly", f"{timed} of {len(runs)} runs record their time"
+    says = "wall time of every run below"
+    if len(runs) > len(searches):
+        return "yes", says
+    if any(r["benchmark"] for r in searches):
+        return "yes", f"{says}; the final training is the benchmark's, not ours"
+    return "partly", f"{says}; nothing was retrained"
 
 
-def _setup(runs: Sequence[Row]) -> Item:
-    asks = "Is the whole setup reported?"
+def _setup(runs: Sequence[Row]) -> Answer:
     there = {
         "configuration": [os.path.isfile(os.path.join(r["folder"], "config.yaml")) for r in runs],
         "seed": [r["seed"] is not None and r["seed"] == r["seed"] for r in runs],
         "versions": [bool(r["versions"]) for r in runs],
         "hardware": [bool(r["device"]) for r in runs],
     }
-    lacking = [
-        f"{found.count(False)} of {len(runs)} runs have no {name}" for name, found in there.items() if not all(found)
-    ]
-    state = "yes" if not lacking else "partly" if any(any(found) for found in there.values()) else "missing"
-    return Item(
-        14,
-        asks,
-        state,
-        "; ".join(lacking)
-        or "every run folder contains the resolved configuration, seed, versions and hardware; differences are above",
-    )
+    incomplete = {name: found.count(False) for name, found in there.items() if not all(found)}
+    lacking = [f"{n} of {len(runs)} runs have no {name}" for name, n in incomplete.items()]
+    if not lacking:
+        return "yes", (
+            "every run folder contains the resolved configuration, seed, versions and hardware; differences are above"
+        )
+    return "partly" if any(map(any, there.values())) else "missing", "; ".join(lacking)

@@ -8,6 +8,7 @@ rows of one epoch the later counts (a resumed run).
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 
 Runs = Mapping[str, Sequence[str | Path]]
 """Label -> run folders that differ only in the seed."""
+LEVEL: dict[str, Any] = {"color": SOFT, "linewidth": 1.0, "linestyle": (0, (2, 2)), "zorder": 1}
+"""Look of a line at a constant value."""
+NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": SOFT}
+"""Look of the words next to it."""
 MEASURED: tuple[tuple[str, str, Any], ...] = (
     ("train", "training", "-"),
     ("val", "validation batches", (0, (4, 2))),
@@ -100,14 +105,8 @@ def line(
     if np.isfinite(std).any():
         spread = np.nan_to_num(std)
         low, high = np.minimum(quantity.unit.low, mean), np.maximum(min(quantity.unit.high, most), mean)
-        axes.fill_between(
-            epochs,
-            np.maximum(mean - spread, low),
-            np.minimum(mean + spread, high),
-            color=colour,
-            alpha=0.18,
-            linewidth=0,
-        )
+        edges = np.maximum(mean - spread, low), np.minimum(mean + spread, high)
+        axes.fill_between(epochs, *edges, color=colour, alpha=0.18, linewidth=0)
     return True
 
 
@@ -117,9 +116,8 @@ def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
 
     low, high = axes.get_ylim()
     least, most = unit.low, unit.high
-    margin = (
-        0.02 * (high - low) if unit.low == 0.0 and unit is not PERCENT else 0.0
-    )  # keep a line at zero fully visible
+    # keep a line at zero fully visible
+    margin = 0.02 * (high - low) if unit.low == 0.0 and unit is not PERCENT else 0.0
     if max(low, least - margin) < min(high, most):  # an empty panel may be outside
         axes.set_ylim(max(low, least - margin), min(high, most))
     axes.set_title(title)
@@ -160,11 +158,8 @@ def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
 
     lines = [Line2D([], [], color=CYCLE[i % len(CYCLE)], label=label) for i, label in enumerate(labels)]
     lines += [Line2D([], [], color=SOFT, linestyle=dash, label=words) for _, words, dash in MEASURED if measured]
-    made.legend(
-        handles=lines,
-        loc="outside lower center",
-        ncols=min(4, len(lines)) if not measured else max(3, min(5, len(lines))),
-    )
+    columns = max(3, min(5, len(lines))) if measured else min(4, len(lines))
+    made.legend(handles=lines, loc="outside lower center", ncols=columns)
 
 
 def trajectory(
@@ -173,24 +168,13 @@ def trajectory(
     """Draw the benchmark accuracy of the genotype at each epoch, with optimum and random mean as lines."""
     most = min(100.0, reference.get("optimum", 100.0))
     quantity = per_epoch(f"lookup.{dataset}.{split}")
-    drawn = [
-        line(axes, runs, quantity, label, CYCLE[i % len(CYCLE)], most=most)
-        for i, (label, runs) in enumerate(groups.items())
-    ]
+    colours = itertools.cycle(CYCLE)
+    drawn = [line(axes, runs, quantity, label, next(colours), most=most) for label, runs in groups.items()]
     for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
         if kind in reference and any(drawn):
-            axes.axhline(reference[kind], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
-            axes.annotate(
-                f"{words}\n{reference[kind]:.2f}",
-                (1.0, reference[kind]),
-                xytext=(4, 0),
-                ha="left",
-                va=where,
-                xycoords=("axes fraction", "data"),
-                textcoords="offset points",
-                fontsize=8,
-                color=SOFT,
-            )
+            axes.axhline(reference[kind], **LEVEL)
+            text, place = f"{words}\n{reference[kind]:.2f}", (1.0, reference[kind])
+            axes.annotate(text, place, xytext=(4, 0), ha="left", va=where, xycoords=("axes fraction", "data"), **NOTE)
     axes.margins(y=0.12)
     finish(axes, f"Found cell, {TITLES.get(dataset, dataset)} {split}", quantity.unit, last_epoch(groups))
     return any(drawn)
@@ -204,30 +188,20 @@ def derived(rows: Sequence[Row]) -> list[Row]:
     """
     made: list[Row] = []
     for row in rows:
-        held, stages, nodes = row.get("cells"), row.get("output_cosine"), row.get("node_cosine")
+        held = row.get("cells")
+        stages, nodes = (x if isinstance(x, list) else [] for x in map(row.get, ("output_cosine", "node_cosine")))
         cells = [name for name in held if not name.startswith("reduce")] if isinstance(held, Mapping) else []
-        counts = {
-            kind: sum(_get(row, f"cells.{cell}.{kind}") for cell in cells)
-            for kind in ("parametric", "skip", "pool", "none")
-        }
-        learned = [
-            stage[name]
-            for stage in _list(stages)
-            if isinstance(stage, Mapping)
-            for name in stage
-            if family(name) == "conv"
-        ]
+        kinds = ("parametric", "skip", "pool", "none")
+        counts = {kind: sum(_get(row, f"cells.{cell}.{kind}") for cell in cells) for kind in kinds}
+        named = [item for stage in stages if isinstance(stage, Mapping) for item in stage.items()]
+        learned = [value for name, value in named if family(name) == "conv"]
         cosines = {
             name: float(np.mean(known))
-            for name, values in (("node", _list(nodes)), ("output", learned))
+            for name, values in (("node", nodes), ("output", learned))
             if (known := [x for x in values if isinstance(x, (int, float))])
         }
         made.append({**row, "found": counts if cells else None, "cosine": cosines})
     return made
-
-
-def _list(held: object) -> list[object]:
-    return held if isinstance(held, list) else []
 
 
 def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quantity]:
@@ -295,11 +269,8 @@ def anytime(
     with style():
         made = figure(5.6, 3.6)
         if not trajectory(made.subplots(), read, dataset, split, reference or {}):
-            raise UserError(
-                str(path),
-                f"no benchmark accuracy on {dataset} {split} in these runs",
-                "use runs of a space with a benchmark, or split=valid",
-            )
+            fault = f"no benchmark accuracy on {dataset} {split} in these runs"
+            raise UserError(str(path), fault, "use runs of a space with a benchmark, or split=valid")
         if len(groups) > 1:
             _legend(made, list(groups), measured=False)
         return save(made, path, kinds)
@@ -356,15 +327,8 @@ def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[st
     found = []
     for folder in folders:
         values = value_at(files.read_json(Path(folder) / "result.json"), f"reference.{dataset}.{split}")
-        found.append(
-            {
-                kind: float(values[key])
-                for kind, key in (("random", "mean"), ("optimum", "optimum"))
-                if isinstance(values.get(key), (int, float))
-            }
-            if isinstance(values, Mapping)
-            else {}
-        )
+        named = {"random": values.get("mean"), "optimum": values.get("optimum")} if isinstance(values, Mapping) else {}
+        found.append({kind: float(x) for kind, x in named.items() if isinstance(x, (int, float))})
     return found[0] if found and all(each == found[0] for each in found) else {}
 
 

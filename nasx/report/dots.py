@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from nasx.report.curves import LEVEL, NOTE
 from nasx.report.style import CYCLE, SOFT, figure
 
 if TYPE_CHECKING:
@@ -40,18 +41,14 @@ def draw(
         axes.plot([math.fsum(own) / len(own)], [row], "|", color=colour, markersize=17, markeredgewidth=2)
     for name, words, offset, align in (("random", "random mean", -4, "right"), ("optimum", "optimum", 4, "left")):
         if name in reference:
-            axes.axvline(reference[name], color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
-            axes.annotate(
-                f"{words} {reference[name]:.2f}",
-                (reference[name], 0.0),
-                xytext=(offset, 3),
-                xycoords=("data", "axes fraction"),
-                textcoords="offset points",
-                ha=align,
-                fontsize=8,
-                color=SOFT,
-                annotation_clip=False,
-            )
+            axes.axvline(reference[name], **LEVEL)
+            look: dict[str, Any] = {
+                "xycoords": ("data", "axes fraction"),
+                "ha": align,
+                "annotation_clip": False,
+                **NOTE,
+            }
+            axes.annotate(f"{words} {reference[name]:.2f}", (reference[name], 0.0), xytext=(offset, 3), **look)
     axes.set_yticks(range(len(known)), list(known))
     axes.set_ylim(len(known) - 0.2, -0.7)
     axes.grid(visible=False, axis="y")

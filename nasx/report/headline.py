@@ -52,21 +52,10 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
         found.append((key, Best("", best, measure, sum(int(g[f"{measure}_n"]) for g in own))))
     several = [item for item in found if item[1].runs > 1] or found
     several.sort(key=lambda item: (item[1].group["reduced"] is True, -item[1].runs, item[0][0] != "retrain"))
-    return [
-        best._replace(
-            where=", ".join(
-                filter(
-                    None,
-                    (
-                        _described(name, value)
-                        for i, (name, value) in enumerate(zip(COMPARABLE, key, strict=True))
-                        if len({other[i] for other, _ in several}) > 1
-                    ),
-                )
-            )
-        )
-        for key, best in several
-    ], len(found) - len(several)
+    differ = [i for i in range(len(COMPARABLE)) if len({other[i] for other, _ in several}) > 1]
+    described = [filter(None, (_described(COMPARABLE[i], key[i]) for i in differ)) for key, _ in several]
+    named = [best._replace(where=", ".join(texts)) for texts, (_, best) in zip(described, several, strict=True)]
+    return named, len(found) - len(several)
 
 
 def _described(name: str, value: object) -> str:
@@ -93,11 +82,9 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
         return ", ".join(found[:6]) + (f" and {len(found) - 6} more" if len(found) > 6 else "")
 
     searches = sum(r["kind"] == "search" for r in runs)
-    counts = [
-        f"{n} {one if n == 1 else many}"
-        for n, one, many in ((searches, "search", "searches"), (len(runs) - searches, "retraining", "retrainings"))
-        if n
-    ]
+    rest = len(runs) - searches
+    counts = [f"{searches} search{'es' * (searches != 1)}"] if searches else []
+    counts += [f"{rest} retraining{'s' * (rest != 1)}"] if rest else []
     said = [
         f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
         f"{several('space')}, dataset {several('dataset')}."
@@ -105,26 +92,20 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     found, single = bests(groups)
     for best in found[:CONTEXTS]:
         which = _called(best, "lowest" if better_column(best.measure) < 0 else "highest").capitalize()
-        said.append(
-            f"{which}{f' ({best.where})' if best.where else ''}: {best.group['label']} with "
-            f"{table_columns.value(best.group, best.measure)}{unit(best.measure)} ({words_of(best.measure)}, "
-            f"n = {best.group['n']})."
-        )
+        value = f"{table_columns.value(best.group, best.measure)}{unit(best.measure)}"
+        where = f" ({best.where})" if best.where else ""
+        measure = f"{words_of(best.measure)}, n = {best.group['n']}"
+        said.append(f"{which}{where}: {best.group['label']} with {value} ({measure}).")
     if single:
-        said.append(
-            f"{single} run{'s' * (single > 1)} without comparable runs "
-            f"{'are' if single > 1 else 'is'} listed in the tables."
-        )
+        are = "s without comparable runs are" if single > 1 else " without comparable runs is"
+        said.append(f"{single} run{are} listed in the tables.")
     if len(found) > CONTEXTS:
         said.append(f"{len(found) - CONTEXTS} more such means, which are not comparable, are listed in the tables.")
     ways = {way: [g["label"] for g in groups if g["versus"].startswith(way)] for way in ("better", "worse")}
     tested = sum(random_baseline.tested(g) for g in groups)
     if tested:
-        parts = [
-            f"{', '.join(found[:4])} {'does' if len(found) == 1 else 'do'} {way} than random search"
-            for way, found in ways.items()
-            if found
-        ]
+        verbs = {way: f"{'does' if len(found) == 1 else 'do'} {way}" for way, found in ways.items() if found}
+        parts = [f"{', '.join(ways[way][:4])} {verb} than random search" for way, verb in verbs.items()]
         rest, it = tested - sum(map(len, ways.values())), "it" if parts else "random search"
         parts += [f"{rest} of {tested} settings do not differ significantly from {it}"] if rest else []
         said.append(f"{'; '.join(parts)} (Welch's t test over searches, 5 % level).")
@@ -137,9 +118,8 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     unsettled = sum(r["not_converged"] is True for r in runs)
     judged = sum(r["collapsed"] is not None for r in runs)
     if judged:
-        said.append(
-            f"{bad or 'None'} of {judged} searches collapsed, {unsettled or 'none'} had not converged at the end."
-        )
+        ends = f"{unsettled or 'none'} had not converged at the end."
+        said.append(f"{bad or 'None'} of {judged} searches collapsed, {ends}")
     return said
 
 
@@ -159,14 +139,8 @@ def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
     made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
     if len(found) == 1:  # several sets have no overall best
         best = found[0]
-        measure_text = f"{unit(best.measure)} {words_of(best.measure)}".strip()
-        made.append(
-            (
-                f"{_called(best, 'best')} · {best.group['label']}",
-                table_columns.value(best.group, best.measure),
-                measure_text,
-            )
-        )
+        measure, value = f"{unit(best.measure)} {words_of(best.measure)}", table_columns.value(best.group, best.measure)
+        made.append((f"{_called(best, 'best')} · {best.group['label']}", value, measure.strip()))
     judged = [r for r in runs if r["collapsed"] is not None]
     if judged:
         made.append(("collapsed", f"{sum(r['collapsed'] for r in judged)} of {len(judged)}", "searches"))

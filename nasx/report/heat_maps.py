@@ -1,8 +1,8 @@
 """Heat maps of the mixture weights over the epochs of a search, one panel per operation.
 
 Rows are edges, named as in the drawing of the cell, columns are epochs; the colour is the mixture weight (mean over the
-cells that share the edge). Names of operations come from the run's config.yaml, else from the published order of the
-space. For NAS-Bench-1Shot1 the rows are vertices, and for a vertex that selects its inputs the columns are vertices.
+cells that share the edge). Names of operations come from the run's config.yaml. For NAS-Bench-1Shot1 the rows are
+vertices, and for a vertex that selects its inputs the columns are vertices.
 """
 
 from __future__ import annotations
@@ -22,35 +22,6 @@ from nasx.tracking import records
 if TYPE_CHECKING:
     from matplotlib.figure import Figure, SubFigure
 
-OPERATIONS = {
-    ("nb201", 5): ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"),
-    ("darts", 8): (
-        "none",
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "skip_connect",
-        "sep_conv_3x3",
-        "sep_conv_5x5",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-    ),
-    ("darts", 7): (
-        "max_pool_3x3",
-        "avg_pool_3x3",
-        "skip_connect",
-        "sep_conv_3x3",
-        "sep_conv_5x5",
-        "dil_conv_3x3",
-        "dil_conv_5x5",
-    ),
-    ("s2", 2): ("skip_connect", "sep_conv_3x3"),
-    ("s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
-    ("s4", 2): ("noise", "sep_conv_3x3"),
-    ("amended_s2", 2): ("skip_connect", "sep_conv_3x3"),
-    ("amended_s3", 3): ("none", "skip_connect", "sep_conv_3x3"),
-    **{(f"nb1shot1_{i}", 3): NB101 for i in (1, 2, 3)},
-}
-"""(space, number of operations) -> published order of the operations."""
 NODES: dict[int, tuple[int, tuple[str, ...]]] = {
     6: (1, ("input", "1", "2", "output")),
     14: (2, ("cₖ₋₂", "cₖ₋₁", *map(str, range(4)))),
@@ -89,47 +60,35 @@ def height(rows: Sequence[Row], name: str) -> float:
 def draw(parts: Sequence[SubFigure], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
     """Draw each mixture into its part, all with one colour scale."""
     # At least 2.5 times the uniform weight, so that an undecided mixture looks undecided.
-    top = min(
-        1.0,
-        max(
-            max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items()),
-            2.5 / min(len(rows[0]["mix"][name][0]) for name, rows in found.items()),
-        ),
-    )
+    most = max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items())
+    counts = {name: len(rows[0]["mix"][name][0]) for name, rows in found.items()}
+    top = min(1.0, max(most, 2.5 / min(counts.values())))
     for part, (name, rows) in zip(parts, found.items(), strict=True):
-        _drawn(part, rows, name, _operations(folder, len(rows[0]["mix"][name][0])), top)
+        _drawn(part, rows, name, _operations(folder, counts[name]), top)
 
 
 def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence[str], top: float) -> None:
     """Draw the heat maps of one mixture, one panel per operation."""
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.ticker import MaxNLocator
 
     weights = np.array([row["mix"][name] for row in rows], dtype=float)  # (epochs, edges, operations)
     epochs = [int(row["epoch"]) for row in rows]
     edges, count = weights.shape[1:]
     panels = part.subplots(1, count, sharey=True, squeeze=False)[0]
-    columns = (
-        list(operations)
-        if name != "output" and not name.startswith("input_")
-        else ["input", *map(str, range(1, count))]
-    )  # NAS-Bench-1Shot1: the vertices that a block reads
+    if name == "output" or name.startswith("input_"):  # NAS-Bench-1Shot1: the vertices that a block reads
+        operations = ["input", *map(str, range(1, count))]
+    # a colour map from white to deep blue with uniform lightness, readable in grey and for the colour-blind
+    shades = LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
+    look: Any = {"aspect": "auto", "interpolation": "nearest", "cmap": shades, "vmin": 0.0, "vmax": top}
     for k, axes in enumerate(panels):
-        image = axes.imshow(
-            weights[:, :, k].T,
-            aspect="auto",
-            interpolation="nearest",
-            cmap=_shades(),
-            vmin=0.0,
-            vmax=top,
-            extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5),
-        )
-        axes.set_title(columns[k], fontsize=8, fontweight="normal", pad=4)
+        image = axes.imshow(weights[:, :, k].T, **look, extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5))
+        axes.set_title(operations[k], fontsize=8, fontweight="normal", pad=4)
         axes.grid(False)
         axes.tick_params(length=0, labelsize=7.5)
         axes.xaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
-        axes.set_yticks(
-            range(edges), [name] if edges == 1 else EDGES.get(edges, [str(i + (name == "ops")) for i in range(edges)])
-        )
+        numbers = [str(i + (name == "ops")) for i in range(edges)]
+        axes.set_yticks(range(edges), [name] if edges == 1 else EDGES.get(edges, numbers))
         for side in axes.spines.values():
             side.set(visible=True, color=FAINT)
         for edge in range(1, edges):
@@ -140,20 +99,8 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=0, labelsize=7.5)
     bar.ax.axhline(1 / count, color=INK, linewidth=0.8)  # the uniform weight
-    part.suptitle(
-        f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights",
-        x=0.008,
-        ha="left",
-        fontsize=10,
-        fontweight="bold",
-    )
-
-
-def _shades() -> object:
-    """A colour map from white to deep blue with uniform lightness, readable in grey and for the colour-blind."""
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
+    title = f"Mixture weights, {name} cell" if name not in ("cell", "edges") else "Mixture weights"
+    part.suptitle(title, x=0.008, ha="left", fontsize=10, fontweight="bold")
 
 
 def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -167,12 +114,13 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _operations(folder: Path, count: int) -> list[str]:
-    """Return the names of the operations, from config.yaml if its list has `count` names, else in published order."""
+    """Return the names of the operations, from config.yaml if its list has `count` names, else numbers."""
     cfg = records.configuration(folder) or {}
     space, choices = cfg.get("space"), cfg.get("choices")
     for key in ("operations", "ops"):
         listed = space.get(key) if isinstance(space, Mapping) else None
         if isinstance(listed, list) and len(listed) == count and all(isinstance(x, str) for x in listed):
             return listed
-    name = str(choices.get("space", "")) if isinstance(choices, Mapping) else ""
-    return list(OPERATIONS.get((name, count), [f"operation {k + 1}" for k in range(count)]))
+    if count == len(NB101) and isinstance(choices, Mapping) and str(choices.get("space")).startswith("nb1shot1_"):
+        return list(NB101)
+    return [f"operation {k + 1}" for k in range(count)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -42,29 +42,20 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
                 axes.vlines(value, 0, height, color=colour, linewidth=1.0)
             axes.plot(values, [height] * len(values), "v", color=colour, markersize=6, clip_on=False)
             left = float(np.mean(values)) > (low + high) / 2
-            axes.annotate(
-                f"{label}: {', '.join(f'{value:.2f}' for value in sorted(values))}",
-                (min(values) if left else max(values), height),
-                xytext=(-7 if left else 7, 0),
-                textcoords="offset points",
-                ha="right" if left else "left",
-                va="center",
-                color=INK,
-                fontsize=8.5,
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
-            )
+            text = f"{label}: {', '.join(f'{value:.2f}' for value in sorted(values))}"
+            at, gap, side = (min(values), -7, "right") if left else (max(values), 7, "left")
+            look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK, "fontsize": 8.5}
+            look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
+            axes.annotate(text, (at, height), xytext=(gap, 0), ha=side, **look)
         if hidden:
-            axes.text(
-                0.0, -0.2, f"{hidden:,} cells are left of the axis", transform=axes.transAxes, fontsize=7.5, color=SOFT
-            )
-        axes.set(
-            title=title, xlabel=xlabel, ylabel="cells", xlim=(low, high), ylim=(0, top + (len(found) + 0.6) * step)
-        )
+            text = f"{hidden:,} cells are left of the axis"
+            axes.text(0.0, -0.2, text, transform=axes.transAxes, fontsize=7.5, color=SOFT)
+        limits: dict[str, Any] = {"xlim": (low, high), "ylim": (0, top + (len(found) + 0.6) * step)}
+        axes.set(title=title, xlabel=xlabel, ylabel="cells", **limits)
         axes.grid(visible=False)
     return made
 
 
 def write(made: Figure, path: Path) -> list[Path]:
-    """Write the picture as SVG and PNG; return the files."""
     with style():
         return save(made, path)

@@ -15,7 +15,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -109,44 +109,28 @@ def page(frame: pd.DataFrame, title: str) -> str:
     known = {run["folder"]: run for run in runs}
     contexts = [_context(name, own, known, album) for name, own in comparable(groups)[:CONTEXTS]]
     sheets, published_sheets, notes = _sheets(table)
-    anytime = any(c.anytime for c in contexts)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {
         "sentence": table_formats.sentence,
         "together": _with_hard_spaces,
         "seconds": table_columns.seconds,
+        "breakable": lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text)))),
+        "picture": Markup,  # from nasx.report.charts, which keeps drawing elements only
     }
-    environment.filters["breakable"] = lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text))))
-    environment.filters["picture"] = Markup  # from nasx.report.charts, which keeps drawing elements only
     source = files("nasx").joinpath("report/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
     if album.left_out:
         notes.append(f"{album.left_out} pictures are omitted to keep the page small: report fewer runs at once")
     if len(comparable(groups)) > CONTEXTS:
         notes.append(f"pictures for the first {CONTEXTS} of {len(comparable(groups))} pairs of space and dataset")
-    return (
-        environment.from_string(source).render(
-            title=title,
-            version=__version__,
-            lead=headline.sentences(groups, runs),
-            cards=headline.cards(groups, runs),
-            sheets=sheets,
-            published_sheets=published_sheets,
-            notes=list(dict.fromkeys(notes)),
-            contexts=contexts,
-            costs=groups[:ROWS],
-            shown=ROWS,
-            total=len(groups),
-            value=table_columns.value,
-            cost=table_columns.cost,
-            machines=_machines(runs),
-            runs=runs[:ROWS],
-            count=len(runs),
-            items=checklist.items(runs, groups, anytime=anytime),
-            states=checklist.STATES,
-        )
-        + "\n"
-    )
+    facts = {
+        "value": table_columns.value, "cost": table_columns.cost, "machines": _machines(runs), "count": len(runs),
+        "items": checklist.items(runs, groups, anytime=any(c.anytime for c in contexts)), "states": checklist.STATES,
+        "lead": headline.sentences(groups, runs), "cards": headline.cards(groups, runs), "version": __version__,
+        "costs": groups[:ROWS], "shown": ROWS, "total": len(groups), "runs": runs[:ROWS], "title": title,
+        "sheets": sheets, "published_sheets": published_sheets, "notes": list(dict.fromkeys(notes)),
+    }  # fmt: skip
+    return environment.from_string(source).render(facts, contexts=contexts) + "\n"
 
 
 def _with_hard_spaces(text: str) -> str:
@@ -166,9 +150,8 @@ def labels(groups: Sequence[Row]) -> list[str]:
     """Label each setting in charts by its method and the fewest settings that make the label unique."""
     same_names: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
-        same_names.setdefault(
-            (g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g)), []
-        ).append(i)
+        key = (g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g))
+        same_names.setdefault(key, []).append(i)
     found = [""] * len(groups)
     for (*_, name), own in same_names.items():
         texts = [f"{name} {rest}".strip() for rest in _distinguishing([groups[i]["settings"] for i in own])]
@@ -220,19 +203,10 @@ def _without_constant_columns(sheet: Sheet) -> Sheet:
             kept.append(i)
     caption = f"{sheet.caption} In all rows: {'; '.join(constants)}." if constants else sheet.caption
     rows = tuple(tuple(row[i] for i in kept) for row in sheet.rows)
-    notes = (
-        sheet.notes
-        if any("n/a" in row for row in rows)
-        else tuple(n for n in sheet.notes if n != table_columns.NO_TEST)
-    )
-    return replace(
-        sheet,
-        header=tuple(sheet.header[i] for i in kept),
-        rows=rows,
-        notes=notes,
-        caption=caption,
-        left=frozenset(k for k, i in enumerate(kept) if i in sheet.left),
-    )
+    lacking = any("n/a" in row for row in rows)
+    notes = tuple(note for note in sheet.notes if lacking or note != table_columns.NO_TEST)
+    header, left = tuple(sheet.header[i] for i in kept), frozenset(k for k, i in enumerate(kept) if i in sheet.left)
+    return replace(sheet, header=header, rows=rows, notes=notes, caption=caption, left=left)
 
 
 def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
@@ -258,11 +232,8 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     shown = [groups[i] for i in sorted(order[:LINES])]
     every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := metrics(folder))] for g in shown}
     read = {label: runs for label, runs in every.items() if runs}  # settings without curves get no colour
-    note = (
-        f"Drawn: {len(shown)} of {len(groups)} settings, those with curves and most runs."
-        if len(shown) < len(groups)
-        else ""
-    )
+    note = f"Drawn: {len(shown)} of {len(groups)} settings, those with curves and most runs."
+    note *= len(shown) < len(groups)
     if any(len(g["folders"]) > SEEDS for g in shown):
         note += f" Curves are over the first {SEEDS} runs of a setting."
     anytime: list[Figure] = []
@@ -270,39 +241,29 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
         label = f"benchmark accuracy over the epochs, {dataset} {split}"
         anytime += album.figure(lambda d=dataset, s=split, r=lines: charts.anytime(read, d, s, r), label)
     drawn = [row for runs in read.values() for rows in runs for row in rows]
-    made = {
-        name: [
-            figure
-            for panel in curves.expanded(panels, drawn)
-            for figure in album.figure(lambda p=panel: charts.panel(read, p), panel.title)
-        ]
-        for name, panels in (("curves", charts.panels("training")), ("traces", charts.panels("inside")))
-    }
-    mixtures = [
-        figure
-        for g in shown
-        for rows in every[g["label"]][:1]
-        for figure in album.figure(
-            lambda f=g["folders"][0], r=rows: _heat_map(f, r),
-            f"mixture weights of {g['label']}",
-            f"{g['label']}, first run",
-        )
-    ]
+    made: dict[str, list[Figure]] = {"training": [], "inside": []}
+    for section, figures in made.items():
+        for panel in curves.expanded(charts.panels(section), drawn):
+            figures += album.figure(lambda p=panel: charts.panel(read, p), panel.title)
+    mixtures: list[Figure] = []
+    for g in shown:
+        for rows in every[g["label"]][:1]:
+            make = partial(_heat_map, g["folders"][0], rows)
+            mixtures += album.figure(make, f"mixture weights of {g['label']}", f"{g['label']}, first run")
     found = differences.rows([g["folders"][:SEEDS] for g in shown])
-    legend = [(i % len(style.CYCLE), label) for i, label in enumerate(read)]
     return Context(
-        title,
-        list(every),
-        legend,
-        album.figure(lambda: each_run(groups, runs, list(read)), f"result of each run: {title}", EACH_RUN),
-        anytime,
-        made["curves"],
-        made["traces"],
-        mixtures,
-        [figure for g in shown for figure in _cells(g, runs, album)],
-        found,
-        any(differences.UNKNOWN in row.values for row in found),
-        note,
+        title=title,
+        settings=list(every),
+        legend=[(i % len(style.CYCLE), label) for i, label in enumerate(read)],
+        dots=album.figure(lambda: each_run(groups, runs, list(read)), f"result of each run: {title}", EACH_RUN),
+        anytime=anytime,
+        curves=made["training"],
+        traces=made["inside"],
+        mixtures=mixtures,
+        cells=[figure for g in shown for figure in _cells(g, runs, album)],
+        differences=found,
+        unknown=any(differences.UNKNOWN in row.values for row in found),
+        note=note,
     )
 
 
@@ -346,7 +307,8 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
     own = [runs[folder] for folder in group["folders"][:ROWS] if folder in runs and runs[folder]["genotype"]]
     measure = _measure(own)
     cells: dict[str, list[Row]] = {}
-    for run in sorted(own, key=lambda run: _sort_key(run, measure)):
+    sign = -better_column(measure) if measure else 0.0
+    for run in sorted(own, key=lambda run: (sign * run[measure] if measure else 0.0, run["seed"] or 0)):
         cells.setdefault(run["genotype"], []).append(run)
     most = sorted(cells, key=lambda text: -len(cells[text]))[:CELLS]
     figures: list[Figure] = []
@@ -368,12 +330,6 @@ def _measure(runs: Sequence[Row]) -> str:
         return random_baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
     known = [column for column in lookups(runs[0]) if all(run[column] == run[column] for run in runs)]
     return random_baseline.ranking(known, {runs[0]["dataset"]}) if known else ""
-
-
-def _sort_key(run: Row, measure: str) -> tuple[float, int]:
-    """Return the sort key: best first, then by seed."""
-    value = run[measure] if measure else 0.0
-    return (-better_column(measure) * value, run["seed"] or 0)
 
 
 def _cell_caption(runs: Sequence[Row], count: int, measure: str) -> str:

@@ -138,30 +138,19 @@ def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
     rows = []
     for label, target in sorted({(p.label, p.target) for p in points}):
         own = [p for p in points if (p.label, p.target) == (label, target)]
-        accuracy = float(np.mean([p.accuracy for p in own]))
+        cost, accuracy = (float(np.mean(values)) for values in zip(*((p.cost, p.accuracy) for p in own), strict=True))
+        within = f"{sum(p.cost <= target for p in own)} of {len(own)}"
+        row = (label, budgets.text(target, quantity), str(len(own)), budgets.text(cost, quantity), within)
         missed = regret(plane, target, accuracy) if plane is not None else 0.0
-        rows.append(
-            (
-                label,
-                budgets.text(target, quantity),
-                str(len(own)),
-                budgets.text(float(np.mean([p.cost for p in own])), quantity),
-                f"{sum(p.cost <= target for p in own)} of {len(own)}",
-                f"{accuracy:.2f}",
-                *((f"{accuracy + missed:.2f}", f"{missed:.2f}") if exact else ()),
-            )
-        )
+        rows.append((*row, f"{accuracy:.2f}", *((f"{accuracy + missed:.2f}", f"{missed:.2f}") if exact else ())))
     notes = ["means over the runs"]
     if plane is None:
         notes.append("accuracy of the supernet, which does not rank architectures: retrain them for that")
     else:
-        notes.append(
-            "regret: percentage points below the best cell within the target; a cell above it may have less than 0"
-        )
-        notes += [
-            f"hypervolume of {label}: {100 * share(points, label, plane):.1f} % of the true front's"
-            for label in sorted({p.label for p in points})
-        ]
+        best = "the best cell within the target; a cell above it may have less than 0"
+        notes.append(f"regret: percentage points below {best}")
+        shares = {label: share(points, label, plane) for label in sorted({p.label for p in points})}
+        notes += [f"hypervolume of {label}: {100 * x:.1f} % of the true front's" for label, x in shares.items()]
     return Sheet("Accuracy against cost", (*head, *exact), tuple(rows), notes=tuple(notes), left=frozenset({0}))
 
 

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -52,7 +51,7 @@ def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
         log.warning("%s: no picture of the search: %s", folder, error)
 
 
-def checked_folder(cfg: Config, choices: Mapping[str, Any], kind: str) -> Path:
+def checked_folder(cfg: Config, choices: Result, kind: str) -> Path:
     """Return the folder of a run, without creating it.
 
     Raises UserError if it cannot be created or belongs to another run.
@@ -101,7 +100,7 @@ def lacking(folder: Path, names: list[str]) -> bool:
 
 def show(result: Result, folder: Path) -> None:
     """Print the summary of a run to standard output."""
-    result, console = _printable(result), Console(highlight=False, soft_wrap=True, force_jupyter=False)
+    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True, force_jupyter=False)
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
     if result["kind"] == "search":
@@ -130,14 +129,9 @@ def show(result: Result, folder: Path) -> None:
         console.print(f"branch of {origin['run']} after epoch {origin['epoch']}; changed: {changed}", markup=False)
     if result.get("choice"):
         console.print(f"choice: {result['choice']['text']}", markup=False)
-    if result.get("stages"):
-        console.print(
-            "stages before the last: "
-            + ", ".join(
-                f"{stage['name']} ({duration(stage['wall_s'])}, {stage['updates']:,} weight updates)"
-                for stage in result["stages"]
-            )
-        )
+    if stages := result.get("stages"):
+        texts = (f"{x['name']} ({duration(x['wall_s'])}, {x['updates']:,} weight updates)" for x in stages)
+        console.print(f"stages before the last: {', '.join(texts)}")
     if result.get("diagnostics"):
         spent = result["diagnostics"]
         console.print(
@@ -152,15 +146,10 @@ def show(result: Result, folder: Path) -> None:
     console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
 
 
-def _printable(result: Mapping[str, object]) -> Any:
-    """Return the record without characters that control a terminal."""
-    return cleaned(dict(result))
-
-
 def show_next(result: Result, folder: Path) -> None:
     """Print the commands that may follow a finished run or study."""
     console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
-    for line in lineage.next_commands(_printable(result), folder):
+    for line in lineage.next_commands(cleaned(dict(result)), folder):
         console.print(line, markup=False)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
         console.print(
@@ -170,7 +159,7 @@ def show_next(result: Result, folder: Path) -> None:
         )
 
 
-def _budget(budget: Mapping[str, Any]) -> Iterator[str]:
+def _budget(budget: Result) -> Iterator[str]:
     """Yield the cost of the discrete network, whether it meets the budget, and the nearest network that does."""
     if not budget:
         return
@@ -192,13 +181,13 @@ def _budget(budget: Mapping[str, Any]) -> Iterator[str]:
         yield "budget.enforce=true makes it the result of the search"
 
 
-def _compared(near: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+def _compared(near: Result, found: Result) -> str:
     """Validation accuracy on CIFAR-10 of both architectures by the benchmark, where it knows them."""
     one, other = (((each.get("lookup") or {}).get("cifar10") or {}).get("valid") for each in (near, found))
     return "" if one is None or other is None else f", {one:.2f} % CIFAR-10 validation instead of {other:.2f} %"
 
 
-def untested(lookup: Mapping[str, Any]) -> bool:
+def untested(lookup: Result) -> bool:
     """Return whether the benchmark results of a NAS-Bench-201 cell lack test accuracies."""
     return lookup.get("benchmark") == "nb201" and any(
         lookup[name].get("test") is None for name in TITLES if name in lookup
@@ -215,10 +204,8 @@ def _lookup(console: Console, result: Result) -> None:
         metric_name = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
         console.print(f"no benchmark contains this cell: retrain it to measure its {metric_name}")
         if result.get("missing"):
-            console.print(
-                f"or look it up later: {result['missing']}; then `nasx bench fill` adds it to finished runs",
-                markup=False,
-            )
+            then = "then `nasx bench fill` adds it to finished runs"
+            console.print(f"or look it up later: {result['missing']}; {then}", markup=False)
         return
     console.print(f"look-up: {found['source']}", markup=False)
     console.print(_accuracies(result, found))
@@ -231,29 +218,19 @@ def _lookup(console: Console, result: Result) -> None:
         console.print("ranked among all graphs of NAS-Bench-101, a superset of this space")
     if foreign(result):
         sets = ", ".join(title for name, title in TITLES.items() if name in found)
-        console.print(
-            f"these are accuracies of the cell trained on {sets}, not on {result['choices'].get('dataset')}: "
-            "retrain it to measure its accuracy there",
-            markup=False,
-        )
+        there = f"{result['choices'].get('dataset')}: retrain it to measure its accuracy there"
+        console.print(f"these are accuracies of the cell trained on {sets}, not on {there}", markup=False)
 
 
-def _accuracies(result: Result, found: Mapping[str, Any]) -> Table:
+def _accuracies(result: Result, found: Result) -> Table:
     """Make the table of accuracies in percent, one row for each dataset and split, 80 columns wide."""
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
     for heading in (
-        "accuracy\nin %",
-        "this\ncell",
-        "mean\nover",
-        "better\nthan",
-        rank,
-        "\noptimum",
-        "below\nit",
-        "random\nmean",
+        "accuracy\nin %", "this\ncell", "mean\nover", "better\nthan", rank, "\noptimum", "below\nit", "random\nmean",
         "\nmedian",
-    ):
+    ):  # fmt: skip
         table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
     for name, title in TITLES.items():
         known = [part for part in PARTS if (found.get(name) or {}).get(part) is not None]
@@ -264,16 +241,14 @@ def _accuracies(result: Result, found: Mapping[str, Any]) -> Table:
                 ((result.get(key) or {}).get(name) or {}).get(part)
                 for key in ("better_than", "rank", "below_optimum", "reference")
             )
+            optimum, mean, median = map((others or {}).get, ("optimum", "mean", "median"))
             table.add_row(
                 f"  {PARTS[part]}",
                 f"{found[name][part]:.2f}",
                 over(found[name].get(f"{part}_seeds")),
                 "" if share is None else percent(share),
                 "" if place is None else f"{place:,}",
-                *(
-                    "n/a" if x is None else f"{x:.2f}"
-                    for x in ((others or {}).get("optimum"), below, *map((others or {}).get, ("mean", "median")))
-                ),
+                *("n/a" if x is None else f"{x:.2f}" for x in (optimum, below, mean, median)),
             )
     return table
 
@@ -283,17 +258,15 @@ def over(seeds: float | None) -> str:
     return "seeds" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
 
 
-def _costs(found: Mapping[str, Any]) -> Iterator[str]:
+def _costs(found: Result) -> Iterator[str]:
     """Yield the costs of the cell in the table: multiply-adds, parameters, latency on each requested device."""
     if found.get("flops") is not None:
         yield f"{found['flops'] / 1e6:,.2f} M multiply-adds"
     if found.get("params") is not None:
         yield f"{found['params'] / 1e6:,.2f} M parameters"
-    latency = found.get("latency") or {}
-    if latency:
-        yield "latency " + ", ".join(
-            f"{device} {'n/a' if ms is None else f'{ms:.2f} ms'}" for device, ms in latency.items()
-        )
+    if latency := found.get("latency"):
+        times = (f"{device} {'n/a' if ms is None else f'{ms:.2f} ms'}" for device, ms in latency.items())
+        yield f"latency {', '.join(times)}"
 
 
 def foreign(result: Result) -> bool:

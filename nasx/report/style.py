@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.core import files
 from nasx.errors import UserError
@@ -29,45 +29,7 @@ FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#
 FORMATS = ("svg", "png")
 FONT = "DejaVu Sans"
 """The font of all pictures, included in matplotlib."""
-_STYLE: Any = {
-    "font.family": FONT,
-    "font.size": 9.0,
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": SOFT,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10.0,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "axes.titlepad": 8.0,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.formatter.useoffset": False,
-    "grid.color": "#eaeef2",
-    "grid.linewidth": 0.8,
-    "xtick.color": SOFT,
-    "ytick.color": SOFT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "xtick.major.size": 3.0,
-    "ytick.major.size": 3.0,
-    "legend.frameon": False,
-    "legend.fontsize": 8.5,
-    "lines.linewidth": 1.8,
-    "lines.solid_capstyle": "round",
-    "figure.facecolor": "white",
-    "savefig.facecolor": "white",
-    "svg.fonttype": "none",
-    "svg.hashsalt": "nasx",
-    "text.parse_math": False,
-    "path.simplify": True,
-    "figure.dpi": 100.0,
-    "savefig.dpi": 160.0,
-}
-
-
+MPLSTYLE = Path(__file__).with_name("nasx.mplstyle")
 SCREEN, PAPER = ("svg", "png"), ("pdf", "svg", "png")
 """Formats of a picture whose path has no suffix: in a run folder, and for a paper."""
 
@@ -80,7 +42,7 @@ def style() -> Iterator[None]:
     logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it logs its first use on a machine
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(matplotlib.rc_params_from_file(MPLSTYLE, use_default_template=False))
         yield
 
 
@@ -110,23 +72,20 @@ def _bytes(made: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes
     return stream.getvalue()
 
 
-def svg(made: Figure, **options: Any) -> str:
+def svg(made: Figure, *, transparent: bool = False) -> str:
     """Return `made` as the text of an SVG file, without date.
 
     The last bits of matplotlib's layout differ between processes. Therefore clip paths, whose ids are hashes of
     positions, are numbered, and positions are rounded to a thousandth of a point.
     """
     stream = io.StringIO()
-    made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, **options)
+    made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, transparent=transparent)
     numbers: dict[str, str] = {}
     text = re.sub(
         r"\bp[0-9a-f]{10}\b", lambda found: numbers.setdefault(found[0], f"p{len(numbers) + 1}"), stream.getvalue()
     )
-    return re.sub(r'"[^"<>]*"', lambda quoted: re.sub(r"-?\d+\.\d{4,}", _rounded, quoted[0]), text)
-
-
-def _rounded(number: re.Match[str]) -> str:
-    return str(round(float(number[0]), 3) + 0.0)  # + 0.0: no -0.0
+    rounded: Callable[[re.Match[str]], str] = lambda x: str(round(float(x[0]), 3) + 0.0)  # noqa: E731 (+ 0.0: no -0.0)
+    return re.sub(r'"[^"<>]*"', lambda quoted: re.sub(r"-?\d+\.\d{4,}", rounded, quoted[0]), text)
 
 
 def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Path]:
@@ -134,9 +93,8 @@ def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Pat
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
     if kind and kind not in made:
-        raise UserError(
-            str(path), f"{kind} is not a supported image format", f"use {' or '.join('.' + k for k in made)}"
-        )
+        known = " or ".join(f".{k}" for k in made)
+        raise UserError(str(path), f"{kind} is not a supported image format", f"use {known}")
     targets = [path] if kind else [path.with_name(f"{path.name}.{k}") for k in made]
     for target in targets:
         files.write_atomic(target, made[target.suffix.lower().lstrip(".")](), "use another path")

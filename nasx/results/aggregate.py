@@ -69,11 +69,9 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
             row |= _statistics(measure, [m[measure] for m in members])
         seeds = [m["seed"] for m in members]
         if first["kind"] == "search" and len(set(seeds)) < len(seeds):
-            twice = sorted({str(s) for s in seeds if seeds.count(s) > 1})
-            notes.append(
-                f"{first['method']} on {first['space']}: seed {', '.join(twice)} occurs more than once among "
-                f"runs of one configuration (other code or settings?); n counts each"
-            )
+            twice = ", ".join(sorted({str(s) for s in seeds if seeds.count(s) > 1}))
+            often = "occurs more than once among runs of one configuration (other code or settings?); n counts each"
+            notes.append(f"{first['method']} on {first['space']}: seed {twice} {often}")
         rows.append(row)
     notes += random_baseline.judge(rows, list(groups.values()))
     table = pd.DataFrame(rows)
@@ -109,9 +107,8 @@ def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
 
 def _settings(rows: Sequence[Row]) -> list[tuple[str, ...]]:
     """Return the overrides of each row, with the first digits of the configuration hash if they are ambiguous."""
-    texts = [
-        tuple(line for line in row["overrides"] if line.partition("=")[0].lstrip("+") not in CHOSEN) for row in rows
-    ]
+    names = [[(line.partition("=")[0].lstrip("+"), line) for line in row["overrides"]] for row in rows]
+    texts = [tuple(line for name, line in own if name not in CHOSEN) for own in names]
     clashes: dict[tuple[object, ...], set[str]] = {}
     keys = [(*(row[k] for k in KEYS), text) for row, text in zip(rows, texts, strict=True)]
     for key, row in zip(keys, rows, strict=True):
@@ -132,13 +129,10 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
         return table
     found = table.rename(columns=lambda name: str(name).replace("test_accuracy_", "test_error_"))
     found["test_error_mean"] = 100 - found["test_error_mean"]
-    found["versus"] = [
-        random_baseline.of_error(text) if n else text
-        for text, n in zip(found["versus"], found["test_error_n"], strict=True)
-    ]
-    found.attrs["notes"] = [
-        note.replace("test_accuracy", "test_error, lower is better") for note in table.attrs.get("notes", [])
-    ]
+    measured = found["test_error_n"].astype(bool)
+    found["versus"] = found["versus"].map(random_baseline.of_error).where(measured, found["versus"])
+    notes = table.attrs.get("notes", [])
+    found.attrs["notes"] = [note.replace("test_accuracy", "test_error, lower is better") for note in notes]
     return found
 
 
@@ -176,17 +170,14 @@ def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
     for (space, benchmark, edges), cells in zip(sets, _cells(list(sets)), strict=True):
         values = {dataset: benchmark_reference(str(benchmark), dataset, edges) for dataset in datasets}
         for kind in ("random", "optimum"):
-            scores = {
-                f"{dataset}.{part}_mean": value
+            own = {"space": space, "reference": kind, "benchmark": benchmark, "edges": edges, "cells": cells}
+            scores = [
+                (f"{dataset}.{part}_mean", value)
                 for dataset, named in values.items()
                 for part, value in named.get(kind, {}).items()
-            }
+            ]
             if scores:
-                more.append(
-                    empty
-                    | {"space": space, "reference": kind, "benchmark": benchmark, "edges": edges, "cells": cells}
-                    | scores
-                )
+                more.append(empty | own | dict(scores))
     return pd.concat([table, pd.DataFrame(more)], ignore_index=True) if more else table
 
 
@@ -202,9 +193,7 @@ def _cells(sets: Sequence[tuple[str, str, Edges]]) -> list[str]:
     """Label each (space, benchmark, edges) `64 cells`, with the operations if ambiguous; empty: all cells."""
     counts = [_count(benchmark, edges) if edges else "" for _, benchmark, edges in sets]
     places = [(space, benchmark, count) for (space, benchmark, _), count in zip(sets, counts, strict=True)]
-    return [
-        f"{count} of {', '.join(dict.fromkeys(name for row in edges for name in row))}"
-        if edges and places.count(place) > 1
-        else count
-        for (_, _, edges), count, place in zip(sets, counts, places, strict=True)
-    ]
+    for i, (_, _, edges) in enumerate(sets):
+        if edges and places.count(places[i]) > 1:
+            counts[i] += f" of {', '.join(dict.fromkeys(name for row in edges for name in row))}"
+    return counts

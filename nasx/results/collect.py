@@ -86,10 +86,11 @@ class Row:
     """Column -> number, see nasx.core.quantities."""
 
     def cells(self) -> dict[str, object]:
-        """Return column -> value."""
         return {name: value for name, value in vars(self).items() if name != "values"} | dict(self.values)
 
 
+SHARED = ("kind", "family", "identity", "seed", "genotype", "commit", "started", "finished")
+"""Fields that a row has from its record as they are."""
 FACTS = tuple(each.name for each in fields(Row) if each.name != "values")
 COLUMNS = (*FACTS, *columns())
 """Columns of every frame; a benchmark adds `<dataset>.valid`, `<dataset>.test`, ranks, distances and latencies."""
@@ -154,8 +155,8 @@ def _doubts(rows: Iterable[Row]) -> Iterator[str]:
             broken.setdefault(records.damage(row.broken.split()), []).append(row.folder)
         if row.environments:
             several.setdefault(f"computed in environments that differ in {row.environments}", []).append(row.folder)
-    for found in (broken, several):
-        yield from (f"{text}: {_listed(folders)}" for text, folders in sorted(found.items()))
+    for text, folders in (*sorted(broken.items()), *sorted(several.items())):
+        yield f"{text}: {_listed(folders)}"
 
 
 def _listed(folders: Sequence[str]) -> str:
@@ -186,8 +187,8 @@ def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> It
     ranking: set[str] = set()
     for place, study in studies.items():
         for name in study.retrains:
-            reported.setdefault(os.path.normpath(os.path.join(os.path.dirname(place), name)), []).append(study)
-        ranking |= {os.path.normpath(os.path.join(os.path.dirname(place), each.run)) for each in study.ranking}
+            reported.setdefault(os.path.normpath(os.path.join(place, "..", name)), []).append(study)
+        ranking |= {os.path.normpath(os.path.join(place, "..", each.run)) for each in study.ranking}
     for folder, row in rows.items():
         if folder not in reported or folder in ranking:
             yield row
@@ -206,9 +207,9 @@ def _row(folder: str, record: Record) -> Row:
         raise Unreadable("record unreadable") from error
     best = [int(number) for label in record.labels if (number := label.removeprefix("best_of_")).isdigit()]
     row = Row(
+        **{name: getattr(record, name) for name in SHARED},
         run=record.name or os.path.basename(folder),
         folder=folder,
-        kind=record.kind,
         space=record.choices.get("space", ""),
         dataset=record.choices.get("dataset", ""),
         experiment=experiments.present(record.choices.get("experiment", "")),
@@ -216,16 +217,9 @@ def _row(folder: str, record: Record) -> Row:
         reduced=reduced,
         best_of=best[0] if best else 0,
         overrides=_overrides(record.overrides),
-        family=record.family,
-        identity=record.identity,
-        seed=record.seed,
-        genotype=record.genotype,
         device=record.hardware.name or record.hardware.device,
         gpu=record.hardware.device.startswith("cuda"),
         versions=printable(" ".join(f"{name}={version}" for name, version in sorted(record.versions.items()))),
-        commit=record.commit,
-        started=record.started,
-        finished=record.finished,
         broken=" ".join(records.broken(Path(folder), record.content)) if folder else "",
         environments=printable(", ".join(map(str, records.environments(record.starts)))),
         code=tuple(map(printable, own_code.labels(record.starts))),

@@ -16,6 +16,7 @@ import pandas as pd
 
 from nasx.config import own_code
 from nasx.core.quantities import lookups, measures, of_column
+from nasx.core.spelling import suggest
 from nasx.errors import UserError
 from nasx.results import conditions as results_conditions
 from nasx.results import differences, random_baseline
@@ -46,24 +47,17 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         found = frame
         for condition in conditions:
             found = results_conditions.pick(found, condition)
-        shown = word.replace(":", "=")
         if found.empty:
-            raise UserError(
-                shown,
-                f"matches none of the {len(frame)} finished runs below {runs}",
-                "see `nasx table`, or set another folder with runs=FOLDER",
-            )
+            fault = f"matches none of the {len(frame)} finished runs below {runs}"
+            raise UserError(word.replace(":", "="), fault, "see `nasx table`, or set another folder with runs=FOLDER")
         return found.drop_duplicates("folder")  # two studies may contain one run
     if not os.path.exists(path) and not glob.glob(path):
-        raise UserError(
-            word, "is neither a folder of runs nor a condition", "for example nasx compare method=darts method=random"
-        )
+        remedy = "for example nasx compare method=darts method=random"
+        raise UserError(word, "is neither a folder of runs nor a condition", remedy)
     found = read(path).drop_duplicates("folder")
     if found.empty:
-        there = "; ".join(found.attrs["notes"]) or "it is empty"
-        raise UserError(
-            word, f"contains no finished run ({there})", "use a folder of runs, or conditions such as method=darts"
-        )
+        fault = f"contains no finished run ({'; '.join(found.attrs['notes']) or 'it is empty'})"
+        raise UserError(word, fault, "use a folder of runs, or conditions such as method=darts")
     return found
 
 
@@ -71,9 +65,10 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     """Return the comparison as text. Raises UserError if the groups cannot be compared."""
     both = _joined(names, groups)
     metric = choose(both) if metric == "auto" else metric
-    _check_metric(metric, both)
-    quantity = of_column(metric)
-    assert quantity is not None  # _check_metric refuses others
+    known = measures(map(str, both.columns))
+    quantity = of_column(metric) if metric in known else None
+    if quantity is None:
+        raise UserError(f"metric={metric}", "is not a metric of these runs", suggest(metric, known))
     if quantity.measured:
         _check_single_value(both, names, "dataset", "dataset")
     groups = [frame if metric in frame else frame.assign(**{metric: math.nan}) for frame in groups]
@@ -88,20 +83,16 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
         mean, variance = moments(own)
         runs = frame[metric].notna().sum()
         detail = f" searches ({runs} runs, each search's mean is one value)" if len(own) < runs else ""
-        lines.append(
-            f"  {letter}  {name.ljust(width)}{number(mean)} ± {number(math.sqrt(variance))}   n = {len(own)}{detail}"
-        )
+        spread = f"{number(mean)} ± {number(math.sqrt(variance))}"
+        lines.append(f"  {letter}  {name.ljust(width)}{spread}   n = {len(own)}{detail}")
     lines += ["", sentence(found, unit, counted)]
     if counted == RETRAININGS:
-        lines.append(
-            "note: each group consists of retrainings of one cell: the comparison is of these cells, not of methods"
-        )
+        note = "note: each group consists of retrainings of one cell: the comparison is of these cells, not of methods"
+        lines.append(note)
     for name, frame in zip(names, groups, strict=True):
         if best := sorted({int(k) for k in frame["best_of"] if k}):
-            lines.append(
-                f"note: {name} contains cells chosen as the best of {' or '.join(map(str, best))} searches, "
-                "which is not a mean over searches"
-            )
+            of = f"{' or '.join(map(str, best))} searches, which is not a mean over searches"
+            lines.append(f"note: {name} contains cells chosen as the best of {of}")
         if mixed := own_code.mixed((*row["code"], *row["parent_code"]) for row in rows_of(frame)):
             lines.append(f"note: {name} contains runs of different versions of {', '.join(mixed)} (mixed code)")
     lines += ["", *_configurations(groups)]
@@ -130,14 +121,8 @@ def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFram
     one, other = (dict(pair for row in frame.to_dict("records") for pair in _marks(row)) for frame in groups)
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
-        more = ", …" if len(twice) > 3 else ""
-        faults.append(
-            UserError(
-                " and ".join(names),
-                f"share {len(twice)} runs ({', '.join(twice[:3])}{more})",
-                "use groups without common runs",
-            )
-        )
+        shared = f"share {len(twice)} runs ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
+        faults.append(UserError(" and ".join(names), shared, "use groups without common runs"))
     both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
     for column, word in SAME.items():
         try:
@@ -161,20 +146,12 @@ def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, w
     """Raise UserError if `column` has several values."""
     found = sorted({str(value) for value in both[column] if value})
     if len(found) > 1:
-        detail = "; ".join(
-            f"{name}: {', '.join(sorted(set(map(str, both[both['side'] == name][column]))))}"
-            for name in dict.fromkeys(names)
-        )
-
-        def least(value: str) -> int:
-            """Return the number of runs with this value in the smaller group."""
-            return min(sum(both[both["side"] == name][column].astype(str) == value) for name in names)
-
-        raise UserError(
-            " and ".join(names),
-            f"mix runs of several kinds of {word} ({detail})",
-            f"keep one in both groups, for example by the condition {column}={max(found, key=least)}",
-        )
+        sides = {name: list(map(str, both[both["side"] == name][column])) for name in names}
+        detail = "; ".join(f"{name}: {', '.join(sorted(set(own)))}" for name, own in sides.items())
+        commonest = max(found, key=lambda value: min(own.count(value) for own in sides.values()))
+        fault = f"mix runs of several kinds of {word} ({detail})"
+        remedy = f"keep one in both groups, for example by the condition {column}={commonest}"
+        raise UserError(" and ".join(names), fault, remedy)
 
 
 def choose(both: pd.DataFrame) -> str:
@@ -187,20 +164,9 @@ def choose(both: pd.DataFrame) -> str:
         return random_baseline.retrained(both["test_accuracy"])
     found = [column for column in lookups(map(str, both.columns)) if both[column].notna().all()]
     if not found:
-        raise UserError(
-            "nasx compare",
-            "these searches have no benchmark accuracy in common, and the supernet's accuracy does not rank methods",
-            "retrain their cells, or set another metric, such as metric=cost_s",
-        )
+        fault = "these searches have no benchmark accuracy in common, and the supernet's accuracy does not rank methods"
+        raise UserError("nasx compare", fault, "retrain their cells, or set another metric, such as metric=cost_s")
     return random_baseline.ranking(found, set(both["dataset"]))
-
-
-def _check_metric(metric: str, both: pd.DataFrame) -> None:
-    known = measures(map(str, both.columns))
-    if metric not in known:
-        from nasx.core.spelling import suggest
-
-        raise UserError(f"metric={metric}", "is not a metric of these runs", suggest(metric, known))
 
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
@@ -213,11 +179,8 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
         if len(own) < 2:
             has = "has one run" if len(frame) == 1 else f"has {len(frame)} runs"
             missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
-            raise UserError(
-                name,
-                f"{has}{missing}: a standard deviation needs at least two",
-                "run more seeds, for example --multirun seed=0,1,2,3",
-            )
+            fault = f"{has}{missing}: a standard deviation needs at least two"
+            raise UserError(name, fault, "run more seeds, for example --multirun seed=0,1,2,3")
     return found, "searches"
 
 
@@ -249,24 +212,14 @@ def _signed(x: float) -> str:
 
 
 def _configurations(groups: Sequence[pd.DataFrame]) -> list[str]:
-    unread = [[folder for folder in frame["folder"] if not differences.configuration(folder)] for frame in groups]
-    lacking = [
-        f"{letter}: config.yaml of {len(none)} of {len(frame)} runs cannot be read"
-        for letter, none, frame in zip("AB", unread, groups, strict=True)
-        if none
-    ]
-    if any(len(none) == len(frame) for none, frame in zip(unread, groups, strict=True)):
+    unread = [sum(not differences.configuration(folder) for folder in frame["folder"]) for frame in groups]
+    pairs = zip("AB", unread, groups, strict=True)
+    lacking = [f"{letter}: config.yaml of {n} of {len(frame)} runs cannot be read" for letter, n, frame in pairs if n]
+    if any(n == len(frame) for n, frame in zip(unread, groups, strict=True)):
         return [f"configurations: differing settings are unknown ({'; '.join(lacking)})"]
     but = f" ({'; '.join(lacking)})" if lacking else ""
-    rows = differences.rows([list(frame["folder"]) for frame in groups])
-    if not rows:
+    rows = [("", "A", "B"), *((row.key, *row.values) for row in differences.rows([list(f["folder"]) for f in groups]))]
+    if len(rows) == 1:
         return [f"configurations: no setting differs except the seed{but}"]
-    keys, left = (
-        max(len(part) for part in column) + 2
-        for column in ([row.key for row in rows], [*(row.values[0] for row in rows), "A"])
-    )
-    return [
-        f"settings that differ{but}",
-        f"  {''.ljust(keys)}{'A'.ljust(left)}B",
-        *(f"  {row.key.ljust(keys)}{row.values[0].ljust(left)}{row.values[1]}" for row in rows),
-    ]
+    keys, left = (max(len(row[i]) for row in rows) + 2 for i in (0, 1))
+    return [f"settings that differ{but}", *(f"  {row[0].ljust(keys)}{row[1].ljust(left)}{row[2]}" for row in rows)]

@@ -23,13 +23,9 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
         pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
-        faults = [
-            UserError(f"filter={pair[0]}", "is not of the form column=value", "write filter=method=darts")
-            for pair in pairs
-            if len(pair) < 2
-        ]
-        if faults:
-            raise UserError.join(faults)
+        if wrong := [pair[0] for pair in pairs if len(pair) < 2]:
+            what = "is not of the form column=value", "write filter=method=darts"
+            raise UserError.join([UserError(f"filter={text}", *what) for text in wrong])
         wanted = {column: [value for name, value in pairs if name == column] for column, _ in pairs}
     for column, values in wanted.items():
         choices = {str(v) for v in values} if isinstance(values, (list, tuple)) else {str(values)}
@@ -38,10 +34,8 @@ def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
         else:
             check_column("filter", str(column), frame.columns)
             cells = list(frame[column])
-        keep = [
-            bool(choices & set(c)) if isinstance(c, tuple) else bool(choices & {str(c), overrides.format_value(c)})
-            for c in cells
-        ]
+        held = (set(c) if isinstance(c, tuple) else {str(c), overrides.format_value(c)} for c in cells)
+        keep = [bool(choices & own) for own in held]
         notes, frame = frame.attrs, frame[keep]
         frame.attrs = dict(notes)
     return frame
@@ -52,11 +46,8 @@ def _settings(frame: pd.DataFrame, key: str) -> list[object]:
     held = [differences.configuration(folder) for folder in frame["folder"]]
     if not any(key in own for own in held):
         near = spelling.nearest(key, sorted({name for own in held for name in own}))
-        raise UserError(
-            f"filter={key}",
-            "is not a setting of these runs",
-            f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help",
-        )
+        remedy = f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help"
+        raise UserError(f"filter={key}", "is not a setting of these runs", remedy)
     return [own.get(key) for own in held]
 
 
@@ -69,8 +60,5 @@ def check_column(key: str, text: str, columns: Iterable[str], column: str | None
         parts = [name for name in columns if word in re.split(r"[._]", name)]
         found = parts or [name for name in [spelling.nearest(word, columns)] if name]
         near = ["-" * text.startswith("-") + name for name in found]
-        raise UserError(
-            f"{key}={text}",
-            "is not a column",
-            f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(columns)}",
-        )
+        remedy = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(columns)}"
+        raise UserError(f"{key}={text}", "is not a column", remedy)

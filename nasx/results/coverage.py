@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nasx.config import experiments, paths, plugins
 from nasx.core.files import load_yaml
+from nasx.core.plain import Row
 from nasx.results import table_columns, targets
 
 HERE = Path(__file__).parent
@@ -31,7 +32,6 @@ class Entry(NamedTuple):
 
 
 def named(dataset: str) -> str:
-    """A dataset as tables call it."""
     return table_columns.DATASETS.get(dataset, dataset)
 
 
@@ -41,7 +41,7 @@ def rows(paper: str) -> list[Entry]:
     A row on a dataset for which nothing is said has neither command nor reason.
     """
     found: list[Entry] = []
-    lines: dict[str, list[dict[str, Any]]] = {}
+    lines: dict[str, list[Row]] = {}
     for line in targets.load(paper).to_dict("records"):
         lines.setdefault(str(line["row"]), []).append({str(key): value for key, value in line.items()})
     for row, own in lines.items():
@@ -84,7 +84,6 @@ def not_run() -> dict[str, dict[str, frozenset[str]]]:
 
 
 def figures(paper: str) -> Iterator[Entry]:
-    """The figures of a paper."""
     held = load_yaml((HERE / "figures.yaml").read_text(encoding="utf-8"))
     for name, own in held[targets.SHORT[paper]].items():
         reason = own.get("reason") or (f"without {own['lacks']}" if "lacks" in own else "")

@@ -38,11 +38,8 @@ def _configuration(folder: Path) -> dict[str, str]:
     held = records.configuration(folder) or {}
     choices = held.get("choices") if isinstance(held.get("choices"), Mapping) else {}
     found: dict[str, object] = {str(k): v for k, v in (choices or {}).items() if k not in DERIVED}
-    found |= {
-        key: value
-        for key, value in records.flatten({k: v for k, v in held.items() if k not in OWN}).items()
-        if not key.endswith("_target_")
-    }
+    settings = records.flatten({k: v for k, v in held.items() if k not in OWN})
+    found |= {key: value for key, value in settings.items() if not key.endswith("_target_")}
     return {key: overrides.format_value(value) for key, value in found.items()}
 
 

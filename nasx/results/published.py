@@ -17,7 +17,7 @@ Rules
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import pandas as pd
 
 from nasx.config import experiments
 from nasx.config.experiments import Experiment, Printed
+from nasx.core.plain import Row
 from nasx.core.quantities import value_at
 from nasx.errors import UserError
 from nasx.results.collect import SIZES
@@ -36,14 +37,9 @@ from nasx.tracking import records
 
 METHOD_OF = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
 RETRAINED = {
-    "valid_perplexity": "valid_perplexity",
-    "test_perplexity": "test_perplexity",
-    "test_accuracy": "test_accuracy",
-    "top1_accuracy": "test_accuracy",
-    "test_error": "test_accuracy",
-    "top1_error": "test_accuracy",
-    "params_m": "params",
-}
+    "valid_perplexity": "valid_perplexity", "test_perplexity": "test_perplexity", "params_m": "params",
+    **dict.fromkeys(("test_accuracy", "top1_accuracy", "test_error", "top1_error"), "test_accuracy"),
+}  # fmt: skip
 CHOICES = frozenset({"search", "retrain"})
 """Choices with a separate column, in addition to those that identify a run."""
 PLACES = frozenset({"from", "method", "space", "dataset"})
@@ -60,7 +56,7 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
     rows = [{str(k): v for k, v in row.items()} for row in ours.to_dict("records")] if len(ours) else []
     sheets: list[Sheet] = []
     bare: list[Sheet] = []
-    numbers: list[dict[str, Any]] = []
+    numbers: list[dict[str, object]] = []
     left: list[str] = []
     faults: list[UserError] = []
     for (place, space), section in printed.groupby(["place", "space"], sort=False):
@@ -88,15 +84,14 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
     return sheets or bare, table
 
 
-def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def _fits(line: Row, row: Row) -> bool:
     """Return whether our row `row` has the method, space, dataset, selection and metric of the printed number."""
     if not _measure(line, row):
         return False
     experiment = experiments.find(row["experiment"])
     if experiment and experiment.published:
-        return _same_selection(line, row) and any(
-            _named(printed, experiment, line, row) for printed in experiment.published
-        )
+        named = any(_named(printed, experiment, line, row) for printed in experiment.published)
+        return named and _same_selection(line, row)
     best = f"best of {int(row['best_of'])}" if row["best_of"] else ""
     return (
         METHOD_OF.get(row["method"], row["method"]) == line["method"] != ""
@@ -109,14 +104,14 @@ def _fits(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
     )
 
 
-def _same_selection(line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def _same_selection(line: Row, row: Row) -> bool:
     """Return whether our cells were chosen in the way the printed row states, if it does."""
     if line["selection"].startswith("best of"):
         return bool(line["selection"] == f"best of {int(row['best_of'])}")
     return not row["best_of"] or line["row"] not in means()
 
 
-def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], row: Mapping[str, Any]) -> bool:
+def _named(printed: Printed, experiment: Experiment, line: Row, row: Row) -> bool:
     """Return whether our row is what the experiment computes for the printed number.
 
     It must have the choices of the experiment and the overrides that the experiment lists for the number, without other
@@ -128,9 +123,9 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
     words = printed.settings
     chosen = {**experiment.choices, **words}
     searched = experiment.choices if "from" in words else chosen
-    if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen) or row[
-        "searched_on"
-    ] != searched.get("dataset", row["searched_on"]):
+    if any(row[group] != chosen[group] for group in ("method", "space", "dataset") if group in chosen):
+        return False
+    if row["searched_on"] != searched.get("dataset", row["searched_on"]):
         return False
     known = {word for other in experiment.published for word in other.overrides}
     given = {
@@ -139,16 +134,16 @@ def _named(printed: Printed, experiment: Experiment, line: Mapping[str, Any], ro
         if not row["reduced"] or text in known or text.partition("=")[0].rpartition(".")[2] not in SIZES
     }
     other = {key for key in given if key in experiment.keys | CHOICES or key.startswith("method.")}
-    return not other - words.keys() and all(
-        _holds(f"{key}={value}", row) for key, value in words.items() if key not in PLACES
-    )
+    if other - words.keys():
+        return False
+    return all(_holds(f"{key}={value}", row) for key, value in words.items() if key not in PLACES)
 
 
-def _searched(line: Mapping[str, Any]) -> str:
+def _searched(line: Row) -> str:
     return str(line["dataset"] if line["searched_on"] == "each" else line["searched_on"])
 
 
-def _holds(condition: str, row: Mapping[str, Any]) -> bool:
+def _holds(condition: str, row: Row) -> bool:
     """Return whether our configuration has `key=value`, on the command line or else in the run's config.yaml."""
     key, _, wanted = condition.partition("=")
     if wanted.isupper():  # RUN: a placeholder for the user's run
@@ -185,7 +180,7 @@ def _seed(folder: str) -> str:
     return str(_configured(str(sibling) if parent and sibling.is_dir() else folder, "seed"))
 
 
-def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+def _measure(line: Row, row: Row) -> str:
     """Return the column of `summary` with the metric of the printed number; empty if our row has none."""
     metric, dataset = line["metric"], line["dataset"]
     if row["kind"] == "retrain":
@@ -195,7 +190,7 @@ def _measure(line: Mapping[str, Any], row: Mapping[str, Any]) -> str:
     return "cost_s" if metric == "search_gpu_days" and row["gpu"] else ""
 
 
-def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float, int]:
+def _ours(line: Row, row: Row) -> tuple[float, float, int]:
     """Return mean, sample standard deviation (NaN if unknown) and n of our row in the unit of the printed number."""
     measure = _measure(line, row)
     scale = {"cost_s": 1 / 86400, "params": 1e-6}.get(measure, -1.0 if line["metric"].endswith("error") else 1.0)
@@ -204,9 +199,7 @@ def _ours(line: Mapping[str, Any], row: Mapping[str, Any]) -> tuple[float, float
     return mean * scale + offset, row.get(f"{measure}_std", math.nan) * abs(scale), 0 if math.isnan(mean) else int(n)
 
 
-def _same_protocol(
-    paper: str, place: str, space: str, lines: Sequence[Mapping[str, Any]], matches: Sequence[Mapping[str, Any]]
-) -> None:
+def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Row], matches: Sequence[Row]) -> None:
     """Raise UserError for runs searched under another protocol than the paper's, or under several.
 
     Runs of experiments may differ, because each has the protocol of its printed row.
@@ -216,31 +209,27 @@ def _same_protocol(
     where = f"paper={paper}, {place} ({space})"
     if printed and set(found) - printed:
         named = ", ".join(sorted(printed))
-        raise UserError(
-            where,
-            f"the paper searched under {named}, your runs under {', '.join(found)}",
-            f"keep one with filter=protocol={named}, or search again with that protocol",
-        )
+        fault = f"the paper searched under {named}, your runs under {', '.join(found)}"
+        raise UserError(where, fault, f"keep one with filter=protocol={named}, or search again with that protocol")
     for key in ("protocol", "recipe"):
         values = sorted({row[key] for row in matches if row[key] and not row["experiment"]})
         if len(values) > 1:
-            raise UserError(
-                where, f"your runs differ in {key} ({', '.join(values)})", f"keep one with filter={key}={values[0]}"
-            )
+            fault = f"your runs differ in {key} ({', '.join(values)})"
+            raise UserError(where, fault, f"keep one with filter={key}={values[0]}")
 
 
 def _section(
-    paper: str, place: str, space: str, lines: Sequence[dict[str, Any]], matches: Sequence[dict[str, Any]]
-) -> tuple[Sheet, list[dict[str, Any]]]:
+    paper: str, place: str, space: str, lines: Sequence[Row], matches: Sequence[Row]
+) -> tuple[Sheet, list[dict[str, object]]]:
     columns = list(dict.fromkeys((line["dataset"], line["metric"]) for line in lines))
     datasets = list(dict.fromkeys(dataset for dataset, _ in columns))
     columns.sort(key=lambda c: (datasets.index(c[0]), list(METRICS).index(c[1]) if c[1] in METRICS else len(METRICS)))
-    printed: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    printed: dict[tuple[object, ...], list[Row]] = {}
     for line in lines:
         printed.setdefault(tuple(line[k] for k in ROW), []).append(line)
     body: list[tuple[str, ...]] = []
     rules: set[int] = set()
-    numbers: list[dict[str, Any]] = []
+    numbers: list[dict[str, object]] = []
     remarks: dict[str, list[str]] = {}
     shared, own = distinct(matches)
     settings = {id(row): setting for row, setting in zip(matches, own, strict=True)}
@@ -251,75 +240,34 @@ def _section(
             remarks.setdefault(remark, []).append(first["label"])
         selected = first["selection"] not in ("", "mean") and first["selection"] not in first["label"]
         label = first["label"] + (f" ({first['selection']})" if selected else "")
-        n = {int(m["n"]) for m in members if not math.isnan(m["n"])}
+        counts = {int(m["n"]) for m in members if not math.isnan(m["n"])}
         over = next((m["std_over"] for m in members if m["std_over"]), "")
         mine = [row for row in matches if any(_fits(m, row) for m in members)]
         if body and (mine or body[-1][1] == "nasx"):
             rules.add(len(body))
-        body.append(
-            (
-                label,
-                "printed",
-                str(n.pop()) if len(n) == 1 else "",
-                over,
-                first["protocol"],
-                first["recipe"],
-                *(cells.get(c, "") for c in columns),
-            )
-        )
+        head = label, "printed", str(counts.pop()) if len(counts) == 1 else "", over, first["protocol"], first["recipe"]
+        body.append((*head, *(cells.get(c, "") for c in columns)))
         numbers += [{**m, "source": "printed"} for m in members]
         for row in mine:
             fitting = {(m["dataset"], m["metric"]): _ours(m, row) for m in members if _fits(m, row)}
-            words = " ".join(
-                filter(None, [f"↳ nasx {name(row)}", settings[id(row)], f"({marks(row)})" if marks(row) else ""])
-            )
+            words = [f"↳ nasx {name(row)}", settings[id(row)], f"({marks(row)})" if marks(row) else ""]
             over = row["std_over"] if row["n"] > 1 else ""
-            body.append(
-                (
-                    words,
-                    "nasx",
-                    str(row["n"]),
-                    over,
-                    row["protocol"],
-                    row["recipe"],
-                    *(_cell(fitting.get(c), row["n"]) for c in columns),
-                )
-            )
-            numbers += [
-                {
-                    "paper": paper,
-                    "place": place,
-                    "label": first["label"],
-                    "row": first["row"],
-                    "method": row["method"],
-                    "variant": row["setting"],
-                    "own": first["own"],
-                    "space": space,
-                    "searched_on": row["searched_on"],
-                    "dataset": dataset,
-                    "metric": metric,
-                    "mean": mean,
-                    "std": std,
-                    "n": n,
-                    "std_over": over,
-                    "selection": chosen(row) or "mean",
-                    "protocol": row["protocol"],
-                    "recipe": row["recipe"],
-                    "note": marks(row),
-                    "source": "nasx",
-                }
-                for (dataset, metric), (mean, std, n) in fitting.items()
-            ]
+            head = " ".join(filter(None, words)), "nasx", str(row["n"]), over, row["protocol"], row["recipe"]
+            body.append((*head, *(_cell(fitting.get(c), row["n"]) for c in columns)))
+            facts = {
+                **{key: first[key] for key in ("label", "row", "own")},
+                **{key: row[key] for key in ("method", "searched_on", "protocol", "recipe")},
+                **{"paper": paper, "place": place, "space": space, "variant": row["setting"], "std_over": over},
+                **{"selection": chosen(row) or "mean", "note": marks(row), "source": "nasx"},
+            }
+            for (dataset, metric), (mean, std, n) in fitting.items():
+                numbers.append(facts | {"dataset": dataset, "metric": metric, "mean": mean, "std": std, "n": n})
     heads = ["method", "source", "n", "± over", "protocol", "recipe"]
-    heads += [
-        f"{DATASETS.get(dataset, dataset)} {METRICS.get(metric, metric.replace('_', ' '))}"
-        for dataset, metric in columns
-    ]
+    for dataset, metric in columns:
+        heads.append(f"{DATASETS.get(dataset, dataset)} {METRICS.get(metric, metric.replace('_', ' '))}")
     kept = [i for i in range(len(heads)) if any(row[i] for row in body)]
-    notes = [
-        f"{', '.join(dict.fromkeys(labels[:4]))}{', …' if len(labels) > 4 else ''}: {remark}"
-        for remark, labels in remarks.items()
-    ]
+    rows = {remark: ", ".join(dict.fromkeys(own[:4])) + ", …" * (len(own) > 4) for remark, own in remarks.items()}
+    notes = [f"{labels}: {remark}" for remark, labels in rows.items()]
     if shared:
         notes.append(f"set in all our rows: {shared}")
     if any(row["reduced"] is True for row in matches):

@@ -28,7 +28,7 @@ RANDOM = "random"
 SAME = ("kind", "space", "searched_on", "dataset", "benchmark", "recipe", "retrain")
 UNTESTED = {"one cell": "retrainings of a single cell", "chosen cell": "retrainings of the best of several cells"}
 """Values of `versus` for rows that are not a sample of searches -> explanation."""
-Members = Sequence[Mapping[str, Any]]
+Members = Sequence[Row]
 
 
 def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) -> list[str]:
@@ -61,17 +61,12 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
         f"against random: mean minus that of random search on the same space and dataset ({names}); better or"
         " worse if p < 0.05 by Welch's t test over searches (mean over the retrainings of one search), not"
         " corrected for the number of rows; unclear: no significant difference from random search"
-    ]
-    return [
-        *(notes if measures else []),
-        *(
-            f"against random, {word}: not tested, {UNTESTED[word]} are not a sample of the method"
-            for word in sorted(untested)
-        ),
-    ]
+    ] * bool(measures)
+    why = "are not a sample of the method"
+    return notes + [f"against random, {word}: not tested, {UNTESTED[word]} {why}" for word in sorted(untested)]
 
 
-def _key(row: Mapping[str, object], run: Mapping[str, Any]) -> tuple[object, ...]:
+def _key(row: Mapping[str, object], run: Row) -> tuple[object, ...]:
     """Return the key that a row shares with comparable random runs; `run` is one of its runs."""
     same = tuple(row[k] for k in SAME)
     if row["kind"] == "search":  # a benchmark accuracy does not depend on the length of the search
@@ -82,7 +77,7 @@ def _key(row: Mapping[str, object], run: Mapping[str, Any]) -> tuple[object, ...
     return (*same, row["reduced"], *sorted(held), *(text for text in given if text.startswith("dataset.")))
 
 
-def _chosen(run: Mapping[str, Any]) -> bool:
+def _chosen(run: Row) -> bool:
     """Return whether a random run is the best of several draws, by its configuration or else by its command line."""
     given = dict(text.lstrip("+").partition("=")[::2] for text in (*run["overrides"], *run["parent_overrides"]))
     held = (configuration(folder).get("method.samples") for folder in (run["parent_folder"], run["folder"]) if folder)
@@ -125,7 +120,6 @@ def versus(found: Difference | None, measure: str) -> str:
 
 
 def tested(row: Row) -> bool:
-    """Return whether a row was tested against random search."""
     return not math.isnan(row["versus_p"])
 
 
@@ -139,11 +133,9 @@ def verdicts(members: Members) -> str:
     judged = [m for m in members if m.get("collapsed") is not None]
     if not judged:
         return ""
-    count = {name: sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "warning", "not_converged")}
-    said = [f"{count['collapsed'] or 'none'} of {len(judged)} collapsed"]
-    said += [
-        f"{count[name]} {words}"
-        for name, words in (("warning", "with a warning"), ("not_converged", "not converged"))
-        if count[name]
-    ]
+    collapsed, warned, unsettled = (
+        sum(bool(m.get(name)) for m in judged) for name in ("collapsed", "warning", "not_converged")
+    )
+    said = [f"{collapsed or 'none'} of {len(judged)} collapsed"]
+    said += [f"{warned} with a warning"] * bool(warned) + [f"{unsettled} not converged"] * bool(unsettled)
     return ", ".join(said)

@@ -5,11 +5,12 @@ A note states that a sheet contains several protocols or recipes; values that ar
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -75,11 +76,8 @@ def name(row: Mapping[str, object]) -> str:
     """Format the method of a row; reference rows and best-of-k rows are marked."""
     if row.get("reference"):
         of = f" of {row['cells']}" if row["cells"] else ""
-        return (
-            f"random cell{of or ' (benchmark mean)'}"
-            if row["reference"] == "random"
-            else f"optimum{of} (of each column)"
-        )
+        random = f"random cell{of or ' (benchmark mean)'}"
+        return random if row["reference"] == "random" else f"optimum{of} (of each column)"
     return str(row["method"] or "–") + (f" ({chosen(row)})" if chosen(row) else "")
 
 
@@ -87,30 +85,23 @@ def chosen(row: Row) -> str:
     """Describe the choice of the row's cell: `best of 4`, with `chosen on the test set` if so; else empty."""
     if not row.get("best_of"):
         return ""
-    text: str = f"best of {int(row['best_of'])}" + ", chosen on the test set" * row["std_over"].endswith(
-        "by test accuracy"
-    )
-    return text
+    on_test = str(row["std_over"]).endswith("by test accuracy")
+    return f"best of {int(row['best_of'])}" + ", chosen on the test set" * on_test
 
 
 def marks(row: Row) -> str:
     """List the marks of a row: deviations switched on, reduced, several environments, mixed code."""
-    return ", ".join(
-        [
-            *row["labels"],
-            *(["reduced"] if row["reduced"] is True else []),
-            *(["several environments"] if row.get("environments") else []),
-            *(["mixed code"] if row.get("mixed_code") else []),
-        ]
-    )
+    own = {"reduced": row["reduced"] is True} | {"several environments": row.get("environments")}
+    own |= {"mixed code": row.get("mixed_code")}
+    return ", ".join([*row["labels"], *(text for text, holds in own.items() if holds)])
 
 
 ABOUT = ("against random", "verdict", "device")
 """Text columns after the numbers."""
 
 
-def _column(column: str, row: Mapping[str, object]) -> str:
-    return str(row[column])
+def _text(column: str, row: Row) -> str:
+    return "" if column == "dataset" and row["kind"] != "retrain" else str(row[column])
 
 
 def distinct(rows: Sequence[Row]) -> tuple[str, list[str]]:
@@ -126,11 +117,10 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     """
     made = []
     table = errors(table) if error else table
-    _sheet = partial(_made, group=group)
     rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
-    looked_up = [row for row in rows if row["kind"] == "search" and row["benchmark"]]
-    plain = [row for row in rows if row["kind"] == "search" and not row["benchmark"]]
-    retrained = [row for row in rows if row["kind"] == "retrain"]
+    searches, retrained = ([row for row in rows if row["kind"] == kind] for kind in ("search", "retrain"))
+    looked_up = [row for row in searches if row["benchmark"]]
+    plain = [row for row in searches if not row["benchmark"]]
     budgeted = [measure_of("budget.ratio")] if any(value(row, "budget.ratio") for row in rows) else []
     if looked_up:
         datasets = [c.removesuffix(".valid_mean") for c in table.columns if c.endswith(".valid_mean")]
@@ -141,80 +131,56 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
             if any(value(row, f"{d}.valid") for row in looked_up)
         ]
         benches = ", ".join(sorted({str(row["benchmark"]) for row in looked_up}))
-        made.append(
-            _sheet(
-                f"Searches, looked up in {benches}",
-                looked_up,
-                [*accuracies, *budgeted],
-                "accuracy in %, valid: validation; both means over the table's seeds",
-                missing="n/a",
-            )
-        )
+        what = "accuracy in %, valid: validation; both means over the table's seeds"
+        measures = [*accuracies, *budgeted]
+        made.append(_made(f"Searches, looked up in {benches}", looked_up, measures, what, group, missing="n/a"))
         own = [row for row in looked_up if not row["reference"]]
         standing = [measure for measure in _standing(table, datasets) if any(value(row, measure.name) for row in own)]
         if standing:
-            made.append(
-                _sheet(
-                    f"Ranks of these cells in {benches}",
-                    own,
-                    standing,
-                    "rank among the cells of the space, 1 is the best; below the optimum in "
-                    "percentage points; latency in ms of one forward pass",
-                    priced=False,
-                )
+            what = (
+                "rank among the cells of the space, 1 is the best; below the optimum in percentage points; latency in "
+                "ms of one forward pass"
             )
+            made.append(_made(f"Ranks of these cells in {benches}", own, standing, what, group, priced=False))
     ranks = "it does not rank methods: retrain the cells to do so"
-    if shown_rows := [row for row in plain if not row["supernet_perplexity_n"]]:
-        made.append(
-            _sheet(
-                "Searches without a benchmark accuracy",
-                shown_rows,
-                [measure_of("supernet_valid"), *budgeted],
-                f"accuracy of the supernet in %; {ranks}",
-            )
-        )
-    if shown_rows := [row for row in plain if row["supernet_perplexity_n"]]:
-        made.append(
-            _sheet(
-                "Searches on text",
-                shown_rows,
-                [measure_of("supernet_perplexity")],
-                f"perplexity of the supernet; {ranks}",
-            )
-        )
-    if shown_rows := [row for row in retrained if not row["test_perplexity_n"]]:
-        word = "error" if error else "accuracy"
-        made.append(
-            _sheet(
-                "Retrained networks",
-                shown_rows,
-                [Measure("test error", "test_error") if error else measure_of("test_accuracy")],
-                f"test {word} of the last epoch in %",
-            )
-        )
-    if shown_rows := [row for row in retrained if row["test_perplexity_n"]]:
-        made.append(
-            _sheet(
-                "Retrained language models",
-                shown_rows,
-                [measure_of("valid_perplexity"), measure_of("test_perplexity")],
-                "perplexity of the weights that are best on the validation text",
-            )
-        )
+    tested = Measure("test error", "test_error") if error else measure_of("test_accuracy")
+    for title, own, measures, what in (
+        (
+            "Searches without a benchmark accuracy",
+            [row for row in plain if not row["supernet_perplexity_n"]],
+            [measure_of("supernet_valid"), *budgeted],
+            f"accuracy of the supernet in %; {ranks}",
+        ),
+        (
+            "Searches on text",
+            [row for row in plain if row["supernet_perplexity_n"]],
+            [measure_of("supernet_perplexity")],
+            f"perplexity of the supernet; {ranks}",
+        ),
+        (
+            "Retrained networks",
+            [row for row in retrained if not row["test_perplexity_n"]],
+            [tested],
+            f"test {'error' if error else 'accuracy'} of the last epoch in %",
+        ),
+        (
+            "Retrained language models",
+            [row for row in retrained if row["test_perplexity_n"]],
+            [measure_of("valid_perplexity"), measure_of("test_perplexity")],
+            "perplexity of the weights that are best on the validation text",
+        ),
+    ):
+        if own:
+            made.append(_made(title, own, measures, what, group))
     return made
 
 
 def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
     """Return the measures of a cell's rank and costs in its benchmark."""
-    found = []
-    for dataset in datasets:
-        for part in ("valid", "test"):
-            found += [measure_of(f"{dataset}.{part}_{what}") for what in ("rank", "below")]
-    devices = [
-        column.removesuffix("_mean")
-        for column in table.columns
-        if column.startswith("latency.") and column.endswith("_mean")
-    ]
+    places = itertools.product(datasets, ("valid", "test"), ("rank", "below"))
+    found = [measure_of(f"{dataset}.{part}_{what}") for dataset, part, what in places]
+    means = [column.removesuffix("_mean") for column in table.columns if column.endswith("_mean")]
+    devices = [column for column in means if column.startswith("latency.")]
     if not any(measure.name + "_mean" in table.columns for measure in found) and not devices:
         return []  # records of earlier versions
     return [*found, *map(measure_of, ["macs", *devices])]
@@ -225,30 +191,26 @@ def _made(
     rows: Sequence[Row],
     measures: Sequence[Measure],
     what: str,
+    group: Sequence[str],
     missing: str = "–",
-    group: Sequence[str] = (),
     priced: bool = True,
 ) -> Sheet:
     """Make a sheet; text columns with a single value move to the caption, except the protocol.
 
     A sheet that is not `priced` follows one of the same rows, and repeats neither cost nor marks of the runs.
     """
-    words = [
+    columns = {
+        "space": "space", "searched on": "searched_on", "trained on": "dataset", "protocol": "protocol",
+        "study": "study", "recipe": "recipe", "setting": "setting", "against random": "versus",
+        "verdict": "verdicts", "device": "device",
+    }  # fmt: skip
+    words: list[tuple[str, Callable[[Row], str]]] = [
         ("method", name),
-        ("space", lambda r: str(r["space"])),
-        ("searched on", lambda r: str(r["searched_on"])),
-        ("trained on", lambda r: str(r["dataset"]) if r["kind"] == "retrain" else ""),
-        ("protocol", lambda r: str(r["protocol"])),
-        ("study", lambda r: str(r["study"])),
-        ("recipe", lambda r: str(r["recipe"])),
-        ("setting", lambda r: str(r["setting"])),
-        ("marks", marks),
-        ("against random", lambda r: str(r["versus"])),
-        ("verdict", lambda r: str(r["verdicts"])),
-        ("device", lambda r: str(r["device"])),
+        *((head, partial(_text, column)) for head, column in columns.items()),
     ]
+    words.insert(8, ("marks", marks))
     heads = {head.replace(" ", "_") for head, _ in words} | {"dataset", "labels"}  # shown separately
-    words[8:8] = [(column.replace("_", " "), partial(_column, column)) for column in group if column not in heads]
+    words[8:8] = [(column.replace("_", " "), partial(_text, column)) for column in group if column not in heads]
     words = words if priced else [(head, text) for head, text in words if head not in ABOUT]
     own = [row for row in rows if not row["reference"]]
     shared, settings = distinct(own)
@@ -264,29 +226,20 @@ def _made(
     kept = [(head, text) for head, text in kept if any(map(text, rows))]
     at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
     measures = [*measures, measure_of("params")._replace(missing="–")]
-    numbers: list[tuple[str, Callable[[Mapping[str, object]], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
-    numbers += [
-        (
-            each.head,
-            partial(value, measure=each.name, digits=each.digits, scale=each.scale, missing=each.missing or missing),
-        )
-        for each in measures
-    ]
+    numbers: list[tuple[str, Callable[[Row], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
+    for each in measures:
+        look: dict[str, Any] = {"digits": each.digits, "scale": each.scale, "missing": each.missing or missing}
+        numbers.append((each.head, partial(value, measure=each.name, **look)))
     numbers += [("cost", lambda r: cost(r) or "–")] if priced else []
-    columns = [*kept[:at], *numbers, *kept[at:]]
+    shown = [*kept[:at], *numbers, *kept[at:]]
     over = sorted({str(row["std_over"]) for row in own if row["n"] > 1})
-    caption = (
-        f"Mean ± sample standard deviation over {' or '.join(over)} (n of them); {what}."
-        if over
-        else f"Single runs (n = 1), so no ±; {what}."
-    )
+    head = f"Mean ± sample standard deviation over {' or '.join(over)} (n of them)"
+    caption = f"{head if over else 'Single runs (n = 1), so no ±'}; {what}."
     caption += f" All rows: {'; '.join(constant)}." if constant else ""
     notes = []
     if len(over) > 1:
-        notes.append(
-            "the ± has a different meaning in some rows: "
-            + "; ".join(sorted({f"{name(r)}: {r['std_over']}" for r in own if r["n"] > 1}))
-        )
+        meanings = sorted({f"{name(r)}: {r['std_over']}" for r in own if r["n"] > 1})
+        notes.append(f"the ± has a different meaning in some rows: {'; '.join(meanings)}")
     for column in ("protocol", "recipe"):
         several = sorted({str(row[column]) for row in own if row[column]})
         if len(several) > 1:
@@ -313,13 +266,7 @@ def _made(
         notes.append("cost is a mean over different devices if a row lists several")
     if any(each.name.endswith(".test") and not value(row, each.name) for row in rows for each in measures):
         notes.append(NO_TEST)
-    left = frozenset(i for i, (head, _) in enumerate(columns) if head in dict(words))
-    return Sheet(
-        title,
-        tuple(head for head, _ in columns),
-        tuple(tuple(f(row) for _, f in columns) for row in rows),
-        caption,
-        tuple(notes) if priced else (),
-        frozenset({len(own)} if len(own) < len(rows) else ()),
-        left,
-    )
+    left = frozenset(i for i, (head, _) in enumerate(shown) if head in dict(words))
+    cells = tuple(tuple(f(row) for _, f in shown) for row in rows)
+    rules = frozenset({len(own)} if len(own) < len(rows) else ())
+    return Sheet(title, tuple(head for head, _ in shown), cells, caption, tuple(notes) if priced else (), rules, left)

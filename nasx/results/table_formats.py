@@ -11,39 +11,17 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "±": r"$\pm$",
-    "Λ": r"$\Lambda$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "λ": r"$\lambda$",
-    "η": r"$\eta$",
-    "×": r"$\times$",
-    "→": r"$\rightarrow$",
-    "↳": r"$\hookrightarrow$",
-    "−": "$-$",
-    "–": "--",
-    "—": "---",
-    "…": r"\dots{}",
-}
+_LATEX = str.maketrans({
+    **{letter: rf"\{letter}" for letter in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
+    "Λ": r"$\Lambda$", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "η": r"$\eta$", "×": r"$\times$",
+    "→": r"$\rightarrow$", "↳": r"$\hookrightarrow$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,7 +41,7 @@ class Sheet:
 
 def latex_escape(text: str) -> str:
     """Escape `text` so that LaTeX prints it literally."""
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return text.translate(_LATEX)
 
 
 def markdown(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
@@ -111,22 +89,12 @@ def console(
         markup=False,
     )
     for sheet in (part for whole in sheets for part in _parts(whole, width)):
-        table = Table(
-            title=Text(sheet.title, style="bold"),
-            title_justify="left",
-            box=box.SIMPLE_HEAD,
-            pad_edge=False,
-            header_style="bold",
-        )
+        title = Text(sheet.title, style="bold")
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
         for i, name in enumerate(sheet.header):
-            words = i in sheet.left
-            table.add_column(
-                Text(_stacked(name)),
-                justify="left" if words else "right",
-                no_wrap=not words,
-                overflow="fold",
-                vertical="middle",
-            )
+            side: Literal["left", "right"] = "left" if i in sheet.left else "right"
+            numbers = i not in sheet.left
+            table.add_column(Text(_stacked(name)), justify=side, no_wrap=numbers, overflow="fold", vertical="middle")
         for i, row in enumerate(sheet.rows):
             table.add_row(*map(Text, row), end_section=i + 1 in sheet.rules)
         terminal.print(table)
@@ -170,7 +138,6 @@ def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
         if blocks[-1] and sum(sizes[k] for k in blocks[-1]) + sizes[i] > room:
             blocks.append([])
         blocks[-1].append(i)
-
     if not any(blocks):
         return [sheet]
 
@@ -227,10 +194,8 @@ def _markdown(sheet: Sheet) -> str:
     widths = [max(3, *(_width(row[i]) for row in grid)) for i in range(len(sheet.header))]
 
     def line(row: Sequence[str]) -> str:
-        cells = [
-            cell + " " * (w - _width(cell)) if i in sheet.left else " " * (w - _width(cell)) + cell
-            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        ]
+        gaps = [" " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = [row[i] + gap if i in sheet.left else gap + row[i] for i, gap in enumerate(gaps)]
         return "| " + " | ".join(cells) + " |"
 
     ruler = ["-" * w if i in sheet.left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
@@ -251,23 +216,18 @@ def _latex(sheet: Sheet, caption: Sequence[str], label: str) -> str:
     body = []
     for i, row in enumerate(sheet.rows):
         if i in sheet.rules and i:
-            body.append(r"    \midrule")
-        body.append("    " + " & ".join(map(latex_escape, row)) + r" \\")
+            body.append("    \\midrule\n")
+        body.append(f"    {' & '.join(map(latex_escape, row))} \\\\\n")
     notes = _sentences([sheet.caption, *sheet.notes])
-    return "\n".join(
-        [
-            r"\begin{table}[t]",
-            r"  \centering",
-            rf"  \caption{{{_sentences(caption)}}}",
-            rf"  \label{{{label}}}",
-            rf"  \begin{{tabular}}{{{columns}}}",
-            r"    \toprule",
-            "    " + " & ".join(map(latex_escape, sheet.header)) + r" \\",
-            r"    \midrule",
-            *body,
-            r"    \bottomrule",
-            r"  \end{tabular}",
-            *([rf"  \par\smallskip\footnotesize {notes}"] if notes else []),
-            r"\end{table}",
-        ]
-    )
+    below = rf"  \par\smallskip\footnotesize {notes}" + "\n" if notes else ""
+    return rf"""\begin{{table}}[t]
+  \centering
+  \caption{{{_sentences(caption)}}}
+  \label{{{label}}}
+  \begin{{tabular}}{{{columns}}}
+    \toprule
+    {" & ".join(map(latex_escape, sheet.header))} \\
+    \midrule
+{"".join(body)}    \bottomrule
+  \end{{tabular}}
+{below}\end{{table}}"""

@@ -29,34 +29,20 @@ PAPERS = {
     "tse": "TSE-DARTS (MetaLearn 2021)",
 }
 METRICS = {
-    "valid_accuracy": "valid %",
-    "test_accuracy": "test %",
-    "test_error": "test error %",
-    "top1_accuracy": "top-1 %",
-    "top1_error": "top-1 error %",
-    "top5_accuracy": "top-5 %",
-    "top5_error": "top-5 error %",
-    "params_m": "params (M)",
-    "mult_adds_m": "mult-adds (M)",
-    "flops_m": "FLOPs (M)",
-    "search_gpu_days": "search GPU-days",
-    "valid_perplexity": "valid perplexity",
-    "test_perplexity": "test perplexity",
-    "parametric_ops_normal": "parametric operations",
-}
+    "valid_accuracy": "valid %", "test_accuracy": "test %", "test_error": "test error %", "top1_accuracy": "top-1 %",
+    "top1_error": "top-1 error %", "top5_accuracy": "top-5 %", "top5_error": "top-5 error %",
+    "params_m": "params (M)", "mult_adds_m": "mult-adds (M)", "flops_m": "FLOPs (M)",
+    "search_gpu_days": "search GPU-days", "valid_perplexity": "valid perplexity",
+    "test_perplexity": "test perplexity", "parametric_ops_normal": "parametric operations",
+}  # fmt: skip
 SHORT = {paper: full.partition(" (")[0].replace("Λ", "Lambda") for paper, full in PAPERS.items()}
 RESULTS = {
-    "supernet_valid_accuracy": "supernet valid accuracy",
-    "supernet_valid_error": "supernet valid error",
-    "test_accuracy": "test accuracy",
-    "test_error": "test error",
-    "top1_accuracy": "top-1 accuracy",
-    "top1_error": "top-1 error",
-    "valid_perplexity": "valid perplexity",
-    "test_perplexity": "test perplexity",
-    "layer_alignment": "layer alignment",
-    "search_gpu_days": "search GPU-days",
-}
+    name: name.replace("_", " ").replace("top1", "top-1").replace("gpu days", "GPU-days")
+    for name in (
+        "supernet_valid_accuracy", "supernet_valid_error", "test_accuracy", "test_error", "top1_accuracy",
+        "top1_error", "valid_perplexity", "test_perplexity", "layer_alignment", "search_gpu_days",
+    )
+}  # fmt: skip
 """Metrics in `describe`, in this order."""
 ROW = ["label", "selection", "searched_on", "recipe"]
 TEXT = [
@@ -67,13 +53,9 @@ TEXT = [
 
 @lru_cache(maxsize=1)
 def _targets() -> pd.DataFrame:
+    empty = {name: [""] for name in ("mean", "std", "n")}
     with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(
-            file,
-            dtype=dict.fromkeys(TEXT, "str"),
-            keep_default_na=False,
-            na_values={"mean": [""], "std": [""], "n": [""]},
-        )
+        table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=empty)
     space_counts = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
     lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
     table["row"] = [_name(line, several > 1) for line, several in zip(lines, space_counts, strict=True)]
@@ -101,14 +83,10 @@ def describe(lines: Sequence[Row]) -> str:
         over = next((line["std_over"] for line in some if line["std_over"]), "")
         n = next((f"{int(line['n'])} " for line in some if not math.isnan(line["n"])), "")
         values = (shown(line["mean"], line["std"], digits(line)) or "as a range" for line in some)
-        numbers = ", ".join(
-            f"{value} on {DATASETS.get(line['dataset'], line['dataset'])}"
-            for value, line in zip(values, some, strict=True)
-        )
-        texts.append(
-            f"{RESULTS[metric]} {numbers}"
-            + (f" (over {n}{over})" if over not in ("", "not stated") else " (+- not explained)" if over else "")
-        )
+        datasets = (DATASETS.get(line["dataset"], line["dataset"]) for line in some)
+        numbers = ", ".join(f"{value} on {dataset}" for value, dataset in zip(values, datasets, strict=True))
+        spread = {"": "", "not stated": " (+- not explained)"}.get(over, f" (over {n}{over})")
+        texts.append(f"{RESULTS[metric]} {numbers}{spread}")
     return ", ".join(texts).replace("±", "+-")
 
 

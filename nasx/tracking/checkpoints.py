@@ -92,24 +92,15 @@ def last(folder: Path, device: object = "cpu", rows: int | None = None) -> State
         if rows is None or "metrics" in state or counted <= rows:
             return state
         short = counted
-        log.warning(
-            "%s: counts %d metrics rows, but metrics.jsonl holds %d whole ones; the checkpoint before is used",
-            path,
-            counted,
-            rows,
-        )
+        few = f"counts {counted} metrics rows, but metrics.jsonl holds {rows} whole ones"
+        log.warning("%s: %s; the checkpoint before is used", path, few)
     if short:
-        raise UserError(
-            str(folder / "metrics.jsonl"),
-            f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})",
-            "put a copy of the file back, or move the folder away to restart this run",
-        )
+        fault = f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})"
+        remedy = "put a copy of the file back, or move the folder away to restart this run"
+        raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:
-        raise UserError(
-            str(folder / "checkpoints"),
-            f"none of {len(paths)} checkpoints can be read",
-            "move the folder away to restart this run",
-        )
+        fault = f"none of {len(paths)} checkpoints can be read"
+        raise UserError(str(folder / "checkpoints"), fault, "move the folder away to restart this run")
     return None
 
 
@@ -119,26 +110,21 @@ def read(path: Path, device: Any = "cpu") -> State | None:
 
     try:
         data = path.read_bytes()
+        head = len(MAGIC) + 65
+        digest, body = data[len(MAGIC) : head - 1], data[head:]
+        if data.startswith(MAGIC[:16]) and not data.startswith(READABLE):
+            fault = "was written by a newer version of nasx"
+        elif not data.startswith(READABLE) or hashlib.sha256(body).hexdigest().encode() != digest:
+            fault = "damaged (its checksum differs)"
+        else:
+            state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
+            if type(state) is dict and (type(state.get("rows", 0)), type(state.get("metrics", ""))) == (int, str):
+                return state
+            fault = "cannot be read safely (it holds no state of a run)"
     except OSError as error:
-        log.warning("%s: cannot be read (%s); the checkpoint before is used", path, error.strerror or error)
-        return None
-    head = len(MAGIC) + 65
-    digest, body = data[len(MAGIC) : head - 1], data[head:]
-    if data.startswith(MAGIC[:16]) and not data.startswith(READABLE):
-        log.warning("%s: was written by a newer version of nasx; the checkpoint before is used", path)
-        return None
-    if not data.startswith(READABLE) or hashlib.sha256(body).hexdigest().encode() != digest:
-        log.warning("%s: damaged (its checksum differs); the checkpoint before is used", path)
-        return None
-    try:
-        state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
-        if type(state) is not dict or (type(state.get("rows", 0)), type(state.get("metrics", ""))) != (int, str):
-            raise ValueError("it holds no state of a run")
+        fault = f"cannot be read ({error.strerror or error})"
     except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
-        log.warning(
-            "%s: cannot be read safely (%s); the checkpoint before is used",
-            path,
-            str(error).partition("\n")[0] or type(error).__name__,
-        )
-        return None
-    return state
+        said, _, _ = str(error).partition("\n")
+        fault = f"cannot be read safely ({said or type(error).__name__})"
+    log.warning("%s: %s; the checkpoint before is used", path, fault)
+    return None

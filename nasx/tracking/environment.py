@@ -31,13 +31,10 @@ def device(name: str) -> torch.device:
         chosen = torch.device(name)
     except RuntimeError as error:
         raise UserError(f"device={name}", "is not a device", "use auto, cpu, cuda or cuda:N") from error
-    if chosen.type == "cuda" and (not torch.cuda.is_available() or (chosen.index or 0) >= torch.cuda.device_count()):
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        raise UserError(
-            f"device={name}",
-            f"is not available: torch {torch.__version__} sees {count} CUDA devices",
-            "use device=auto or device=cpu",
-        )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        fault = f"is not available: torch {torch.__version__} sees {count} CUDA devices"
+        raise UserError(f"device={name}", fault, "use device=auto or device=cpu")
     if chosen.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}", "is not supported", "use auto, cpu, cuda or cuda:N")
     return chosen
@@ -133,7 +130,6 @@ def environment(on: torch.device) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that numbers may depend on."""
     named = {"nasx": __version__, **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")}}
     if torch.version.cuda:
         named["cuda"] = torch.version.cuda
@@ -212,12 +208,11 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._terminals = [file for file in (1, 2) if os.isatty(file)]
-        try:
-            self._before = {
-                n: signal.signal(n, self._ask) for n in self.numbers if signal.getsignal(n) is not signal.SIG_IGN
-            }
-        except ValueError:  # not in the main thread (a launcher's worker): signals stay the launcher's
-            self._before = {}
+        heard = [n for n in self.numbers if signal.getsignal(n) is not signal.SIG_IGN]
+        with contextlib.suppress(
+            ValueError
+        ):  # not in the main thread (a launcher's worker): signals stay the launcher's
+            self._before = {n: signal.signal(n, self._ask) for n in heard}
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

@@ -14,11 +14,12 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
@@ -34,13 +35,13 @@ from nasx.tracking import records
 
 INHERITED_GROUPS = ("space", "dataset")
 """Groups that a retraining inherits from a search."""
+QUOTES = "put quotes around a value with special characters: key='\"value\"'"
+"""Remedy for an override that Hydra cannot read."""
 NOT_TEXT = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
 """Words that Hydra or YAML does not read as text."""
 
 
 class Parent(NamedTuple):
-    """A run that another command starts from."""
-
     folder: Path
     config: Config
     """config.yaml: the resolved configuration and the group choices."""
@@ -49,11 +50,9 @@ class Parent(NamedTuple):
 
     @property
     def choices(self) -> Mapping[str, object]:
-        """Group -> the choice of the run."""
         return {str(group): choice for group, choice in self.config["choices"].items()}
 
     def block(self, group: str) -> Mapping[str, object]:
-        """The settings of a group."""
         node = self.config.get(group)
         return node if isinstance(node, Mapping) else {}
 
@@ -66,22 +65,16 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
     """
     folder = records.locate(name, out)
     if folder is None:
-        known = sorted(
-            path.name
-            for path in Path(out).glob("*/")
-            if not path.name.startswith(".")
-            and (not kind or (files.read_json(path / "result.json") or {}).get("kind") == kind)
-        )
+        there = [path for path in Path(out).glob("*/") if not path.name.startswith(".")]
+        if kind:
+            there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
+        known = sorted(path.name for path in there)
         more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
+        listed = f": {', '.join(known[:8])}{more}" if known else " (it has none yet)"
         near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
         what = f"finished run of nasx {kind}" if kind else "run"
-        there = (
-            f"did you mean from={near}?"
-            if near
-            else f"name the folder of a {what}, or a {what} in {out}/"
-            + (f": {', '.join(known[:8])}{more}" if known else " (it has none yet)")
-        )
-        raise UserError(f"from={name}", "run not found", there)
+        remedy = f"name the folder of a {what}, or a {what} in {out}/{listed}"
+        raise UserError(f"from={name}", "run not found", f"did you mean from={near}?" if near else remedy)
     return folder
 
 
@@ -99,12 +92,12 @@ def open_parent(folder: Path) -> Parent:
         or any(choices.get(group) and not isinstance(held.get(group), Mapping) for group in groups)
     ):
         path = folder / "config.yaml"
-        raise UserError(
-            str(path),
-            "is damaged or cannot be read" if os.path.lexists(path) else "is missing",
-            "this command takes the settings of the run from it: copy it again from where the run was made,"
-            " or give genotype= in place of from=, with space= and dataset=",
+        remedy = (
+            "this command takes the settings of the run from it: copy it again from where the run was made, or give "
+            "genotype= in place of from=, with space= and dataset="
         )
+        fault = "is damaged or cannot be read" if os.path.lexists(path) else "is missing"
+        raise UserError(str(path), fault, remedy)
     return Parent(folder, held, files.read_json(folder / "result.json") or {})
 
 
@@ -121,17 +114,11 @@ def finished_search(name: str, out: str) -> tuple[Path, Result]:
     folder = run_folder(name, out)
     found = records.finished(folder)
     if found is None:
-        raise UserError(
-            f"from={name}",
-            f"{folder} holds no finished run (no readable result.json)",
-            "run the command of that search again: it resumes and finishes",
-        )
+        fault = f"{folder} holds no finished run (no readable result.json)"
+        raise UserError(f"from={name}", fault, "run the command of that search again: it resumes and finishes")
     if found.get("kind") != "search" or not found.get("genotype"):
-        raise UserError(
-            f"from={name}",
-            f"is a run of nasx {found.get('kind')}, not a search",
-            f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search",
-        )
+        remedy = f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search"
+        raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search", remedy)
     return folder, found
 
 
@@ -184,26 +171,24 @@ def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]
     return ours, rest
 
 
+def parsed(text: str) -> Override:
+    """An override by Hydra's grammar. Raises UserError if it cannot be read."""
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise UserError(text, "cannot be read", QUOTES) from None
+
+
 def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Sequence[str] = ()) -> dict[str, object]:
     """The component `node` with the settings of `texts`, `group.key=value` each. Raises UserError."""
     found, faults = dict(node), []
     for text in texts:
         group, _, key = text.partition("=")[0].partition(".")
-        try:
-            value = OverridesParser.create().parse_override(text).value()
-        except HydraException:
-            raise UserError(
-                text, "cannot be read", "put quotes around a value with special characters: key='\"value\"'"
-            ) from None
+        found[key] = parsed(text).value()
         if key not in node or key == "_target_":
-            faults.append(
-                UserError(
-                    text,
-                    f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting",
-                    spelling.suggest(key, (k for k in node if k != "_target_"), "it has"),
-                )
-            )
-        found[key] = value
+            fault = f"{str(node.get('_target_')).rpartition('.')[2]} has no such setting"
+            remedy = spelling.suggest(key, (k for k in node if k != "_target_"), "it has")
+            faults.append(UserError(text, fault, remedy))
         faults += [] if faults else components.component_faults(group, found, (*config_commands.HOMES, *allow))
     if faults:
         raise UserError.join(faults)
@@ -221,48 +206,40 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
     if not names:
         return []
     out = (_values(given.get("out", "")) or ["outputs"])[0]
-    cache: dict[tuple[str, ...], dict[str, object]] = {}
 
-    def composed(chosen: list[str]) -> dict[str, object]:
-        key = tuple(chosen)
-        if key not in cache:
-            cache[key] = resolved(make_loader(config_dir).load_configuration(command, chosen, RunMode.RUN))[0]
-        return cache[key]
+    @cache
+    def composed(*chosen: str) -> Config:
+        return resolved(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
 
     each = [_inherited(texts, given, parent(name, out), composed) for name in names]
     found: dict[str, str] = {}
     for key in (key for mine in each for key in mine):
         values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
         if len(values) > 1:
-            raise UserError(
-                f"from={','.join(names)}",
-                f"the runs have different settings of {key}: {', '.join(sorted(values))}",
-                f"retrain those of one {key} at a time, or give {key}=...",
-            )
+            fault = f"the runs have different settings of {key}: {', '.join(sorted(values))}"
+            remedy = f"retrain those of one {key} at a time, or give {key}=..."
+            raise UserError(f"from={','.join(names)}", fault, remedy)
         found[key] = values[0]
     return [f"{key}={value}" for key, value in found.items()]
 
 
 def _inherited(
-    texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[[list[str]], Mapping[str, Any]]
+    texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[..., Config]
 ) -> dict[str, str]:
     """Return the settings inherited from one parent: key -> value in Hydra's grammar."""
     choices = {group: str(run.choices[group]) for group in INHERITED_GROUPS if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
-        base = composed(provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
+        base = composed(*provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
     except (UserError, HydraException, OmegaConfBaseException, ValueError):
         return found  # preflight.examine finds the same and reports it with all other faults
     for group in same:
         flat, held = records.flatten(base[group]), records.flatten(adopt_settings(base[group], run.block(group)))
-        found |= {
-            f"{group}.{key}": quote_value(value)
-            for key, value in held.items()
-            if f"{group}.{key}" not in given
-            and not key.endswith("_target_")
-            and records.canonical(value) != records.canonical(flat.get(key))
-        }
+        for key, value in held.items():
+            differs = records.canonical(value) != records.canonical(flat.get(key))
+            if differs and f"{group}.{key}" not in given and not key.endswith("_target_"):
+                found[f"{group}.{key}"] = quote_value(value)
     cells = layers(str(run.record.get("genotype") or ""))
     if cells and "retrain.layers" not in given and base["retrain"].get("layers") not in (None, cells):
         found["retrain.layers"] = str(cells)
@@ -315,8 +292,8 @@ def user_options(command: str, *, allow_only: bool = False) -> list[str]:
     except ValueError:  # a record that nasx did not write
         return []
     found = []
-    for i, word in enumerate(words):
-        folder = "--config-dir" in (word, word.partition("=")[0]) or words[i - 1 : i] == ["--config-dir"]
+    for before, word in zip(["", *words], words, strict=False):
+        folder = "--config-dir" in (before, word.partition("=")[0])
         if word.startswith("allow=") or (folder and not allow_only):
             found.append(word)
     return found

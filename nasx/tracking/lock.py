@@ -69,16 +69,11 @@ class Lock:
             raise in_use(self.folder, _text(self.handle)) from error
         there = _text(self.handle)
         if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
-            raise UserError(
-                str(self.path), "is not a lock file of nasx", "choose another folder, or move the file away"
-            )
+            remedy = "choose another folder, or move the file away"
+            raise UserError(str(self.path), "is not a lock file of nasx", remedy)
         if held_elsewhere(there, self.handle):
-            log.warning(
-                "%s: %s did not end orderly, or cannot be seen from here: watching it for %.0f s",
-                self.folder,
-                holder_name(there),
-                TAKEOVER_S,
-            )
+            lost = f"{holder_name(there)} did not end orderly, or cannot be seen from here"
+            log.warning("%s: %s: watching it for %.0f s", self.folder, lost, TAKEOVER_S)
             if touched_within(self.path, TAKEOVER_S):
                 raise in_use(self.folder, there)
         os.ftruncate(self.handle, 0)
@@ -99,15 +94,11 @@ class Lock:
         except OSError:  # unknown; the next write fails
             return
         if there != self.text:
-            raise UserError(
-                str(self.folder),
-                "is no longer held by this process: "
-                + (f"{holder_name(there)} has taken it over" if there else "its lock file was removed"),
-                "the same command resumes from the last checkpoint if no other process does",
-            )
+            why = f"{holder_name(there)} has taken it over" if there else "its lock file was removed"
+            remedy = "the same command resumes from the last checkpoint if no other process does"
+            raise UserError(str(self.folder), f"is no longer held by this process: {why}", remedy)
 
     def close(self) -> None:
-        """Release the lock."""
         if self.handle < 0:  # in a forked worker
             return
         self.ended.set()
@@ -152,7 +143,6 @@ def holder(folder: Path) -> str | None:
 
 
 def _text(handle: int) -> bytes:
-    """Read the text of a lock."""
     os.lseek(handle, 0, os.SEEK_SET)
     return os.read(handle, 300)
 
@@ -205,13 +195,9 @@ def held_elsewhere(text: bytes, handle: int) -> bool:
 
 
 def holder_name(text: bytes) -> str:
-    """Return the holder that the text of a lock names."""
     return text.decode(errors="replace").partition("\n")[0].strip() or "another process"
 
 
 def in_use(folder: Path, text: bytes) -> UserError:
-    return UserError(
-        str(folder),
-        f"is in use by {holder_name(text)}",
-        "wait for it, or stop it; the same command then resumes its work",
-    )
+    remedy = "wait for it, or stop it; the same command then resumes its work"
+    return UserError(str(folder), f"is in use by {holder_name(text)}", remedy)

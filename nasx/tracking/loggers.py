@@ -16,60 +16,66 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Literal
 
 from nasx.core import extras
 from nasx.core.files import no_link
-from nasx.core.plain import Row
+from nasx.core.plain import Config, Row
 from nasx.errors import UserError
 from nasx.tracking import records
 
-
-class Sink(Protocol):
-    """A receiver of metrics rows."""
-
-    def write(self, row: Mapping[str, object]) -> None: ...
-    def close(self) -> None: ...
+TAG = "nasx.run"
+"""The tag of MLflow that holds the name of the run folder."""
+Output = tuple[Callable[[Mapping[str, float], int], object], Callable[[], object]]
+"""Functions that log the numbers of a step, and that end the log."""
 
 
-class NullSink:
-    """Takes rows and does nothing with them."""
+class Sink:
+    """A receiver of metrics rows; `begin` opens its output at the step of the first row. Without it rows are lost."""
 
-    def write(self, row: Mapping[str, object]) -> None: ...
-    def close(self) -> None: ...
+    output: Output | None = None
+
+    def __init__(self, begin: Callable[[int], Output] | None = None) -> None:
+        self.begin = begin
+
+    def write(self, row: Row) -> None:
+        if self.begin is not None:
+            step = int(row["epoch"])
+            self.output = self.output or self.begin(step)
+            self.output[0](dict(scalars(row)), step)
+
+    def close(self) -> None:
+        if self.output is not None:
+            self.output[1]()
 
 
-def scalars(row: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, float]]:
+def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
     """(name, number) of the finite numbers in a row, mappings entered; the epoch, which is the step, is left out."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{key}/")
-        elif (
-            isinstance(value, (int, float))
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            and prefix + key != "epoch"
-        ):
+        elif prefix + key == "epoch":
+            continue
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             yield prefix + key, float(value)
 
 
 def require(package: str, choice: str) -> None:
-    """Raise UserError if `package` is not installed."""
     if importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"logger={choice}", f"{package} is not installed", f"{extras.install(choice)}, or leave the logger out"
-        )
+        remedy = f"{extras.install(choice)}, or leave the logger out"
+        raise UserError(f"logger={choice}", f"{package} is not installed", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoLogger:
     """A logger that does nothing."""
 
-    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
-        return NullSink()
+    def open(self, folder: Path, config: Config) -> Sink:
+        return Sink()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,35 +92,24 @@ class TensorBoard:
     def _within(self, folder: Path) -> Path:
         """The folder of event files within that of a run. Raises UserError if it leads out of it."""
         if self.folder in ("", "..") or Path(self.folder).name != self.folder:
-            raise UserError(
-                f"logger.folder={self.folder}",
-                "is not a plain folder name",
-                "name a folder inside the run folder, for example logger.folder=tensorboard",
-            )
+            remedy = "name a folder inside the run folder, for example logger.folder=tensorboard"
+            raise UserError(f"logger.folder={self.folder}", "is not a plain folder name", remedy)
         return no_link(folder / self.folder)
 
-    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
-        return _TensorBoard(self._within(folder))
+    def open(self, folder: Path, config: Config) -> Sink:
+        return Sink(partial(self._begin, self._within(folder)))
 
+    def _begin(self, folder: Path, first: int) -> Output:
+        from torch.utils.tensorboard import SummaryWriter
 
-class _TensorBoard:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.writer: Any = None
+        writer = SummaryWriter(str(folder), purge_step=first)
 
-    def write(self, row: Row) -> None:
-        step = int(row["epoch"])
-        if self.writer is None:
-            from torch.utils.tensorboard import SummaryWriter
+        def log(values: Mapping[str, float], step: int) -> None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
 
-            self.writer = SummaryWriter(str(self.folder), purge_step=step)
-        for name, value in scalars(row):
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()
-
-    def close(self) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        return log, writer.close
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,34 +124,15 @@ class Wandb:
         """Raises UserError if wandb is not installed."""
         require("wandb", "wandb")
 
-    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
-        return _Wandb(self, folder, config)
+    def open(self, folder: Path, config: Config) -> Sink:
+        return Sink(partial(self._begin, folder, dict(config)))
 
+    def _begin(self, folder: Path, config: Config, first: int) -> Output:
+        import wandb
 
-class _Wandb:
-    def __init__(self, ask: Wandb, folder: Path, config: Mapping[str, object]) -> None:
-        self.ask, self.folder, self.config = ask, folder, config
-        self.run: Any = None
-
-    def write(self, row: Row) -> None:
-        if self.run is None:
-            import wandb
-
-            self.run = wandb.init(
-                project=self.ask.project,
-                entity=self.ask.entity,
-                mode=self.ask.mode,
-                id=self.folder.name,
-                name=self.folder.name,
-                dir=str(self.folder),
-                config=dict(self.config),
-                resume="allow",
-            )
-        self.run.log(dict(scalars(row)), step=int(row["epoch"]))
-
-    def close(self) -> None:
-        if self.run is not None:
-            self.run.finish()
+        named = {"id": folder.name, "name": folder.name, "dir": str(folder), "config": config, "resume": "allow"}
+        run = wandb.init(project=self.project, entity=self.entity, mode=self.mode, **named)
+        return lambda values, step: run.log(values, step=step), run.finish
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,50 +148,29 @@ class Mlflow:
         for package in ("mlflow", *(() if self.tracking_uri else ("sqlalchemy", "alembic"))):
             require(package, "mlflow")
 
-    def open(self, folder: Path, config: Mapping[str, object]) -> Sink:
-        return _Mlflow(self, folder, config)
+    def open(self, folder: Path, config: Config) -> Sink:
+        return Sink(partial(self._begin, folder, config))
 
-
-class _Mlflow:
-    TAG = "nasx.run"
-    """The tag that holds the name of the run folder."""
-
-    def __init__(self, ask: Mlflow, folder: Path, config: Mapping[str, object]) -> None:
-        self.ask, self.folder, self.config = ask, folder, config
-        self.client: Any = None
-        self.run = ""
-
-    def write(self, row: Row) -> None:
-        if self.client is None:
-            self._begin()
-        from mlflow.entities import Metric
-
-        now, step = int(1000 * time.time()), int(row["epoch"])
-        self.client.log_batch(self.run, metrics=[Metric(name, value, now, step) for name, value in scalars(row)])
-
-    def _begin(self) -> None:
-        """Open the run of this folder's name, or start it."""
+    def _begin(self, folder: Path, config: Config, first: int) -> Output:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
         import mlflow
-        from mlflow.entities import Param
+        from mlflow.entities import Metric, Param
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        home, name = self.folder.absolute().parent, self.folder.name
-        client = mlflow.MlflowClient(self.ask.tracking_uri or f"sqlite:///{home / 'mlflow.db'}")
-        held = client.get_experiment_by_name(self.ask.experiment)
-        place = None if self.ask.tracking_uri else str(home / "mlartifacts")
-        number = held.experiment_id if held else client.create_experiment(self.ask.experiment, place)
-        found = client.search_runs([number], f"tags.`{self.TAG}` = '{name}'", max_results=1)
-        self.client, self.run = (
-            client,
-            (found or [client.create_run(number, run_name=name, tags={self.TAG: name})])[0].info.run_id,
-        )
-        client.update_run(self.run, status="RUNNING")
-        if not found:
-            settings = [Param(key, str(value)) for key, value in records.flatten(self.config).items()]
-            for first in range(0, len(settings), 100):  # MLflow's bound of a batch
-                client.log_batch(self.run, params=settings[first : first + 100])
+        home, name = folder.absolute().parent, folder.name
+        client = mlflow.MlflowClient(self.tracking_uri or f"sqlite:///{home / 'mlflow.db'}")
+        held = client.get_experiment_by_name(self.experiment)
+        place = None if self.tracking_uri else str(home / "mlartifacts")
+        number = held.experiment_id if held else client.create_experiment(self.experiment, place)
+        found = client.search_runs([number], f"tags.`{TAG}` = '{name}'", max_results=1)
+        run = (found or [client.create_run(number, run_name=name, tags={TAG: name})])[0].info.run_id
+        client.update_run(run, status="RUNNING")
+        settings = [] if found else [Param(key, str(value)) for key, value in records.flatten(config).items()]
+        for start in range(0, len(settings), 100):  # MLflow's bound of a batch
+            client.log_batch(run, params=settings[start : start + 100])
 
-    def close(self) -> None:
-        if self.client is not None:
-            self.client.set_terminated(self.run)
+        def log(values: Mapping[str, float], step: int) -> None:
+            now = int(1000 * time.time())
+            client.log_batch(run, metrics=[Metric(name, value, now, step) for name, value in values.items()])
+
+        return log, partial(client.set_terminated, run)

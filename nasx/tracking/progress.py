@@ -198,7 +198,6 @@ class NotebookBar:
         self.handle.update({"text/html": bar, "text/plain": text}, raw=True)
 
     def clear(self) -> None:
-        """Empty the line."""
         self.handle.update({"text/plain": ""}, raw=True)
 
 
@@ -246,11 +245,8 @@ def metric_texts(kind: str, means: Row) -> list[str]:
 
 def looked_up(lookup: Mapping[str, object] | None) -> list[str]:
     """Format the validation accuracies of a look-up; empty if there are none."""
-    found = [
-        f"{name} {values['valid']:.2f} %"
-        for name, values in (lookup or {}).items()
-        if type(values) is dict and values.get("valid") is not None
-    ]
+    known = {name: values.get("valid") for name, values in (lookup or {}).items() if type(values) is dict}
+    found = [f"{name} {value:.2f} %" for name, value in known.items() if value is not None]
     return ["cell in table: " + ", ".join(found)] if found else []
 
 
@@ -265,7 +261,6 @@ def wrap(head: str, parts: Sequence[str]) -> list[str]:
 
 
 def log_epoch(epoch: str, parts: Sequence[str]) -> None:
-    """Log the summary of an epoch."""
     for line in wrap(f"epoch {epoch}", parts):
         log.info(line)
 

@@ -21,6 +21,7 @@ import os
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -29,22 +30,9 @@ from nasx.core import files, versions
 from nasx.core.files import read_json, read_yaml, unwritable, write_atomic
 from nasx.core.plain import Result, Row, State
 from nasx.errors import UserError, named, printable
-from nasx.tracking import checkpoints
+from nasx.tracking import checkpoints, records
 from nasx.tracking.lock import Lock
-from nasx.tracking.records import (
-    GENOTYPE,
-    METRICS,
-    NEWER,
-    broken,
-    canonical,
-    content,
-    damage,
-    digest,
-    finished,
-    flatten,
-    parsed,
-    read_rows,
-)
+from nasx.tracking.records import GENOTYPE, METRICS, canonical, content, digest, flatten, parsed, read_rows
 
 log = logging.getLogger("nasx")
 
@@ -68,7 +56,7 @@ def differing(folder: Path, identity: Mapping[str, object], extra: Collection[st
     if held is None or unused(folder):
         return None
     if later := versions.newer(held):
-        return UserError(str(folder / "config.yaml"), later, NEWER)
+        return UserError(str(folder / "config.yaml"), later, records.NEWER)
     there, asked = {k: v for k, v in held.items() if k not in extra}, json.loads(canonical(identity))
     if versions.stable(there, held.get("format", 0)) == versions.stable(asked):
         return None
@@ -77,17 +65,10 @@ def differing(folder: Path, identity: Mapping[str, object], extra: Collection[st
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
     shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
+    fault = f"belongs to a run with another configuration ({shown}{more})"
     if not keys:
-        return UserError(
-            str(folder),
-            "belongs to a version of nasx that computes the same configuration differently",
-            "choose another name=NAME, or leave name out to let nasx name the run",
-        )
-    return UserError(
-        str(folder),
-        f"belongs to a run with another configuration ({shown}{more})",
-        "choose another name=NAME, or leave name out to let nasx name the run",
-    )
+        fault = "belongs to a version of nasx that computes the same configuration differently"
+    return UserError(str(folder), fault, "choose another name=NAME, or leave name out to let nasx name the run")
 
 
 class Run:
@@ -111,11 +92,8 @@ class Run:
         inner = files.no_link(files.no_link(folder) / "checkpoints")
         config = folder / "config.yaml"
         if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):
-            raise UserError(
-                str(folder),
-                "holds a config.yaml, but is not the folder of a run",
-                "choose another name=NAME or out=FOLDER",
-            )
+            fault = "holds a config.yaml, but is not the folder of a run"
+            raise UserError(str(folder), fault, "choose another name=NAME or out=FOLDER")
         try:
             files.make_folder(inner)
         except OSError as error:
@@ -146,11 +124,9 @@ class Run:
         path = self.folder / "config.yaml"
         if read_yaml(path) is None or unused(self.folder):
             if not unused(self.folder):
-                raise UserError(
-                    str(path),
-                    "is missing or truncated, and nothing else shows which run the files belong to",
-                    "put a copy of the file back, or move the folder away to restart this run",
-                )
+                fault = "is missing or truncated, and nothing else shows which run the files belong to"
+                remedy = "put a copy of the file back, or move the folder away to restart this run"
+                raise UserError(str(path), fault, remedy)
             held = {"format": versions.FORMAT, **extra, **self.identity}
             write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))
             return
@@ -158,7 +134,6 @@ class Run:
             raise other
 
     def close(self) -> None:
-        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -178,7 +153,6 @@ class Run:
     # ---------------------------------------------------------------------------------------------- records
     @property
     def result(self) -> dict[str, object] | None:
-        """The record of the finished run, or None."""
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
@@ -201,12 +175,10 @@ class Run:
         return True
 
     def decide(self, genotype: object) -> None:
-        """Write the genotype's text."""
         self._genotype = f"{genotype}\n"
         write_atomic(self._held() / GENOTYPE, self._genotype)
 
     def note(self, name: str, content: Mapping[str, object]) -> None:
-        """Write a JSON file of the run."""
         write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
 
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
@@ -227,14 +199,14 @@ class Run:
 
         Raises UserError if the record cannot be read.
         """
-        record = finished(self.folder)
+        record = records.finished(self.folder)
         if record is not None:
             self._mend(record)
         return record
 
     def _mend(self, record: Result) -> None:
         """Restore files that differ from the seal: the genotype from the record, the rows from the last checkpoint."""
-        for name in broken(self.folder, record):
+        for name in records.broken(self.folder, record):
             text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
             if name == METRICS:
                 with contextlib.suppress(UserError):  # no checkpoint can be read
@@ -242,15 +214,10 @@ class Run:
             known = text is not None and digest(text.encode()) == record["seal"][name]
             if text is not None and known:
                 write_atomic(self._held() / name, text)
-            log.warning(
-                "%s: %s; %s",
-                self.folder,
-                damage([name]),
-                "it is written again" if known else "nothing here holds what it was",
-            )
+            ends = "it is written again" if known else "nothing here holds what it was"
+            log.warning("%s: %s; %s", self.folder, records.damage([name]), ends)
 
     def rows(self) -> list[Row]:
-        """Metrics rows so far."""
         return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
     def keep_rows(self, text: str) -> None:
@@ -300,29 +267,13 @@ class ReadOnlyRun(Run):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def fail(self, error: Exception) -> None:
-        pass
+    def _nothing(self, *_: Any, **__: Any) -> Any:
+        return None
 
-    def write_trace(self, error: Exception) -> bool:
-        return False
-
-    def note(self, name: str, content: Mapping[str, object]) -> None:
-        pass
+    fail = write_trace = note = keep_rows = append = save = load = _nothing
 
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
         return dict(result)
 
     def rows(self) -> list[Row]:
         return []
-
-    def keep_rows(self, text: str) -> None:
-        pass
-
-    def append(self, row: Mapping[str, object]) -> None:
-        pass
-
-    def save(self, state: State, step: int, epoch: int | None = None) -> None:
-        pass
-
-    def load(self, device: object = "cpu") -> State | None:
-        return None

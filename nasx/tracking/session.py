@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,8 +24,6 @@ log = logging.getLogger("nasx")
 
 @dataclass
 class Session:
-    """A run folder held by this process, its device, and the time that the run has taken so far."""
-
     run: run_folder.Run
     device: torch.device
     config: Config
@@ -65,17 +64,13 @@ class Session:
             return
         if differ := records.environments([before, now]):
             changes = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in differ)
-            log.warning(
-                "%s: goes on in another environment (%s): it ends with other bits than a run in one would",
-                self.run.folder,
-                changes,
-            )
+            ends = "it ends with other bits than a run in one would"
+            log.warning("%s: goes on in another environment (%s): %s", self.run.folder, changes, ends)
         if files := own_code.changed(before.get("code"), self.code):
             log.warning(
                 "%s: %s changed since this run began; it continues with the new code, and tables mark it: "
                 "to start again with the new code choose another name=..., or delete the folder",
-                self.run.folder,
-                ", ".join(files),
+                *(self.run.folder, ", ".join(files)),
             )
         self.starts = [*self.starts, {"update": update, **now}]
 
@@ -106,11 +101,8 @@ class Session:
                 self.run.append(row)
         if state is None:
             if rows := self.run.rows():
-                log.warning(
-                    "%s: there is no checkpoint: it starts from scratch, and %d metrics rows are computed again",
-                    self.run.folder,
-                    len(rows),
-                )
+                what = f"it starts from scratch, and {len(rows)} metrics rows are computed again"
+                log.warning("%s: there is no checkpoint: %s", self.run.folder, what)
             self.run.keep_rows("")
             return None
         self.run.keep_rows(state["metrics"])
@@ -121,9 +113,7 @@ class Session:
 
     @property
     def checkpoint_due(self) -> bool:
-        """Whether `checkpoint_s` seconds have passed since the last checkpoint."""
-        due: bool = time.monotonic() - self.saved > self.config["checkpoint_s"]
-        return due
+        return bool(time.monotonic() - self.saved > self.config["checkpoint_s"])
 
     def check_signals(self, save: Callable[[], None]) -> None:
         """Save and raise StopRequested if a signal asked any of the processes to stop."""
@@ -162,13 +152,8 @@ def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Sessio
     folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     device = environment.device(distributed.device_name(cfg["device"]))
     engine = cfg.get("engine") or {}
-    prepared = environment.prepared(
-        device,
-        threads=cfg["threads"],
-        deterministic=cfg["deterministic"],
-        seed=cfg["seed"],
-        precision=engine.get("precision", "fp32"),
-    )
+    settings: dict[str, Any] = {name: cfg[name] for name in ("threads", "deterministic", "seed")}
+    prepared = environment.prepared(device, **settings, precision=engine.get("precision", "fp32"))
     code = own_code.recorded(identity.identifying(cfg, kind))
     extra = {"kind": kind, "choices": dict(info.choices), "identity": identity.identity(cfg, kind)}
     if not distributed.is_main_process():
@@ -228,12 +213,10 @@ def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
             ways = ["set engine.checkpoint=true (the same numbers, slower)"]
         if cfg["seeds_per_job"] > 1:
             ways.append("lower seeds_per_job")
-        raise UserError(
-            f"{kind}.batch={cfg[kind]['batch']}",
-            f"does not fit into the memory of {ctx.device}{needs}",
-            ", ".join([*ways, f"lower {kind}.batch"])
-            + ", or use a device with more memory, then run the same command again to resume",
-        ) from error
+        remedy = ", ".join([*ways, f"lower {kind}.batch", "or use a device with more memory"])
+        remedy += ", then run the same command again to resume"
+        fault = f"does not fit into the memory of {ctx.device}{needs}"
+        raise UserError(f"{kind}.batch={cfg[kind]['batch']}", fault, remedy) from error
 
 
 def memory_needed(ctx: Session) -> tuple[str, list[str]]:

@@ -26,8 +26,6 @@ from nasx.tracking.lock import Lock
 
 
 class Job(NamedTuple):
-    """The recorded state of a job."""
-
     overrides: list[str]
     runs: list[str]
     """Their folders, relative to the folder of all runs."""
@@ -53,25 +51,18 @@ def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None
 def record_job(
     path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool, fault: str | None = None
 ) -> None:
-    """Record the state of a job, at its start and at its end."""
     names = [os.path.relpath(run, path.parent.parent.parent) for run in runs]
     files.write_atomic(path, json.dumps(Job(list(overrides), names, ended, fault)._asdict()))
 
 
 def jobs(folder: Path) -> list[Job]:
-    """Return the recorded jobs, in their order."""
     paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
-    found = [files.read_json(path) or {} for path in paths]
-    return [
-        Job(
-            [str(text) for text in held["overrides"]],
-            [str(run) for run in held["runs"]],
-            bool(held["ended"]),
-            held["fault"] and str(held["fault"]),
-        )
-        for held in found
-        if held.keys() == set(Job._fields) and type(held["overrides"]) is type(held["runs"]) is list
-    ]
+    found: list[Job] = []
+    for held in (files.read_json(path) or {} for path in paths):
+        if held.keys() == set(Job._fields) and type(held["overrides"]) is type(held["runs"]) is list:
+            texts, runs = ([str(text) for text in held[name]] for name in ("overrides", "runs"))
+            found.append(Job(texts, runs, bool(held["ended"]), held["fault"] and str(held["fault"])))
+    return found
 
 
 # --------------------------------------------------------------------------------------------------- at its end

@@ -17,7 +17,7 @@ byte, the other pictures whole, the same files, and no temporary file. A state t
 tried before is counted and not tried again (`seen`).
 
 A command is forked from one process that has imported torch and computed nothing. It is what the installed script
-runs after Hydra has composed its configuration (`nasx.cli.invoke.WORK`); tests/test_power.py runs whole command lines.
+runs after Hydra has composed its configuration (`nasx.cli.invoke.work`); tests/test_power.py runs whole command lines.
 
 OUT/trials-*.jsonl has a line per trial; OUT/power_loss.md a line per command. Exit code 1 where anything differs.
 """
@@ -137,7 +137,7 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
         compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN)
     )
     info = JobInfo(choices=choices, overrides=list(line.overrides), command=f"nasx {command}")
-    return functools.partial(invoke.WORK[command], cfg, info)
+    return functools.partial(invoke.work, command, cfg, info)
 
 
 def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
