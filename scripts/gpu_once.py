@@ -113,7 +113,8 @@ def speed(report: Report, sizes: Sizes, seconds: float) -> None:
                         names = [name for name in ENGINES if ("compiled" in name) == compiled]
                         new = [name for name in names if warmed(report, sizes, stack, folder, space, name, ready, left)]
                         if new and "naive" in ready:
-                            compared(report, space, {name: ready[name] for name in ("naive", *new)}, left)
+                            turns = TURNS[0] if sizes.dry else TURNS[1]
+                            compared(report, space, {name: ready[name] for name in ("naive", *new)}, turns, left)
             except TimeUp:
                 report.skip("speed", f"{space}, what is not listed", "its time was over")
 
@@ -154,10 +155,10 @@ def warmed(
     return False
 
 
-def compared(report: Report, space: str, ready: dict[str, Prepared], left: Callable[[], float]) -> None:
+def compared(report: Report, space: str, ready: dict[str, Prepared], turns: int, left: Callable[[], float]) -> None:
     """Median milliseconds of each, and ratios to the naive path, over turns in which each takes a step."""
     times: dict[str, list[float]] = {name: [] for name in ready}
-    for n in range(TURNS[1]):
+    for n in range(turns):
         if n >= TURNS[0] and left() < (COMPILED_S if "eager" in ready else 5):
             break
         for name, one in ready.items():

@@ -177,6 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--space", default="", help="several by commas; all")
     parser.add_argument("--method", default="", help="several by commas; all, with variants on nb201 and darts")
+    parser.add_argument("--pairs", default="", help="SPACE:METHOD, more of them; several by commas")
     parser.add_argument("--plant", default="", help="mix, wait, copy, stream, launches or memory; several by commas")
     parser.add_argument("--ceilings", action="store_true", help="write them")
     args = parser.parse_args()
@@ -186,6 +187,7 @@ def main() -> None:
         for name in wanted(args.method, VARIANTS)
         if args.method or on in WIDELY or name == VARIANTS[name][0]
     ]
+    pairs += [(on, name) for on, _, name in (pair.partition(":") for pair in args.pairs.split(",") if pair)]
     rows = []
     for plant in args.plant.split(","):
         rows += [row | {"plant": plant} for row in walk(pairs, plant, lambda row: print(row, flush=True))]
