@@ -36,7 +36,7 @@ BLOCK = re.compile(
     r"(?P<comments>(?:^<!--.*?-->\n)*)^```(?P<language>bash|python|yaml)\n(?P<text>.*?)^```", re.M | re.S
 )
 FILE = re.compile(r"# ([\w/]+\.(?:py|yaml))")
-HEAVY = re.compile(r"(?:uv run )?nasx (?:search|retrain) (?!.*--help$)")
+HEAVY = re.compile(r"(?:uv run )?nasx (?:quickstart|search|retrain)\b(?!.*--help$)")
 
 
 class Command(NamedTuple):
