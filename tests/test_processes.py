@@ -240,7 +240,7 @@ def test_a_run_of_two_equals_a_run_of_one_and_is_finished_for_both(tmp_path: Pat
 
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path) -> None:
     words = [word for word in WORDS if not word.startswith(("retrain.updates", "retrain.epochs"))]
-    words += ["retrain.epochs=2", "retrain.updates_per_epoch=60", "checkpoint_s=0.2", "out=runs", "name=killed"]
+    words += ["retrain.epochs=2", "retrain.updates_per_epoch=20", "checkpoint_s=0.2", "out=runs", "name=killed"]
     folder, started = tmp_path / "runs" / "killed", torchrun(tmp_path, *words)
     end = time.monotonic() + 120
     while not list(folder.glob("checkpoints/0*.ckpt")):
@@ -259,7 +259,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path)
     done = one(tmp_path, *words)
     assert done.returncode == 0, done.stderr
     assert "resuming at update" in done.stderr
-    assert [row["updates"] for row in rows(folder)] == [60, 120]
+    assert [row["updates"] for row in rows(folder)] == [20, 40]
 
 
 def test_a_mixed_batch_is_cut_without_loss() -> None:
