@@ -168,7 +168,7 @@ def test_five_kills_change_no_bit(made: tuple[Path, jobs.Done], tmp_path: Path) 
 
 def test_minutes_choose_lengths_by_measured_speed_once(tmp_path: Path) -> None:
     colourful(tmp_path / FOLDER)
-    line = ("fit", FOLDER, "minutes=3", "threads=1", "search.batch=4", "retrain.batch=4", "dataset.size=8")
+    line = ("fit", FOLDER, "minutes=3", "threads=1", "search.batch=4", "retrain.batch=24", "dataset.size=8")
     job = jobs.Job(tmp_path, *line)
     job.until(lambda: any((tmp_path / "outputs").glob("fit-*-speed-retrain/result.json")), 600)
     job.kill()
@@ -177,7 +177,7 @@ def test_minutes_choose_lengths_by_measured_speed_once(tmp_path: Path) -> None:
     path, plan = plan_of(tmp_path)
     runs = {step: path.with_name(f"{path.stem}-{step}") for step in (*fit.STEPS, "retrain")}
     wall = {step: (records.finished(folder) or {})["wall_s"] for step, folder in runs.items()}
-    for kind, most, own in (("search", 576, 1), ("retrain", 60 * 48 / 4, 3)):
+    for kind, most, own in (("search", 576, 1), ("retrain", 60 * 48 / 24, 3)):
         first, second, third = (row["wall_s"] for row in records.read_rows(runs[f"speed-{kind}"]))
         timed = plan[f"speed of {kind}"]
         assert timed["update_s"] == pytest.approx((second - first) / fit.TIMED)
