@@ -21,7 +21,7 @@ from nasx.searcher.memory import Memory
 
 arithmetic.skipped()
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "nb201": ("space=nb201",),
+    "nb201": ("space=nb201", "space.layers=3"),
     "bf16": ("space=nb201", "space.layers=2", "engine.precision=bf16"),
     "checkpoint": ("space=nb201", "space.layers=2", "engine.checkpoint=true"),
     "naive": ("space=nb201", "space.layers=1", "engine=naive"),
