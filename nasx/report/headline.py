@@ -53,8 +53,10 @@ def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
     several = [item for item in found if item[1].runs > 1] or found
     several.sort(key=lambda item: (item[1].group["reduced"] is True, -item[1].runs, item[0][0] != "retrain"))
     differ = [i for i in range(len(COMPARABLE)) if len({other[i] for other, _ in several}) > 1]
-    described = [filter(None, (_described(COMPARABLE[i], key[i]) for i in differ)) for key, _ in several]
-    named = [best._replace(where=", ".join(texts)) for texts, (_, best) in zip(described, several, strict=True)]
+    named = []
+    for key, one in several:
+        texts = [_described(COMPARABLE[i], key[i]) for i in differ]
+        named.append(one._replace(where=", ".join(filter(None, texts))))
     return named, len(found) - len(several)
 
 
