@@ -133,8 +133,11 @@ def test_the_list_has_a_row_for_each_and_all_of_one(
     names = [line.split()[0] for line in said("experiments", "TSE", "space=nb201")[2:-3]]
     assert names == [n for n, h in HEADS.items() if h.choices.get("space") == "nb201" and "tse" in str((n, h)).lower()]
     assert "My own." in " ".join(said("all", "own"))
+    inherited = " ".join(" ".join(said("spaces", "s2")).split())
+    assert "source A. Zela et al., RobustDARTS" in inherited
+    assert "edges=pruned" in inherited, "a setting of the space that its file extends"
     for what, words, fault in (
-        ("experiments", ("drats",), "no entry matches this word; use fewer words"),
+        ("experiments", ("zzz",), "no entry matches this word; use fewer words"),
         ("all", ("experimens",), "did you mean experiments?"),
         ("foo", (), "what=foo: unknown kind"),
     ):
@@ -169,7 +172,7 @@ def refused(command: str, folder: Path) -> list[str]:
     _, verb, *words = texts(command, folder).split()
     try:
         if verb == "audit":
-            assert audit.request(words).configurations
+            assert audit.request(words)[1]
             return []
         preflight.check_line(verb, preflight.normalize(verb, arguments.split_options(words)))
     except UserError as fault:

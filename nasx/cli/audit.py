@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from nasx import __version__
 from nasx.cli import invoke
-from nasx.cli.arguments import parse
+from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
 from nasx.core import files
 from nasx.core.plain import Config
@@ -47,22 +47,10 @@ Parts = dict[str, "list[Finding]"]
 
 
 def main(words: Sequence[str]) -> int:
-    overrides = [word for word in words if word.startswith("method.")]
-    given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
-    if not given.positional:
-        raise UserError("nasx audit", "needs a method", "for example nasx audit darts; nasx list shows all methods")
-    seed, seeds, epochs = given.number("seed", 0), given.number("seeds", 1), given.number("epochs", 1)
-    allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
-    common = [*overrides, *allow, f"seed={seed}"]
-    configurations = {
-        name: [
-            invoke.composed("search", [*BASE, f"method={name}", *common, *own])[1:]
-            for own in (SMALL, WIDE, (*SEARCH, f"search.epochs={epochs}"))
-        ]
-        for name in given.positional
-    }
+    given, searches = request(words)
+    seed, seeds = given.number("seed", 0), given.number("seeds", 1)
     out, quick, passed = Path(given.options["out"]).expanduser(), given.flag("quick"), True
-    for name, own in configurations.items():
+    for name, own in searches.items():
         began = time.monotonic()
         parts = audit(own, quick=quick, seeds=seeds)
         record = {
@@ -81,6 +69,21 @@ def main(words: Sequence[str]) -> int:
         print(f"written to {out / name}.md and .json", flush=True)
         passed &= record["passed"]
     return 0 if passed else 1
+
+
+def request(words: Sequence[str]) -> tuple[Arguments, dict[str, list[tuple[Config, Mapping[str, str]]]]]:
+    """Check a command line; return its options and, for each method, the configurations of three searches."""
+    overrides = [word for word in words if word.startswith("method.")]
+    given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
+    if not given.positional:
+        raise UserError("nasx audit", "needs a method", "for example nasx audit darts; nasx list shows all methods")
+    allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
+    common = [*overrides, *allow, f"seed={given.number('seed', 0)}"]
+    sizes = (SMALL, WIDE, (*SEARCH, f"search.epochs={given.number('epochs', 1)}"))
+    return given, {
+        name: [invoke.composed("search", [*BASE, f"method={name}", *common, *own])[1:] for own in sizes]
+        for name in given.positional
+    }
 
 
 def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: bool, seeds: int) -> Parts:
