@@ -7,7 +7,7 @@ tests/reference/retraining.py, the independent network and loop, uses nothing of
 the accuracies of one seed are not equal; means over seeds are compared by Welch's test. The random cells are the first
 two draws of the space (seeds 0, 1, ...) whose number of parameters differs by at most 10 % from that of DARTS_V2.
 
---fast uses channels_last in both codes and torch.compile in nasx. Every run has one thread; `--jobs` run at a time. The
+--fast uses channels_last in both codes. Every run has one thread; `--jobs` run at a time. The
 runs that OUT holds are not repeated, and a run of nasx that was killed continues. The table is written to OUT/table.md.
 """
 
@@ -27,7 +27,7 @@ from kills import Command
 
 from nasx.results.significance import moments, p_text, welch
 from nasx.spaces.darts.space import Darts
-from nasx.tracking import records
+from nasx.tracking import lineage, records
 
 SIZE = {"layers": 4, "channels": 8, "epochs": 4, "batch": 32, "updates": 100}
 REFERENCE = Path(__file__).resolve().parent.parent / "tests" / "reference" / "retraining.py"
@@ -58,7 +58,7 @@ def ours(out: Path, name: str, genotype: str, seed: int, size: dict[str, int], f
     words = [
         "retrain",
         "space=darts",
-        f"genotype='{genotype}'",
+        lineage.override("genotype", genotype),
         f"seed={seed}",
         f"out={out}",
         f"name={name}",
@@ -67,7 +67,7 @@ def ours(out: Path, name: str, genotype: str, seed: int, size: dict[str, int], f
         "threads=1",
         "quiet=true",
         *(f"retrain.{'updates_per_epoch' if key == 'updates' else key}={n}" for key, n in size.items()),
-        *(["retrain.channels_last=true", "retrain.compile=true"] if fast else []),
+        *(["retrain.channels_last=true"] if fast else []),
     ]
     print("nasx", *words, flush=True)
     code, said = Command(words).end()
