@@ -236,6 +236,7 @@ def toy(build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def against(check: str, g: Tree, e: Tree, what: str) -> Finding:
+    """Cosine and relative difference of a gradient to another one."""
     cosine, norm, difference = compared(g, e).tolist()
     text = f"cosine {cosine:.3f} and relative difference {difference:.3g} to {what}"
     return Finding(check, "note", text, {"cosine": cosine, "norm": norm, "difference": difference})

@@ -20,6 +20,7 @@ class Finding(NamedTuple):
 
 
 def passed(ok: bool) -> Literal["pass", "fail"]:
+    """The outcome of a check with a threshold."""
     return "pass" if ok else "fail"
 
 

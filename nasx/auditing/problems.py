@@ -44,6 +44,7 @@ def train(seed: int = 0) -> Batch:
 
 
 def val(seed: int = 1000) -> Batch:
+    """A validation batch."""
     return Batch(real([2.0]), torch.zeros(1, dtype=torch.long), seed)
 
 
@@ -52,6 +53,7 @@ def identity(logits: Tensor) -> Tensor:
 
 
 def copied(tree: Tree) -> Tree:
+    """Detached copies of all leaves."""
     return {k: x.detach().clone() for k, x in tree.items()}
 
 
@@ -174,6 +176,7 @@ class Quadratic(ClosedForm):
         return {"first": first, "second": second}
 
     def w_star(self) -> Tree:
+        """The minimizer of the training loss at a0."""
         return unflat(torch.linalg.solve(self.A, self.B @ flat(self.a0())), self.w0())
 
     def a0(self) -> Tree:
@@ -201,6 +204,7 @@ class Moment(NamedTuple):
     progress: float
 
     def set(self, search: Search) -> None:
+        """Move `search` to this position."""
         search.epoch, search.epochs, search.progress = self
 
 

@@ -59,6 +59,7 @@ def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
 
 
 def searched(cfg: Mapping[str, object], choices: Mapping[str, str]) -> Iterator[Finding]:
+    """Run one search in a temporary folder."""
     which = f"seed {cfg['seed']}"
     with session(cfg, JobInfo(choices=choices, command="nasx audit")) as ctx:
         record, rows = RankedJob(ctx).run(), ctx.run.rows()

@@ -109,6 +109,7 @@ class Start:
         self.buffers = copied(dict(net.named_buffers()))
 
     def searched(self, w: Tree, a: Tree, kind: type[S]) -> S:
+        """A new search at copies of w and a."""
         w, a = (detached(copied(tree), requires_grad=True) for tree in (w, a))
         optimizers = weight_optimizer(w, self.settings), architecture_optimizer(a, self.settings)
         found = kind(self.problem, w, a, *optimizers, self.settings.clip)
@@ -116,6 +117,7 @@ class Start:
         return found
 
     def late(self) -> Start:
+        """Return the same start, at half of the search."""
         found = copy.copy(self)
         found.moment = LATE
         return found
@@ -155,6 +157,7 @@ def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- accuracy
 def stepped(start: Start, build: Callable[[], Method], kind: type[S]) -> S:
+    """Take one step of a new method from the start."""
     method, search = build(), start.copy(kind)
     method.step(search, *start.batches(method, 0))
     return search

@@ -133,9 +133,15 @@ def normalize_filter(text: str) -> str:
 
 
 FLAGS = {
-    "--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m",
-    "--shell-completion": "-sc", "--shell_completion": "-sc",
-}  # fmt: skip
+    "--help": "-h",
+    "--hydra-help": "",
+    "--version": "",
+    "--resolve": "",
+    "--run": "-r",
+    "--multirun": "-m",
+    "--shell-completion": "-sc",
+    "--shell_completion": "-sc",
+}
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
 FREE_TEXT_KEYS = ("genotype", "from", "space.keep")

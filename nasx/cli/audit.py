@@ -47,6 +47,7 @@ Parts = dict[str, "list[Finding]"]
 
 
 def main(words: Sequence[str]) -> int:
+    """`nasx audit METHOD ...`."""
     given, searches = request(words)
     seed, seeds = given.number("seed", 0), given.number("seeds", 1)
     out, quick, passed = Path(given.options["out"]).expanduser(), given.flag("quick"), True
@@ -119,6 +120,7 @@ def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"
 
 
 def failures(parts: Mapping[str, Sequence[Finding]]) -> list[Finding]:
+    """The checks that failed."""
     return [each for found in parts.values() for each in found if each.outcome == "fail"]
 
 

@@ -26,8 +26,19 @@ COMMANDS = {
 PLAIN = {
     name: f"nasx.cli.{name}"
     for name in (
-        "quickstart", "fit", "info", "export", "evaluate", "diagnose", "whatif", "audit", "status", "doctor",
-        "latency", "report", "compare",
+        "quickstart",
+        "fit",
+        "info",
+        "export",
+        "evaluate",
+        "diagnose",
+        "whatif",
+        "audit",
+        "status",
+        "doctor",
+        "latency",
+        "report",
+        "compare",
     )
-}  # fmt: skip
+}
 """Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""

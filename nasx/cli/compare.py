@@ -35,6 +35,7 @@ OPTIONS = {"metric": "auto", "runs": "outputs"}
 
 
 def main(given: Sequence[str]) -> int:
+    """`nasx compare A B [metric=...] [runs=...]`: print the comparison."""
     filters = [word for word in given if _condition(word)]
     marked = [
         ",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word for word in given

@@ -47,6 +47,7 @@ FIXED = {
 
 
 def install(words: list[str]) -> int:
+    """`nasx completion <shell>`."""
     shell = words[0] if words else ""
     if shell in ("--help", "-h"):
         print("nasx completion: print the tab completion of a shell\n\n" + "\n".join(f"  {h}" for h in HOW.values()))

@@ -38,6 +38,7 @@ SHOWN = (
 
 
 def main(words: Sequence[str]) -> int:
+    """Diagnose, write and print."""
     settings, rest = lineage.split_dataset_overrides(words)
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     given = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
@@ -111,9 +112,17 @@ def restored_job(
     chosen, seed, precision = environment.device(device), saved["seed"], saved["engine"].get("precision", "fp32")
     deterministic = bool(saved.get("deterministic"))
     cfg = {
-        **saved, "device": str(chosen), "threads": threads, "allow": list(allow), "quiet": True, "name": folder.name,
-        "out": str(folder.parent), "checkpoint_s": 1e9, "seeds_per_job": 1, "workers": 0,
-    }  # fmt: skip
+        **saved,
+        "device": str(chosen),
+        "threads": threads,
+        "allow": list(allow),
+        "quiet": True,
+        "name": folder.name,
+        "out": str(folder.parent),
+        "checkpoint_s": 1e9,
+        "seeds_per_job": 1,
+        "workers": 0,
+    }
     with environment.prepared(chosen, threads=threads, deterministic=deterministic, seed=seed, precision=precision):
         run, info = run_folder.ReadOnlyRun(folder), JobInfo(choices=saved["choices"])
         yield SearchJob(Session(run, chosen, cfg, info, environment.Signals()))
@@ -135,6 +144,7 @@ def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
 
 
 def columns(rows: Sequence[Row]) -> Iterator[str]:
+    """One line an entry, one column a checkpoint."""
     lines = [["update", *(str(r["updates"]) for r in rows)], ["epoch", *(str(r["epoch"]) for r in rows)]]
     lines += [[name, *(_number(r.get(name)) for r in rows)] for name in SHOWN if any(name in r for r in rows)]
     for cell in rows[-1].get("cells", {}):

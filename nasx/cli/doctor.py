@@ -36,15 +36,28 @@ Lines = Iterator[tuple[str, str]]
 LEAST_MB = 100
 """Free space that a small search needs; a checkpoint of the published DARTS search has 25 MB, and two are kept."""
 VARIABLES = (
-    "NASX_DATA", "NASX_DEBUG", "XDG_CACHE_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "PYTORCH_CUDA_ALLOC_CONF",
+    "NASX_DATA",
+    "NASX_DEBUG",
+    "XDG_CACHE_HOME",
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "PYTORCH_CUDA_ALLOC_CONF",
     "CUBLAS_WORKSPACE_CONFIG",
-)  # fmt: skip
+)
 ANYWHERE = ("folder", "photos")
 """Datasets that lie where dataset.path says."""
 STEP = (
-    "space=nb201", "method=darts", "dataset=digits", "dataset.size=16", "space.layers=1", "space.channels=4",
-    "search.batch=8", "search.epochs=1", "search.updates_per_epoch=2", "quiet=true",
-)  # fmt: skip
+    "space=nb201",
+    "method=darts",
+    "dataset=digits",
+    "dataset.size=16",
+    "space.layers=1",
+    "space.channels=4",
+    "search.batch=8",
+    "search.epochs=1",
+    "search.updates_per_epoch=2",
+    "quiet=true",
+)
 """The first of two updates: after the second the supernet would be evaluated."""
 
 
@@ -54,9 +67,16 @@ def main(words: Sequence[str]) -> int:
     faults: list[UserError] = []
     device = (given["device"],)
     parts: tuple[tuple[Callable[..., Lines], tuple[object, ...]], ...] = (
-        (versions, ()), (computes, device), (data, ()), (tables, ()), (extras, ()), (drawing, ()),
-        (writes, (Path(given["out"]),)), (closed_form, device), (step, device),
-    )  # fmt: skip
+        (versions, ()),
+        (computes, device),
+        (data, ()),
+        (tables, ()),
+        (extras, ()),
+        (drawing, ()),
+        (writes, (Path(given["out"]),)),
+        (closed_form, device),
+        (step, device),
+    )
     for part, values in parts:
         try:
             for name, text in part(*values):
@@ -93,6 +113,7 @@ def versions() -> Lines:
 
 
 def computes(name: str) -> Lines:
+    """The device that a run would take, and what else there is."""
     import torch
 
     from nasx.tracking import environment
@@ -217,6 +238,7 @@ def closed_form(name: str) -> Lines:
 
 
 def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
+    """Relative error of the hypergradient of `closed_form`."""
     from nasx.core.bilevel import Tree, directional, gradient
 
     def grad_a(at: Tree) -> Tree:

@@ -34,12 +34,15 @@ OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow
 
 
 class Model(NamedTuple):
+    """The model to evaluate: an export, or the run in `folder` (None: an export)."""
+
     name: str
     facts: Facts
     folder: Path | None
 
     @property
     def onnx(self) -> bool:
+        """Whether onnxruntime runs it."""
         return self.name.endswith(".onnx")
 
 
@@ -84,6 +87,7 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
 
 
 def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn.Module:
+    """The network with its weights. Raises UserError."""
     from nasx.export import model as export_model
 
     if model.onnx:
@@ -115,6 +119,7 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
 
 
 def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], said: Arguments) -> Tested:
+    """Evaluate a model after this process has been set up."""
     import torch
 
     from nasx.core import evaluate as core_evaluate

@@ -40,8 +40,14 @@ if TYPE_CHECKING:
     from nasx.export.model import Classifier
 
 OPTIONS = {
-    "from": None, "out": "", "format": "safetensors", "quantize": "", "calibration": "512", "path": "", "allow": ""
-}  # fmt: skip
+    "from": None,
+    "out": "",
+    "format": "safetensors",
+    "quantize": "",
+    "calibration": "512",
+    "path": "",
+    "allow": "",
+}
 INT8 = "model-int8.onnx"
 CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 
@@ -185,6 +191,7 @@ def last_weights(state: State) -> Facts:
 
 # ----------------------------------------------------------------------------------------------------- formats
 def safetensors(network: nn.Module, facts: Facts) -> bytes:
+    """Weights in safetensors, the metadata in its header."""
     from nasx.export import model as export_model
 
     return export_model.packed(network, facts)

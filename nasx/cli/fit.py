@@ -117,6 +117,7 @@ class Request(NamedTuple):
         return {word.partition("=")[0].lstrip("+~") for word in self.words}
 
     def of(self, *groups: str) -> list[str]:
+        """The settings of these groups."""
         return [word for word in self.words if overrides.first_part(word) in groups]
 
     def defaults(self, **values: object) -> list[str]:
@@ -126,6 +127,7 @@ class Request(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
+    """`nasx fit FOLDER [KEY=VALUE ...]`."""
     asked = request(words)
     fit = opened(asked)
     if fit_report.finished(fit.plan.get("result"), asked.out):
@@ -137,6 +139,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def request(words: Sequence[str]) -> Request:
+    """What the words ask for. Raises one UserError with all faults, without torch."""
     settings = [word for word in words if "=" in word and overrides.first_part(word) in (*SEARCH, *BOTH, *RETRAIN)]
     given = arguments.parse("fit", [word for word in words if word not in settings], OPTIONS, positional="FOLDER")
     options, out = given.options, Path(given.options["out"]).expanduser()
@@ -202,6 +205,8 @@ def opened(asked: Request) -> Fit:
 
 @dataclass
 class Fit:
+    """A request, its images, configuration and name, and what was decided so far."""
+
     asked: Request
     cfg: Config
     source: Folder
@@ -226,10 +231,12 @@ class Fit:
         return self.plan[key]
 
     def run(self, kind: Literal["search", "retrain"], words: Sequence[str], step: str = "") -> invoke.Done:
+        """The finished run of this step."""
         place = [f"name={self.name}-{step or kind}", lineage.override("out", self.asked.runs)]
         return invoke.call(kind, [*words, *self.asked.of(*BOTH), *place])
 
     def do(self) -> None:
+        """Do what is left, and decide on the result."""
         images = self.source.load()
         asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
         side = min(images.train_x.shape[2:])

@@ -119,15 +119,18 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def card_of(out: Path) -> Path:
+    """The model card of an ONNX file."""
     return out.with_suffix(".md")
 
 
 def finished(result: Mapping[str, object] | None, out: Path) -> bool:
+    """Whether the file and its card are those of a finished fit."""
     there = result is not None and card_of(out).is_file() and out.is_file()
     return there and hashlib.sha256(out.read_bytes()).hexdigest() == str((result or {})["sha256"])
 
 
 def show(result: Mapping[str, object], out: Path, folder: str) -> None:
+    """Print the last screen."""
     found, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
     low, high = found["interval"]
     lines = [

@@ -56,6 +56,7 @@ class Networks(NamedTuple):
         return self.space.network(self.space.parse(genotype), len(self.images.classes), **size)
 
     def cost(self, genotype: str, channels: int) -> Cost:
+        """Its parameters and multiply-adds."""
         import torch
 
         from nasx.spaces import cost

@@ -40,6 +40,8 @@ class Axis(NamedTuple):
 
 
 class Job(NamedTuple):
+    """The overrides of one job, and what they give."""
+
     overrides: list[str]
     values: dict[str, Any]
     choices: dict[str, object]
@@ -125,6 +127,7 @@ def combinations(found: Sequence[Axis]) -> Iterator[list[int]]:
 
 
 def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
+    """The overrides at these places of the axes."""
     return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
 
 

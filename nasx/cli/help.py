@@ -32,6 +32,7 @@ OPTIONS = [
 
 
 def overview() -> str:
+    """`nasx --help`."""
     steps = [
         ("nasx quickstart", "a first result, offline, in two minutes"),
         ("nasx list", "available methods, spaces, datasets and other choices"),
@@ -115,6 +116,7 @@ def plain_help(name: str) -> str:
 
 
 def bench() -> str:
+    """`nasx bench --help`: the usage that its module documents."""
     return fitted(f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1])
 
 

@@ -42,13 +42,29 @@ if TYPE_CHECKING:
     from nasx.tracking.lineage import Parent
 
 OPTIONS = (
-    "genotype", "from", "space", "retrain", "dataset", "method", "batch", "layers", "channels", "max_macs", "classes",
-    "size", "out", "allow",
-)  # fmt: skip
+    "genotype",
+    "from",
+    "space",
+    "retrain",
+    "dataset",
+    "method",
+    "batch",
+    "layers",
+    "channels",
+    "max_macs",
+    "classes",
+    "size",
+    "out",
+    "allow",
+)
 IMAGES = {
-    "cifar10": (10, 32), "cifar100": (100, 32), "svhn": (10, 32), "imagenet16": (120, 16), "imagenet": (1000, 224),
+    "cifar10": (10, 32),
+    "cifar100": (100, 32),
+    "svhn": (10, 32),
+    "imagenet16": (120, 16),
+    "imagenet": (1000, 224),
     "ptb": (10_000, 1),
-}  # fmt: skip
+}
 """Classes and size of datasets that are always the same; others are read."""
 DRAWN = 400
 """Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
@@ -56,6 +72,7 @@ Facts = dict[str, object]
 
 
 def main(words: Sequence[str]) -> int:
+    """Print one fact a line."""
     said = parse("info", words, dict.fromkeys(OPTIONS, ""))
     given = said.options
     if given["genotype"] and given["from"]:
@@ -230,6 +247,7 @@ def shape(space: Space, size: int) -> tuple[int, ...]:
 
 
 def input_facts(space: Space, classes: int, size: int) -> Facts:
+    """Describe the inputs of the networks."""
     return {"words": classes} if space.data == "text" else {"classes": classes, "image": f"{size}x{size}"}
 
 

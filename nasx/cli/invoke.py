@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 
 class Done(NamedTuple):
+    """The record and the folder of a finished run."""
+
     record: Config
     folder: Path
 

@@ -35,14 +35,28 @@ if TYPE_CHECKING:
     import torch
 
 OPTIONS = {
-    "space": "", "from": "", "layers": "", "channels": "", "image": "32", "classes": "10", "stem": "cifar",
-    "runtime": "onnxruntime", "device": "cpu", "threads": "1", "batch": "1", "networks": "20", "repeats": "100",
-    "seed": "0", "out": "", "allow": "",
-}  # fmt: skip
+    "space": "",
+    "from": "",
+    "layers": "",
+    "channels": "",
+    "image": "32",
+    "classes": "10",
+    "stem": "cifar",
+    "runtime": "onnxruntime",
+    "device": "cpu",
+    "threads": "1",
+    "batch": "1",
+    "networks": "20",
+    "repeats": "100",
+    "seed": "0",
+    "out": "",
+    "allow": "",
+}
 RUNTIMES = ("onnxruntime", "eager", "compiled")
 
 
 def main(words: Sequence[str]) -> int:
+    """Measure a table, or time the network of a search, and print it."""
     said = parse("latency", words, OPTIONS)
     given = said.options
     if bool(given["space"]) == bool(given["from"]):
@@ -113,6 +127,7 @@ def where(runtime: str, device: torch.device) -> dict[str, object]:
 
 
 def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
+    """Format the latencies as a table for the terminal."""
     from nasx.export import latency as export_latency
 
     width = max(len(key.operation) for key in table.operations) + 2

@@ -27,10 +27,20 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 KINDS = {
-    "methods": "method", "spaces": "space", "datasets": "dataset", "benchmarks": "benchmark", "protocols": "search",
-    "recipes": "retrain", "studies": "study", "engines": "engine", "loggers": "logger", "launchers": "launch",
-    "stages": "stages", "experiments": "experiment", "debug": "debug",
-}  # fmt: skip
+    "methods": "method",
+    "spaces": "space",
+    "datasets": "dataset",
+    "benchmarks": "benchmark",
+    "protocols": "search",
+    "recipes": "retrain",
+    "studies": "study",
+    "engines": "engine",
+    "loggers": "logger",
+    "launchers": "launch",
+    "stages": "stages",
+    "experiments": "experiment",
+    "debug": "debug",
+}
 """What the user calls it -> the group."""
 WIDE = 120
 """Columns from which tables show sources and costs too; also the width of what is not a terminal."""

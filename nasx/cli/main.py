@@ -188,6 +188,7 @@ def dispatch(words: list[str]) -> int | None:
 
 
 def bench(words: list[str]) -> int | None:
+    """`nasx bench import|query|info|fill|rank`: plain words, no configuration."""
     if words[:1] == ["rank"]:  # it may evaluate a supernet, which nasx.benchmarks must not import
         from nasx.cli import rank
 
@@ -214,6 +215,7 @@ def resolve_name(text: str) -> str:
 
 
 def application(command: str, words: list[str]) -> int | None:
+    """One of the commands with a configuration, by Hydra."""
     from nasx.cli import arguments, hydra_app, preflight
     from nasx.cli.arguments import normalize_filter, normalize_flags
     from nasx.config import commands, compose

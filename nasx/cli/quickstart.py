@@ -41,11 +41,14 @@ CANDIDATES = 100
 STEPS = {
     "random": ["experiment=quickstart", "method=random", f"method.samples={CANDIDATES}"],
     "synflow": [
-        "experiment=quickstart", "method=synflow", f"method.candidates={CANDIDATES}", "space.layers=5",
+        "experiment=quickstart",
+        "method=synflow",
+        f"method.candidates={CANDIDATES}",
+        "space.layers=5",
         "space.channels=16",
     ],
     "search": ["experiment=quickstart_search"],
-}  # fmt: skip
+}
 """Run -> its overrides; SynFlow scores networks of the benchmark's own size."""
 
 
@@ -58,6 +61,7 @@ class Chosen(NamedTuple):
 
 
 def main(given: Sequence[str]) -> int:
+    """`nasx quickstart [seed=...] [out=...] [open=...]`."""
     changed = [word for word in given if word.startswith("search.")]
     asked = arguments.parse("quickstart", [word for word in given if word not in changed], OPTIONS)
     seed, out = asked.number("seed"), asked.options["out"]

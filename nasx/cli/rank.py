@@ -55,8 +55,13 @@ SAMPLE = 200
 """Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
 0.05)."""
 DEFAULTS = dict.fromkeys(("from", "column", "file", "against", "n", "images", "out_file", "threads", "allow"), "") | {
-    "k": "10", "resamples": "1000", "seed": "0", "lower": "false", "out": "outputs", "device": "auto",
-}  # fmt: skip
+    "k": "10",
+    "resamples": "1000",
+    "seed": "0",
+    "lower": "false",
+    "out": "outputs",
+    "device": "auto",
+}
 COVERED = "use a search in a space that a benchmark covers"
 HEAD = ("score", "against", "cells", "Kendall's tau-b", "Spearman's rho", "regret in %")
 
@@ -181,6 +186,7 @@ def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
 
 
 def parts(measure: str) -> tuple[str, str]:
+    """Dataset and split of one of CHOICES."""
     dataset, _, split = measure.partition(".")
     return dataset, split
 
@@ -194,6 +200,7 @@ def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.n
 
 
 def finite(value: float) -> float | None:
+    """A number as JSON has it."""
     return value if math.isfinite(value) else None
 
 

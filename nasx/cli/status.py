@@ -65,6 +65,7 @@ class State(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
+    """Print a line a run and a total."""
     said = parse("status", words, {}, positional="FOLDER")
     if len(said.positional) > 1:
         raise UserError(

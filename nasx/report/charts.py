@@ -128,6 +128,7 @@ def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, fl
 
 
 def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
+    """Draw one cell as inline SVG."""
     return inline(cells.svg(edges), prefix, label)
 
 

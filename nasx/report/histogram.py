@@ -57,5 +57,6 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
 
 
 def write(made: Figure, path: Path) -> list[Path]:
+    """Write the picture as SVG and PNG; return the files."""
     with style():
         return save(made, path)

@@ -124,12 +124,24 @@ def page(frame: pd.DataFrame, title: str) -> str:
     if len(comparable(groups)) > CONTEXTS:
         notes.append(f"pictures for the first {CONTEXTS} of {len(comparable(groups))} pairs of space and dataset")
     facts = {
-        "value": table_columns.value, "cost": table_columns.cost, "machines": _machines(runs), "count": len(runs),
-        "items": checklist.items(runs, groups, anytime=any(c.anytime for c in contexts)), "states": checklist.STATES,
-        "lead": headline.sentences(groups, runs), "cards": headline.cards(groups, runs), "version": __version__,
-        "costs": groups[:ROWS], "shown": ROWS, "total": len(groups), "runs": runs[:ROWS], "title": title,
-        "sheets": sheets, "published_sheets": published_sheets, "notes": list(dict.fromkeys(notes)),
-    }  # fmt: skip
+        "value": table_columns.value,
+        "cost": table_columns.cost,
+        "machines": _machines(runs),
+        "count": len(runs),
+        "items": checklist.items(runs, groups, anytime=any(c.anytime for c in contexts)),
+        "states": checklist.STATES,
+        "lead": headline.sentences(groups, runs),
+        "cards": headline.cards(groups, runs),
+        "version": __version__,
+        "costs": groups[:ROWS],
+        "shown": ROWS,
+        "total": len(groups),
+        "runs": runs[:ROWS],
+        "title": title,
+        "sheets": sheets,
+        "published_sheets": published_sheets,
+        "notes": list(dict.fromkeys(notes)),
+    }
     return environment.from_string(source).render(facts, contexts=contexts) + "\n"
 
 

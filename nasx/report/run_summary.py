@@ -228,9 +228,16 @@ def _accuracies(result: Result, found: Result) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
     for heading in (
-        "accuracy\nin %", "this\ncell", "mean\nover", "better\nthan", rank, "\noptimum", "below\nit", "random\nmean",
+        "accuracy\nin %",
+        "this\ncell",
+        "mean\nover",
+        "better\nthan",
+        rank,
+        "\noptimum",
+        "below\nit",
+        "random\nmean",
         "\nmedian",
-    ):  # fmt: skip
+    ):
         table.add_column(heading, justify="right" if table.columns else "left", no_wrap=True)
     for name, title in TITLES.items():
         known = [part for part in PARTS if (found.get(name) or {}).get(part) is not None]

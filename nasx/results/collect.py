@@ -86,6 +86,7 @@ class Row:
     """Column -> number, see nasx.core.quantities."""
 
     def cells(self) -> dict[str, object]:
+        """Return column -> value."""
         return {name: value for name, value in vars(self).items() if name != "values"} | dict(self.values)
 
 

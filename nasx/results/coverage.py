@@ -32,6 +32,7 @@ class Entry(NamedTuple):
 
 
 def named(dataset: str) -> str:
+    """A dataset as tables call it."""
     return table_columns.DATASETS.get(dataset, dataset)
 
 
@@ -84,6 +85,7 @@ def not_run() -> dict[str, dict[str, frozenset[str]]]:
 
 
 def figures(paper: str) -> Iterator[Entry]:
+    """The figures of a paper."""
     held = load_yaml((HERE / "figures.yaml").read_text(encoding="utf-8"))
     for name, own in held[targets.SHORT[paper]].items():
         reason = own.get("reason") or (f"without {own['lacks']}" if "lacks" in own else "")

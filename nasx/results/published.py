@@ -37,9 +37,11 @@ from nasx.tracking import records
 
 METHOD_OF = {"lambda_darts": "lambda", "lambda_": "lambda", "amended_darts": "amended", "single_darts": "single"}
 RETRAINED = {
-    "valid_perplexity": "valid_perplexity", "test_perplexity": "test_perplexity", "params_m": "params",
+    "valid_perplexity": "valid_perplexity",
+    "test_perplexity": "test_perplexity",
+    "params_m": "params",
     **dict.fromkeys(("test_accuracy", "top1_accuracy", "test_error", "top1_error"), "test_accuracy"),
-}  # fmt: skip
+}
 CHOICES = frozenset({"search", "retrain"})
 """Choices with a separate column, in addition to those that identify a run."""
 PLACES = frozenset({"from", "method", "space", "dataset"})

@@ -120,6 +120,7 @@ def versus(found: Difference | None, measure: str) -> str:
 
 
 def tested(row: Row) -> bool:
+    """Return whether a row was tested against random search."""
     return not math.isnan(row["versus_p"])
 
 

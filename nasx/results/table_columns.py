@@ -200,10 +200,17 @@ def _made(
     A sheet that is not `priced` follows one of the same rows, and repeats neither cost nor marks of the runs.
     """
     columns = {
-        "space": "space", "searched on": "searched_on", "trained on": "dataset", "protocol": "protocol",
-        "study": "study", "recipe": "recipe", "setting": "setting", "against random": "versus",
-        "verdict": "verdicts", "device": "device",
-    }  # fmt: skip
+        "space": "space",
+        "searched on": "searched_on",
+        "trained on": "dataset",
+        "protocol": "protocol",
+        "study": "study",
+        "recipe": "recipe",
+        "setting": "setting",
+        "against random": "versus",
+        "verdict": "verdicts",
+        "device": "device",
+    }
     words: list[tuple[str, Callable[[Row], str]]] = [
         ("method", name),
         *((head, partial(_text, column)) for head, column in columns.items()),

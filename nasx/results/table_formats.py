@@ -16,12 +16,30 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pandas as pd
 
-_LATEX = str.maketrans({
-    **{letter: rf"\{letter}" for letter in "&%$#_{}"}, "\\": r"\textbackslash{}", "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", "±": r"$\pm$",
-    "Λ": r"$\Lambda$", "α": r"$\alpha$", "β": r"$\beta$", "λ": r"$\lambda$", "η": r"$\eta$", "×": r"$\times$",
-    "→": r"$\rightarrow$", "↳": r"$\hookrightarrow$", "−": "$-$", "–": "--", "—": "---", "…": r"\dots{}",
-})  # fmt: skip
+_LATEX = str.maketrans(
+    {
+        **{letter: rf"\{letter}" for letter in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "±": r"$\pm$",
+        "Λ": r"$\Lambda$",
+        "α": r"$\alpha$",
+        "β": r"$\beta$",
+        "λ": r"$\lambda$",
+        "η": r"$\eta$",
+        "×": r"$\times$",
+        "→": r"$\rightarrow$",
+        "↳": r"$\hookrightarrow$",
+        "−": "$-$",
+        "–": "--",
+        "—": "---",
+        "…": r"\dots{}",
+    }
+)
 
 
 @dataclass(frozen=True)

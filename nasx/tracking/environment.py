@@ -130,6 +130,7 @@ def environment(on: torch.device) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
+    """Versions that numbers may depend on."""
     named = {"nasx": __version__, **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")}}
     if torch.version.cuda:
         named["cuda"] = torch.version.cuda

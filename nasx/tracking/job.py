@@ -87,9 +87,11 @@ class Job(ABC):
         """The record of the finished run."""
 
     def state(self) -> State:
+        """Content of a checkpoint."""
         return self.engine.state()
 
     def load(self, state: State) -> None:
+        """Continue from a checkpoint."""
         self.engine.load(state)
 
     def origin(self) -> State | None:
@@ -157,6 +159,7 @@ class Job(ABC):
         progress.log_epoch(f"{row['epoch']}/{self.epochs}", words)
 
     def run(self) -> Result:
+        """Run to the end and write the record."""
         for _ in self.steps():
             pass
         return self.result

@@ -42,6 +42,8 @@ NOT_TEXT = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
 
 
 class Parent(NamedTuple):
+    """A run that another command starts from."""
+
     folder: Path
     config: Config
     """config.yaml: the resolved configuration and the group choices."""
@@ -50,9 +52,11 @@ class Parent(NamedTuple):
 
     @property
     def choices(self) -> Mapping[str, object]:
+        """Group -> the choice of the run."""
         return {str(group): choice for group, choice in self.config["choices"].items()}
 
     def block(self, group: str) -> Mapping[str, object]:
+        """The settings of a group."""
         node = self.config.get(group)
         return node if isinstance(node, Mapping) else {}
 

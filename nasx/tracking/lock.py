@@ -99,6 +99,7 @@ class Lock:
             raise UserError(str(self.folder), f"is no longer held by this process: {why}", remedy)
 
     def close(self) -> None:
+        """Release the lock."""
         if self.handle < 0:  # in a forked worker
             return
         self.ended.set()
@@ -195,6 +196,7 @@ def held_elsewhere(text: bytes, handle: int) -> bool:
 
 
 def holder_name(text: bytes) -> str:
+    """Return the holder that the text of a lock names."""
     return text.decode(errors="replace").partition("\n")[0].strip() or "another process"
 
 

@@ -65,6 +65,7 @@ def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def require(package: str, choice: str) -> None:
+    """Raise UserError if `package` is not installed."""
     if importlib.util.find_spec(package) is None:
         remedy = f"{extras.install(choice)}, or leave the logger out"
         raise UserError(f"logger={choice}", f"{package} is not installed", remedy)

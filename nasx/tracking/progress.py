@@ -198,6 +198,7 @@ class NotebookBar:
         self.handle.update({"text/html": bar, "text/plain": text}, raw=True)
 
     def clear(self) -> None:
+        """Empty the line."""
         self.handle.update({"text/plain": ""}, raw=True)
 
 
@@ -261,6 +262,7 @@ def wrap(head: str, parts: Sequence[str]) -> list[str]:
 
 
 def log_epoch(epoch: str, parts: Sequence[str]) -> None:
+    """Log the summary of an epoch."""
     for line in wrap(f"epoch {epoch}", parts):
         log.info(line)
 

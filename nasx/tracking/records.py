@@ -54,6 +54,7 @@ def parsed(text: str) -> list[Row]:
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested configuration as dotted keys."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -147,6 +148,7 @@ def environments(starts: Sequence[Mapping[str, object]]) -> list[str]:
 
 
 def content(path: Path) -> bytes | None:
+    """The bytes of a file, None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:

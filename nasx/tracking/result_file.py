@@ -53,6 +53,8 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
+    """The device that a run was computed on."""
+
     device: Text = ""
     name: Text = ""
 
@@ -116,6 +118,8 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRecord(Record):
+    """The record of `nasx search`."""
+
     lookup: Tree = field(default_factory=dict)
     among: Tree = field(default_factory=dict)
     verdict: Annotated[Verdict | None, BeforeValidator(_verdict)] = None
@@ -129,6 +133,8 @@ class SearchRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainRecord(Record):
+    """The record of `nasx retrain`."""
+
     parent: Text = ""
     searched: Tree = field(default_factory=dict)
     """What it keeps of the record of the search whose cell it trains."""

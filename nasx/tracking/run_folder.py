@@ -134,6 +134,7 @@ class Run:
             raise other
 
     def close(self) -> None:
+        """Release the lock."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -153,6 +154,7 @@ class Run:
     # ---------------------------------------------------------------------------------------------- records
     @property
     def result(self) -> dict[str, object] | None:
+        """The record of the finished run, or None."""
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
@@ -175,10 +177,12 @@ class Run:
         return True
 
     def decide(self, genotype: object) -> None:
+        """Write the genotype's text."""
         self._genotype = f"{genotype}\n"
         write_atomic(self._held() / GENOTYPE, self._genotype)
 
     def note(self, name: str, content: Mapping[str, object]) -> None:
+        """Write a JSON file of the run."""
         write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
 
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
@@ -218,6 +222,7 @@ class Run:
             log.warning("%s: %s; %s", self.folder, records.damage([name]), ends)
 
     def rows(self) -> list[Row]:
+        """Metrics rows so far."""
         return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
     def keep_rows(self, text: str) -> None:

@@ -24,6 +24,8 @@ log = logging.getLogger("nasx")
 
 @dataclass
 class Session:
+    """A run folder held by this process, its device, and the time that the run has taken so far."""
+
     run: run_folder.Run
     device: torch.device
     config: Config
@@ -113,6 +115,7 @@ class Session:
 
     @property
     def checkpoint_due(self) -> bool:
+        """Whether `checkpoint_s` seconds have passed since the last checkpoint."""
         return bool(time.monotonic() - self.saved > self.config["checkpoint_s"])
 
     def check_signals(self, save: Callable[[], None]) -> None:

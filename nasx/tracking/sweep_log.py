@@ -26,6 +26,8 @@ from nasx.tracking.lock import Lock
 
 
 class Job(NamedTuple):
+    """The recorded state of a job."""
+
     overrides: list[str]
     runs: list[str]
     """Their folders, relative to the folder of all runs."""
@@ -51,11 +53,13 @@ def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None
 def record_job(
     path: Path, overrides: Sequence[str], runs: Sequence[Path] = (), *, ended: bool, fault: str | None = None
 ) -> None:
+    """Record the state of a job, at its start and at its end."""
     names = [os.path.relpath(run, path.parent.parent.parent) for run in runs]
     files.write_atomic(path, json.dumps(Job(list(overrides), names, ended, fault)._asdict()))
 
 
 def jobs(folder: Path) -> list[Job]:
+    """Return the recorded jobs, in their order."""
     paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
     found: list[Job] = []
     for held in (files.read_json(path) or {} for path in paths):
