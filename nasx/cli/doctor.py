@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING
 
 from nasx import __version__
 from nasx.cli.arguments import parse
-from nasx.config import instantiate, paths
-from nasx.core import files, system
+from nasx.config import instantiate, paths, plugins
+from nasx.core import system
 from nasx.core.extras import install
 from nasx.errors import UserError, printable
 
@@ -134,14 +134,14 @@ def data() -> Lines:
     from nasx.data.base import data_root
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
-    for file in sorted((paths.conf_dir() / "dataset").glob("*.yaml")):
-        if file.stem not in ANYWHERE:
-            yield f"  {file.stem}", found(file)
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in (paths.conf_dir() / "dataset").glob("*.yaml")}
+    for name in sorted(texts):
+        if name not in ANYWHERE:
+            yield f"  {name}", found(plugins.fields(name, texts))
 
 
-def found(file: Path) -> str:
-    """Return whether the files of a dataset's own configuration are there; nothing is downloaded."""
-    fields = {key: value for key, value in (files.read_yaml(file) or {}).items() if key != "defaults"}
+def found(fields: dict[str, object]) -> str:
+    """Return whether the files of a dataset are there; nothing is downloaded."""
     if "download" in fields:
         fields["download"] = False
     try:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from nasx.config import experiments, plugins, schema
-from nasx.core import files, spelling
+from nasx.core import spelling
 from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import lineage
@@ -62,8 +62,8 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
     """The choices of a group, in the order of their names; an earlier folder hides a later one's file."""
     choices = plugins.choices(group, *folders)
     texts = {name: file.read_text(encoding="utf-8", errors="replace") for name, file in choices.items()}
-    extended = {name: [texts[each] for each in _chain(name, texts)] for name in texts}
-    found = {name: re.findall(r"^\s*_target_:\s*([\w.]+)", "\n".join(own), re.M) for name, own in extended.items()}
+    extended = {name: "\n".join(texts[each] for each in plugins.chain(name, texts)) for name in texts}
+    found = {name: re.findall(r"^\s*_target_:\s*([\w.]+)", own, re.M) for name, own in extended.items()}
     targets = {name: own[0] if own else "" for name, own in found.items()}
     for name, text in texts.items():
         component = schema.component(targets[name])
@@ -76,7 +76,7 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
         if component and group not in BY_FILE:
             source = _source(text, "# ") or _source(component.doc) or _source(module)
         line = (head and head.summary) or (own if shared or not about else about)
-        yield Entry(name, line, source, _cost(module), _options(group, extended[name]))
+        yield Entry(name, line, source, _cost(module), _options(group, plugins.fields(name, texts)))
 
 
 def _first_comment(text: str) -> str:
@@ -100,24 +100,10 @@ def _cost(docstring: str) -> str:
     return " ".join(f"{found[1] or ''}: {found[2]}".removeprefix(": ").split()) if found else ""
 
 
-def _chain(name: str, texts: Mapping[str, str]) -> list[str]:
-    """Return a choice, followed by the choices of its group that its file extends by its defaults list."""
-    chain = [name]
-    for each in chain:
-        listed = (files.parse_yaml(texts[each]) or {}).get("defaults")
-        names = [other for other in listed if isinstance(other, str)] if isinstance(listed, list) else []
-        chain += [other for other in names if other in texts and other not in chain]
-    return chain
-
-
-def _options(group: str, texts: Sequence[str]) -> str:
-    """key=value of a component's fields; `texts` are those of its file and of the files that it extends."""
-    fields: dict[str, object] = {}
-    for text in reversed(texts):
-        node = files.parse_yaml(text) or {}  # what is damaged is an error when it is chosen
-        inner = node.get(group)
-        fields |= inner if isinstance(inner, dict) else node
-    return _said(fields)
+def _options(group: str, settings: Config) -> str:
+    """key=value of a component's fields, which a method's file keeps under the name of its group."""
+    inner = settings.get(group)
+    return _said(inner if isinstance(inner, dict) else settings)
 
 
 def _said(node: Config) -> str:
@@ -128,7 +114,7 @@ def _said(node: Config) -> str:
             return f"{str(value.get('_target_')).rpartition('.')[2]}({_said(value)})"
         return "null" if value is None else str(value).lower() if value in (True, False) else str(value)
 
-    return " ".join(f"{key}={said(value)}" for key, value in node.items() if key not in ("_target_", "defaults"))
+    return " ".join(f"{key}={said(value)}" for key, value in node.items() if key != "_target_")
 
 
 def overrides(words: Sequence[str]) -> list[str]:

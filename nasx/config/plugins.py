@@ -12,12 +12,13 @@ if `allow` did: who installs a distribution runs its code already. Nothing of it
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from nasx.config import paths, schema
+from nasx.core import files
 from nasx.errors import UserError
 
 GROUP = "nasx.plugins"
@@ -79,6 +80,25 @@ def choices(group: str, *among: Path) -> dict[str, Path]:
         for path in (folder / group).glob("**/*.yaml" if group == "experiment" else "*.yaml"):
             found.setdefault(path.relative_to(folder / group).with_suffix("").as_posix(), path)
     return dict(sorted(found.items()))
+
+
+def chain(name: str, texts: Mapping[str, str]) -> list[str]:
+    """Return a choice, followed by the choices of its group that its file extends by its defaults list."""
+    found = [name]
+    for each in found:
+        listed = (files.parse_yaml(texts[each]) or {}).get("defaults")
+        names = [other for other in listed if isinstance(other, str)] if isinstance(listed, list) else []
+        found += [other for other in names if other in texts and other not in found]
+    return found
+
+
+def fields(name: str, texts: Mapping[str, str]) -> dict[str, object]:
+    """Return the settings of a choice: those of its file, and those of the files that it extends."""
+    found: dict[str, object] = {}
+    for each in reversed(chain(name, texts)):
+        found |= files.parse_yaml(texts[each]) or {}  # what is damaged is an error when it is chosen
+    found.pop("defaults", None)
+    return found
 
 
 def file(group: str, choice: str, *among: Path) -> Path | None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from nasx.config import plugins
 from nasx.errors import UserError
 
 
@@ -15,17 +16,11 @@ def set_by(conf: Path, choices: Mapping[str, object], where: str, key: str, faul
         file = conf / group / f"{choice}.yaml"
         text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
         if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
-            fit = [path.stem for path in sorted((conf / where).glob("*.yaml")) if _sets(path, key)]
+            texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf / where).glob("*.yaml"))}
+            fit = [name for name in texts if key in plugins.fields(name, texts)]
             return UserError(
                 f"{group}={choice}",
                 f"sets {where}.{key}, but {fault}",
                 f"use another {where} or {group}; the setting exists with {where}={', '.join(fit)}",
             )
     return None
-
-
-def _sets(path: Path, key: str) -> bool:
-    """Return whether a file, or the file of the same group that it extends, sets a key."""
-    text = path.read_text(encoding="utf-8")
-    base = re.search(r"^defaults: *(?:\[|\n  - )(\w+)\]?$", text, re.M)
-    return bool(re.search(rf"^{key}:[ ]+[^#\s]", text, re.M) or (base and _sets(path.with_stem(base[1]), key)))
