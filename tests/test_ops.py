@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from nasx.errors import UserError
-from nasx.spaces import modules, operations, rules
+from nasx.spaces import edge_operations, modules, operations, rules
+from nasx.spaces.edge_operations import Style
 
 NAMES = sorted(operations.OPERATIONS)
 
@@ -51,6 +52,23 @@ def test_compositions() -> None:
     torch.testing.assert_close(nor(x), bn(F.conv2d(r, nor.conv.weight, padding=1)))
     nb101 = operations.build("conv3x3-bn-relu", 4).double()
     torch.testing.assert_close(nb101(x), F.relu(bn(F.conv2d(x, nb101.conv.weight, padding=1))))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [8, 7])
+def test_compiled_average_pooling_equals_torchs(stride: int, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = edge_operations.Pool(3, 4, stride, Style(pool_norm=False), kind="avg")
+    found = []
+    for compiling in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda compiling=compiling: compiling)
+        x = image(size=size).contiguous(memory_format=torch.channels_last).requires_grad_()
+        y = pool.value(x)
+        (g,) = torch.autograd.grad((y**3).sum(), x, create_graph=True)
+        found.append([y, g, *torch.autograd.grad((g**2).sum(), x)])
+    expected = F.avg_pool2d(x, 3, stride, 1, count_include_pad=False)
+    torch.testing.assert_close(found[1][0], expected, rtol=1e-12, atol=1e-12)
+    for plain, fast in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
 
 
 def test_factorized_reduce_reads_even_and_odd_pixels() -> None:

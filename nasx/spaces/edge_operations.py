@@ -163,12 +163,18 @@ def averaging(size: int, stride: int, device: torch.device, dtype: torch.dtype) 
     return (near / near.sum(1, keepdim=True)).to(device)  # copied in full: streams of several searches share it
 
 
+def summed(x: Tensor, stride: int) -> Tensor:
+    """Sums (n, C, h', w') over the 3x3 pixels around each pixel, by a depthwise convolution."""
+    return F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), stride=stride, padding=1, groups=x.shape[1])
+
+
 class Pool(EdgeOperations):
     """3x3 max or average pooling (padding not counted), in DARTS' supernets followed by batch norm.
 
     Without parameters of its own it is the same on every edge, so it runs once. The average is separable, so it is
-    two products with banded matrices, one an axis: six times as fast on a CPU as torch's average pooling, forward and
-    backward, and nothing is kept for the backward pass. Compilers and channels-last maps take torch's.
+    two products with banded matrices, one per axis: six times as fast on a CPU as torch's average pooling, forward and
+    backward, and nothing is kept for the backward pass. Channels-last maps take torch's, and compiled cells on a CPU a
+    depthwise convolution, since Inductor writes a backward pass of torch's with nine divisions per value.
     """
 
     plain = True
@@ -195,6 +201,8 @@ class Pool(EdgeOperations):
     def pooled(self, x: Tensor) -> Tensor:
         if self.kind == "max":
             return self.normed(F.max_pool2d(x, 3, self.stride, 1))
+        if torch.compiler.is_compiling() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
+            return self.normed(summed(x, self.stride) / summed(x.new_ones(1, 1, *x.shape[2:]), self.stride))
         return self.normed(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False))
 
     def normed(self, y: Tensor) -> Tensor:
