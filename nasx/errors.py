@@ -50,7 +50,7 @@ class UserError(Exception):
 
     @classmethod
     def join(cls, faults: list[UserError]) -> UserError:
-        """One error that carries all of `faults`, one a line (a single fault is returned as it is)."""
+        """One error that carries all of `faults`, one per line (a single fault is returned as it is)."""
         if len(faults) == 1:
             return faults[0]
         joined = cls(faults[0].where, faults[0].fault, faults[0].remedy)
@@ -81,17 +81,19 @@ def of_system(error: BaseException) -> UserError | None:
             return UserError(
                 where,
                 f"the operation failed ({error.strerror or known})",
-                REMEDIES.get(error.errno or 0, "") or "NASX_DEBUG=1 shows where",
+                REMEDIES.get(error.errno or 0, "") or "set NASX_DEBUG=1 to see the traceback",
             )
         case MemoryError():
             return UserError(
                 "memory", f"is exhausted ({known})", "free some memory, or reduce the batch size or image size"
             )
         case RecursionError():
-            return UserError("the input", f"is nested too deeply ({known})", "NASX_DEBUG=1 shows where")
+            return UserError("the input", f"is nested too deeply ({known})", "set NASX_DEBUG=1 to see the traceback")
         case ImportError() if not str(error.name or "").startswith("nasx"):
             return UserError(
-                error.name or "a package", f"cannot be imported ({error})", "install it again; NASX_DEBUG=1 shows where"
+                error.name or "a package",
+                f"cannot be imported ({error})",
+                "install it again; set NASX_DEBUG=1 to see the traceback",
             )
     return None
 

@@ -211,7 +211,7 @@ def test_epochs_are_rows_in_the_same_units(found: nasx.SearchRun, trained: nasx.
     assert epochs.attrs["units"]["train_loss"] == "nats"
     assert len(runs[runs.kind == "retrain"].epochs()) == 1
     assert list(runs[["run", "folder"]].epochs().columns[:2]) == ["run", "epoch"]
-    with pytest.raises(nasx.UserError, match="needs the column folder"):
+    with pytest.raises(nasx.UserError, match="needs the column `folder`"):
         runs[["run", "seed"]].epochs()
     assert list(runs[runs.run == "none"].epochs().columns[:2]) == ["run", "kind"]
     assert found.epochs().train_accuracy.tolist() == epochs.train_accuracy.tolist()

@@ -127,7 +127,7 @@ def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(
     assert fill() == last, "a table that knows less takes nothing"
     with pytest.raises(UserError, match="has no latencies of toaster"):
         bench.main(["fill", str(make.root), "devices=toaster"])
-    with pytest.raises(UserError, match="names several folders"):
+    with pytest.raises(UserError, match="takes one folder, but 2 are given"):
         bench.main(["fill", "a", "b"])
 
 

@@ -112,7 +112,7 @@ def test_the_documented_comparison_works_next_to_other_runs(make, capsys):
     )
     assert compare.main(line.split()[1:]) == 0
     assert "B - A" in capsys.readouterr().out
-    with pytest.raises(UserError, match=r"keep one in both groups, for example by the condition kind=search"):
+    with pytest.raises(UserError, match=r"restrict both groups to one of them, for example with kind=search"):
         compare.main(["method=darts", "method=random"])
 
 

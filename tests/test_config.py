@@ -241,8 +241,8 @@ def test_all_faults_are_reported_at_once() -> None:
     [
         (["+foo=1"], ["foo: nasx search has no such setting"]),
         (["++search.foo=1"], ["search.foo: SearchSettings has no such setting"]),
-        (["+method.order=2"], ["already exists; drop the +"]),
-        (["+method=darts"], ["method already exists; drop the +"]),
+        (["+method.order=2"], ["is already defined; remove the +"]),
+        (["+method=darts"], ["method is already defined; remove the +"]),
         (["search.lr=fast"], ["search.lr=fast: must be a number above 0; the default is search.lr=0.025"]),
         (["search.arch_betas=[0.5]"], ["must be a list of 2"]),
         (["search.nesterov=1"], ["must be true or false"]),
@@ -276,11 +276,11 @@ def test_all_faults_are_reported_at_once() -> None:
         ),
         (["method=sdarts", "method.perturbation=adversarial", "space.batch_norm=tracked"], []),
         (["method=sdarts", "method.perturbation=adversarial", "method.ascent=train"], []),
-        (["retrain.epochs=3"], ["nasx search reads no retrain settings"]),
+        (["retrain.epochs=3"], ["nasx search does not use the settings of retrain"]),
         (["method._target_=os.system"], ["only spaces, methods, datasets and benchmarks of nasx"]),
         (["method._target_=os.system", "allow=[os]"], ["only spaces, methods, datasets and benchmarks of nasx"]),
-        (["method._target_=pathlib.Path.unlink"], ["may be named here"]),
-        (["method._target_=nasx.tracking.run_folder.Run"], ["may be named here"]),
+        (["method._target_=pathlib.Path.unlink"], ["is not a component of nasx"]),
+        (["method._target_=nasx.tracking.run_folder.Run"], ["is not a component of nasx"]),
         (["method._target_=nasx.methods.darts.Dart"], ["has no class Dart", "did you mean Darts?"]),
         (["method._target_=nope.Nope", "allow=[nope]"], ["module nope not found"]),
         (["method._target_=nope.Nope"], ["add allow='[nope]'"]),
@@ -315,8 +315,8 @@ def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -
     [
         ([], "no architecture is given"),
         (["from=a", "genotype=b"], "run not found"),
-        (["genotype=best_found", "method=darts"], "nasx retrain reads no method settings"),
-        (["genotype=best_found", "retrain.warmup_epochs=200"], "leaves nothing of retrain.epochs=200"),
+        (["genotype=best_found", "method=darts"], "nasx retrain does not use the settings of method"),
+        (["genotype=best_found", "retrain.warmup_epochs=200"], "is not less than retrain.epochs=200"),
         (["genotype=best_found", "epochs=3"], "did you mean retrain.epochs?"),
         (["genotype=best_found", "tse"], "tse: is not a setting; settings are written"),
         (["genotype=best_found", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
@@ -352,7 +352,8 @@ def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) ->
     found = faults("method=mine", "allow=[mine_for_test]", "dataset=digits", config_dir=tmp_path)
     assert len(found) == 2
     assert found[0].startswith(
-        f"method._target_={package}: Mine does not inherit from Method of nasx; write class Mine(Method)"
+        f"method._target_={package}: Mine is not a subclass of nasx.core.bilevel.Method; "
+        "declare it as class Mine(Method)"
     )
     assert found[1].startswith("method.ordr: Mine has no such setting; did you mean order?")
     assert "add allow='[mine_for_test]'" in faults("method=mine", "dataset=digits", config_dir=tmp_path)[0]
@@ -360,10 +361,8 @@ def test_a_users_component_is_checked_like_ours(package: str, tmp_path: Path) ->
 
 def test_another_class_on_the_line_needs_a_file(package: str) -> None:
     found = faults(f"method._target_={package}", "allow=[mine_for_test]", "dataset=digits")
-    [told] = [line for line in found if "leaves settings" in line]
-    assert told.startswith(
-        f"method._target_={package}: leaves settings of method=darts there that this class does not have ("
-    )
+    [told] = [line for line in found if "keeps settings" in line]
+    assert told.startswith(f"method._target_={package}: keeps settings of method=darts that this class does not have (")
     assert told.endswith(
         f"write a file CONF/method/NAME.yaml with _target_: {package} and its settings, and pass "
         "--config-dir CONF method=NAME"

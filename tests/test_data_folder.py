@@ -92,7 +92,7 @@ def test_other_classes_in_the_test_folders_are_refused(part: str, tmp_path: Path
     for place in ("train/a/0", "train/b/0", f"{part}/a/0", f"{part}/c/0"):
         draw(tmp_path / f"{place}.png")
     with pytest.raises(
-        UserError, match=rf"{part}: differs from train/ in its class folders: it lacks b/ and has more: c/"
+        UserError, match=rf"{part}: differs from train/ in its class folders: it lacks b/ and also has c/"
     ):
         Folder(path=str(tmp_path)).check()
     (tmp_path / part / "c" / "0.png").unlink()
@@ -141,7 +141,7 @@ def test_npz_split_and_faults(tmp_path: Path) -> None:
         ({"train_x": x, "train_y": y[:3], "test_x": x, "test_y": y}, "do not match"),
         (
             {"train_x": x, "train_y": y, "test_x": x[:3], "test_y": np.array([7, 8, 5])},
-            "has test labels without training images: 5, 8; remove",
+            "has labels that occur only in the test set: 5, 8; remove",
         ),
         ({"x": x, "y": np.arange(10)}, "has 1 image of label 0, but the test set is cut"),
         ({"x": np.array([{}], dtype=object), "y": y}, "is not a readable .npz"),

@@ -196,7 +196,7 @@ def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
     with pytest.raises(
         UserError,
         match=rf"val: differs from train/ in its class folders: it lacks {CLASSES[1]}/ and "
-        r"has more: other/; sort its images",
+        r"also has other/; sort its images",
     ):
         ImageNet().check()
     (here / "val" / "other").rmdir()

@@ -151,34 +151,34 @@ def test_names_outside_of_utf8_are_read(tmp_path: Path) -> None:
     [
         (
             ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"],
-            r"folders cat/, dog/ all hold the same sub-folders \(test/, train/\).*use the layout test/cat/ "
+            r"folders cat/, dog/ all hold the same subfolders \(test/, train/\).*use the layout test/cat/ "
             r"instead of cat/te",
         ),
         (
             ["part1/a/1.png", "part1/b/1.png", "part2/a/1.png", "part2/b/1.png"],
-            "all hold the same sub-folders .*use the folder whose sub-folders are the classes",
+            "all hold the same subfolders .*use the folder whose subfolders are the classes",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "heldout/a/1.png", "heldout/b/1.png"],
-            r"has heldout/ with images, which would not be read \(train/ would\); move them elsewhere",
+            r"contains images in heldout/, which would be ignored \(only train/ is read\); move them elsewhere",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/1.png", "test/2.png"],
-            r"has test/ with images, which would not be read \(train/, val/ would\)",
+            r"contains images in test/, which would be ignored \(only train/, val/ is read\)",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "training_set/a/1.png", "training_set/b/1.png"],
-            "has several folders for one part: train/, training_set/",
+            "has several folders for one split: train/, training_set/",
         ),
         (["test/a/1.png", "test/b/1.png"], "has no train/ with class folders, but test/"),
         (
             ["train/1.png", "train/2.png", "test/1.png", "labels.csv"],
-            "has test/, train/, which are not classes: they hold",
+            "has only test/, train/, which contain",
         ),
         (["pets/a/1.png", "pets/b/1.png"], "has 1 class folders, expected at least 2; use the folder inside it: data"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/A/1.png"],
-            "val: differs from train/ in its class folders: it lacks b/ and has more: A/",
+            "val: differs from train/ in its class folders: it lacks b/ and also has A/",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png", "val/a/1.png"],

@@ -127,7 +127,7 @@ def test_a_pass_takes_per_pass_batches_on_average() -> None:
 
 
 def test_rows_that_would_be_too_short_are_refused() -> None:
-    with pytest.raises(UserError, match="batch=102: cuts a text of 203 words into rows of 1"):
+    with pytest.raises(UserError, match="batch=102: splits 203 words into rows of 1"):
         segments(batch=102)
     assert segments(batch=101).total == 1
 

@@ -132,7 +132,7 @@ def test_a_bug_in_a_part_is_reported_with_the_others(
     assert doctor.main([f"out={tmp_path}"]) == 1
     printed = capsys.readouterr().out
     assert "runs          can be written to" in printed
-    assert "nasx doctor, breaks: ValueError: in ~/somewhere; in a clone of nasx run `uv sync`" in printed
+    assert "nasx doctor, breaks: ValueError: in ~/somewhere; in a clone of nasx, run `uv sync`" in printed
     assert printed.endswith("\n1 thing is wrong\n")
 
 

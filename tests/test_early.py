@@ -41,13 +41,13 @@ SETTINGS = [
         ["space=nb201", "space.operations=[skip_connect,conv_9x9]"],
         "space.operations=[skip_connect,conv_9x9]: conv_9x9 is not an operation; choose from none, noise,",
     ),
-    (["space=darts", "space.operations=[]"], "space.operations=[]: a space needs operations; choose from none, noise,"),
+    (["space=darts", "space.operations=[]"], "space.operations=[]: is empty; choose from none, noise,"),
     (["space=nb201", "space.operations=[none,skip_connect,none]"], "none is listed twice; list each operation once"),
     (["space=darts", "space.operations=[none]"], "no operation can be selected; add one other than none"),
     (["space=nb201", "space.cell=[[none],[none],[none],[none],[none],[foo]]"], "space.cell[5]=[foo]: foo is not"),
     (["space=darts", "space.normal=[[skip_connect]]"], "space.normal: must hold 14 lists of the same length"),
     (["space=darts", "space.partial=3"], "space.partial=3: does not divide 16 channels"),
-    (["space=darts", "space.edges=searched", "space.edge_norm=true"], "edge weights are learned twice"),
+    (["space=darts", "space.edges=searched", "space.edge_norm=true"], "edge weights would be learned twice"),
 ]
 
 
@@ -160,7 +160,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
         ),
         (
             METHOD + "class Mine:\n    def step(self, search, train, val):\n        return {}\n",
-            "Mine does not inherit from Method of nasx; write class Mine(Method), with Method from nasx.core.bilevel",
+            "Mine is not a subclass of nasx.core.bilevel.Method; declare it as class Mine(Method), and import "
+            "Method from nasx.core.bilevel",
         ),
         (
             METHOD
@@ -212,11 +213,11 @@ def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (None, "its step has returned nothing; return logs"),
-        (torch.ones(()), "its step has returned Tensor, not a dictionary; return logs"),
-        ({"train_loss": 1.0}, "its step has returned float for 'train_loss'; return 0-d tensors"),
-        ({"a": torch.ones(()), "b": None}, "its step has returned NoneType for 'b'; return 0-d tensors"),
-        ({"a": torch.ones(2)}, r"its step has returned a tensor of shape \(2,\) for 'a'; return 0-d tensors"),
+        (None, "step() returned None; return logs"),
+        (torch.ones(()), "step() returned Tensor, not a dictionary; return logs"),
+        ({"train_loss": 1.0}, "step() returned float for 'train_loss'; return 0-d tensors"),
+        ({"a": torch.ones(()), "b": None}, "step() returned NoneType for 'b'; return 0-d tensors"),
+        ({"a": torch.ones(2)}, r"step() returned a tensor of shape \(2,\) for 'a'; return 0-d tensors"),
     ],
 )
 def test_a_step_that_returns_what_cannot_be_logged(values: Any, said: str) -> None:
@@ -247,7 +248,7 @@ def test_a_step_that_returns_what_cannot_be_logged(values: Any, said: str) -> No
             ["space=nb1shot1_1", "genotype=x", "retrain.auxiliary=0.4"],
             "the networks of nb1shot1 have no auxiliary head",
         ),
-        (["space=nb201", "genotype=000000", "retrain.stem=imagenet"], "networks of nb201 have one stem, cifar"),
+        (["space=nb201", "genotype=000000", "retrain.stem=imagenet"], "networks of nb201 support only stem=cifar"),
     ],
 )
 def test_networks_that_the_space_does_not_have(words: list[str], told: str) -> None:

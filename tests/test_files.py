@@ -227,7 +227,7 @@ def test_no_folder_of_a_run_is_reached_through_a_link(tmp_path: Path) -> None:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to(aim if name == "run" else aim / "checkpoints")
         with pytest.raises(
-            UserError, match=r"is a symbolic link, which nasx does not write through here; remove the link"
+            UserError, match=r"is a symbolic link; nasx does not write through links here; remove the link"
         ):
             run_folder.Run(tmp_path / name, IDENTITY, EXTRA)
     assert (aim / "checkpoints" / ".half.part").read_text() == "another's"

@@ -204,7 +204,7 @@ def test_updates_are_bounded_by_the_seconds_that_are_left() -> None:
     assert fit.affordable("retrain", 9000, 600, 0.1, 20, 100) == 3700  # 600 less 90, 100 and twice 20
     assert fit.affordable("retrain", 9000, 300, 0.1, 20, 100) == 1000  # 300 less 60, 100 and twice 20
     assert fit.affordable("search", 9000, 600, 0.1, 20, 100) == 825  # a quarter of 600 less 90 and 100; 20
-    with pytest.raises(UserError, match=r"minutes=10: leaves 370 s for updates of 38 s on this machine"):
+    with pytest.raises(UserError, match=r"minutes=10: leaves 370 s, but one update takes 38 s on this machine"):
         fit.affordable("retrain", 9000, 600, 38, 20, 100)
 
 
@@ -321,11 +321,14 @@ def test_the_size_follows_the_images_and_the_name_follows_files_and_settings(
         (["images", "minutes=2"], "minutes=2: is not a number, or is less than 3"),
         (["images", "proxy=7"], "proxy=7: is not an integer of at least 8"),
         (["images", "proxy=half"], "proxy=half: is not an integer"),
-        (["images", "minutes=9", "retrain.epochs=3"], "retrain.epochs=3: sets a length that minutes= chooses"),
+        (
+            ["images", "minutes=9", "retrain.epochs=3"],
+            "retrain.epochs=3: cannot be combined with minutes=, which chooses this length",
+        ),
         (["images", "out=model.pt"], "out=model.pt: is not the name of an ONNX file"),
         (["images", "out=notes.onnx"], "would replace notes.md, which is not a model card of nasx"),
         (["images", "out=notes.md/model.onnx"], "is not a writable folder"),
-        (["images", "dataset=cifar10"], "cannot be set: nasx fit reads FOLDER"),
+        (["images", "dataset=cifar10"], "cannot be set: nasx fit always uses the given folder"),
         (["images", "minute=3"], "did you mean minutes?"),
         (["nowhere"], "nowhere: is not a folder"),
         (["images", "search.epoch=3"], "search.epoch: SearchSettings has no such setting"),

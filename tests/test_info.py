@@ -128,7 +128,7 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("genotype=DARTS_V2", "retrain=imagenet"), "unknown retrain 'imagenet'.*did you mean imagenet_"),
         (("genotype=DARTS_V2", "space=nb201"), "is not a NAS-Bench-201 cell"),
         (("genotype=DARTS_V2", "from=x"), "both given"),
-        (("space=s1", "out=cell.pdf"), "is not an image file; use a name that ends in .svg"),
+        (("space=s1", "out=cell.pdf"), "is not the name of an image file; use a name that ends in .svg"),
         (("space=s1", "layers=many"), "layers=many: is not an integer"),
         (("sapce=s1",), "did you mean space"),
         (("from=nowhere",), "run not found"),

@@ -74,7 +74,7 @@ def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
         ),
         (
             [*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],
-            ["would search for the worst supernet.valid_accuracy", "add hydra.sweeper.direction=maximize"],
+            ["would optimize supernet.valid_accuracy in the wrong direction", "set hydra.sweeper.direction=maximize"],
         ),
     ],
 )
@@ -100,7 +100,7 @@ def test_a_launcher_that_is_not_installed_is_reported_with_the_command(launcher:
     extra = "slurm" if launcher == "local" else launcher
     assert done.returncode == 2
     assert "its package is not installed" in done.stderr
-    assert f"in a clone of nasx run `uv sync --extra {extra}` or `pip install '.[{extra}]'`" in done.stderr
+    assert f"in a clone of nasx, run `uv sync --extra {extra}` or `pip install '.[{extra}]'`" in done.stderr
     assert not list(tmp_path.iterdir())
 
 

@@ -140,7 +140,7 @@ def test_defaults_never_stand_in_for_a_parents_settings(
 
 
 def test_a_folder_of_something_else_is_not_a_parent(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"from={tmp_path}: .* is not a folder of a run; name a folder created by nasx"):
+    with pytest.raises(UserError, match=f"from={tmp_path}: .* is not a run folder; name a folder created by nasx"):
         lineage.parent(str(tmp_path), "outputs")
 
 
@@ -163,7 +163,9 @@ def test_runs_of_different_settings_are_not_retrained_in_one_sweep(search: Make)
         search(name, dataset={**FOLDER, "size": size})
     line = ["from=a,b", "--multirun"]
     assert "dataset.size=24" in preflight.normalize("retrain", cli_arguments.split_options(line)).overrides
-    with pytest.raises(UserError, match=r"different settings of dataset\.size: 24, 32; retrain those of one dataset\."):
+    with pytest.raises(
+        UserError, match=r"different settings of dataset\.size: 24, 32; retrain the runs with one value of dataset\."
+    ):
         preflight.normalize("retrain", cli_arguments.split_options(["from=a,b,c", "--multirun"]))
     search("d", dataset={**FOLDER, "size": None})
     with pytest.raises(UserError, match=r"dataset\.size: \(default\), 24"):

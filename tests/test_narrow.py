@@ -74,7 +74,7 @@ def test_searched_edges_become_fixed() -> None:
 
 
 def test_a_space_whose_blocks_share_their_operations_says_so() -> None:
-    with pytest.raises(UserError, match="Nb1Shot1 cannot keep operations of their own"):
+    with pytest.raises(UserError, match="all edges of Nb1Shot1 share one list of operations"):
         Nb1Shot1(variant=1).narrow({}, 2)
 
 

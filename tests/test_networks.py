@@ -101,7 +101,7 @@ def test_auxiliary_head_speaks_in_training_only() -> None:
     assert network(x).auxiliary.shape == (2, 10)
     assert network.eval()(x).auxiliary is None
     assert SPACE.network(V2, 10, layers=4, channels=4)(x).auxiliary is None
-    with pytest.raises(UserError, match="reads maps of 8 to 10 pixels, but those of these images are 4x4"):
+    with pytest.raises(UserError, match="needs feature maps of 8 to 10 pixels, but these images give 4x4"):
         network.train()(x[:, :, :16, :16])
 
 

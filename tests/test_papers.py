@@ -119,7 +119,7 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
     make("idarts", seed=1, protocol="nats")
     with pytest.raises(
         UserError,
-        match=r"searched under nb201-v1, your runs under nats, nb201-v1; keep one with "
+        match=r"used the protocol nb201-v1, your runs used nats, nb201-v1; select the matching runs with "
         r"filter=protocol=nb201-v1,",
     ):
         cli_table.main({"runs": str(make.root), "paper": "idarts", "format": "csv"})

@@ -206,7 +206,7 @@ def test_the_cells_of_each_epoch_are_drawn_once(tmp_path, monkeypatch):
 def test_without_pygraphviz_the_message_says_what_would_do(tmp_path, monkeypatch):
     cells._graphviz.cache_clear()
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
-    with pytest.raises(UserError, match="pygraphviz is not installed; in a clone of nasx run"):
+    with pytest.raises(UserError, match="pygraphviz is not installed; in a clone of nasx, run"):
         cells.draw_cell(NORMAL, tmp_path / "a.svg")
     assert not list(tmp_path.iterdir())
 

@@ -291,8 +291,8 @@ V2 = "DARTS_V2"
         ({"operations": ("sep_conv_3",)}, "is not an operation"),
         ({"normal": ((*OPS2,),) * 13}, "14 lists"),
         ({"partial": 3}, "does not divide"),
-        ({"edges": "searched", "edge_norm": True}, "learned twice"),
-        ({"keep": V2}, "is read by space.edges=fixed only"),
+        ({"edges": "searched", "edge_norm": True}, "would be learned twice"),
+        ({"keep": V2}, "is used only with space.edges=fixed"),
         ({"edges": "fixed", "keep": V2, "untied": True}, "tied"),
     ],
 )
@@ -304,7 +304,7 @@ def test_faulty_fields(changes: dict, fault: str) -> None:
 def test_parse_refuses_what_the_space_lacks() -> None:
     with pytest.raises(UserError, match=r"normal cell, node 5: this space has no dil_conv_3x3 on edge 2->5"):
         Darts(operations=OPERATIONS[:6]).parse(V2)
-    with pytest.raises(UserError, match="keeps edges other than those from"):
+    with pytest.raises(UserError, match="does not keep the edges from"):
         Darts(edges="fixed").parse(V2)
     with pytest.raises(UserError, match="cells are tied"):
         Darts(untied=True).parse(V2)

@@ -201,7 +201,7 @@ def test_no_runs_are_reported(
     ("words", "message"),
     [
         (["nowhere"], r"nasx status nowhere: does not exist; name the folder"),
-        (["a", "b"], r"nasx status a b: names several folders; name one"),
+        (["a", "b"], r"nasx status a b: takes one folder, but 2 are given; name one"),
         (["out=runs"], r"has no option out"),
     ],
 )

@@ -187,11 +187,14 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not used when the study searches"),
+        (("study=darts", "genotype=all_conv3x3", "space=nb201"), "is not used when the study includes searches"),
         (("study=transfer",), "study.searches=0: trains a given cell, but none is given"),
         (("study=darts", "study.searches=0", "genotype=all_conv3x3"), "study.rank=short: has nothing to choose from"),
-        (("study=darts", "dataset.split=full"), "study.rank=short: needs images that the training leaves out"),
-        (("study=darts", "retrain.warmup_epochs=100", "study.rank_epochs=50"), "study.rank_epochs=50: is all warm-up"),
+        (("study=darts", "dataset.split=full"), "study.rank=short: needs held-out images"),
+        (
+            ("study=darts", "retrain.warmup_epochs=100", "study.rank_epochs=50"),
+            "study.rank_epochs=50: does not exceed retrain.warmup_epochs",
+        ),
         (("study=dart",), "unknown study 'dart'"),
         (("study.searchs=3",), "study.searchs"),
         (("study.retrains=0",), "study.retrains=0"),

@@ -230,7 +230,7 @@ def test_a_missing_text_is_reported_before_any_work(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize(
     ("words", "fault"),
-    [(("search.batch=64",), "batch=64: cuts a text of"), (("search.batch=1",), "too few rows for batch norm")],
+    [(("search.batch=64",), "batch=64: splits"), (("search.batch=1",), "is too small for batch norm")],
 )
 def test_batches_that_do_not_fit_the_text_are_reported(
     words: tuple[str, ...], fault: str, text: Path, tmp_path: Path

@@ -157,7 +157,7 @@ def test_a_method_of_a_folder_of_ones_own_may_not_change_the_space_either(
         (["epoch=1", "method=lamda"], r"method=lamda: unknown method 'lamda'.*did you mean lambda"),
         (["epoch=1", "method=pc_darts"], r"method=pc_darts: sets space.partial=4, which would change the shape"),
         (["epoch=1", "search.lr=0.1,0.2"], r"lists several values"),
-        (["epoch=1", "method.order=${oc.env:HOME}"], r"calls a resolver"),
+        (["epoch=1", "method.order=${oc.env:HOME}"], r"uses an OmegaConf resolver"),
         (["epoch=1", "auto"], r"needs either epoch=E or auto"),
         ([], r"needs either epoch=E or auto"),
         (["auto", "search.lr=1"], r"auto: chooses the settings to change itself"),
@@ -211,7 +211,7 @@ def test_a_checkpoint_of_another_supernet_is_refused(here: Path) -> None:
     wider = {**saved, "space": {**saved["space"], "channels": 8}}
     with (
         diagnose.restored_job(folder, wider, "cpu", 1, ()) as job,
-        pytest.raises(checkpoints.Unfit, match="weights of the checkpoint have other names or shapes"),
+        pytest.raises(checkpoints.Unfit, match="the names or shapes of the checkpoint's weights differ"),
     ):
         branch_state(path, origin, job.loop, torch.device("cpu"))
     random = {**saved, "method": {"_target_": "nasx.methods.random.Random", "samples": 1}}

@@ -23,9 +23,9 @@ Override = str | Mapping[str, object]
 
 
 def search(*overrides: Override, config_dir: str | None = None, **settings: object) -> SearchRun:
-    """Search an architecture, and look it up where a benchmark has it; like `nasx search`.
+    """Search for an architecture, and look it up if a benchmark contains it; like `nasx search`.
 
-    A run that was interrupted continues, and one that has finished is returned at once. Progress goes to the notebook,
+    An interrupted run resumes, and a finished one is returned immediately. Progress goes to the notebook,
     or to standard error; `quiet=True` turns it off. One call is one run: for several seeds, write a loop.
 
     Examples:

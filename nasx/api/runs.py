@@ -127,7 +127,7 @@ class RunFrame(pd.DataFrame):
         Raises UserError for a selection of columns without `folder`.
         """
         if "folder" not in self.columns:
-            raise UserError("epochs()", "needs the column folder", "select it too, or select rows only")
+            raise UserError("epochs()", "needs the column `folder`", "keep it when you select columns")
         kept = self[[name for name in (*FIRST, "folder") if name in self.columns]]
         return _epochs(rows_of(kept.drop_duplicates("folder")), [name for name in FIRST if name in self.columns])
 

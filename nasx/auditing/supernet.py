@@ -1,6 +1,6 @@
 """A method's steps on a small supernet of NAS-Bench-201 in float64, fed with the handwritten digits of the package.
 
-    own definition   the same step with every finite difference (`Search.probed`) taken by double backward instead
+    finite differences   the same step with every finite difference (`Search.probed`) taken by double backward instead
     unrolled         d/da L2(w_T(a), a) through T plain steps of SGD on the step's training batch, by autograd
     cost             passes counted by hooks; storages at the peak, beyond those of a first-order step
     determinism      two runs from one state under other global seeds end bit-identical
@@ -11,8 +11,8 @@ definition is checked on the same supernet with every relu replaced by a softplu
 method's, or a thousandth if these are still too long (SAMA's are a hundred times as long as those of DARTS). The
 distance at its own probes with relu is reported.
 
-Own definition, passes, determinism and state are checked at the beginning of a search and at half of it, where terms
-show that are scaled by `Search.progress`.
+Finite differences, passes, determinism and state are checked at the beginning of a search and at half of it, because
+some terms are scaled by `Search.progress`.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Start:
         self.buffers = copied(dict(net.named_buffers()))
 
     def searched(self, w: Tree, a: Tree, kind: type[S]) -> S:
-        """A new search at copies of w and a."""
+        """Return a new search with copies of w and a."""
         w, a = (detached(copied(tree), requires_grad=True) for tree in (w, a))
         optimizers = weight_optimizer(w, self.settings), architecture_optimizer(a, self.settings)
         found = kind(self.problem, w, a, *optimizers, self.settings.clip)
@@ -169,7 +169,7 @@ def definition(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
         exact = stepped(start, build, ExactRecorder)
         for kind in (TenthRecorder, ThousandthRecorder):
             pairs, what = differing(stepped(start, build, kind), exact), f"with exact products, probes / {kind.by:g}"
-            said = [against("own definition (softplus)", x, y, f"the {part} {what}") for part, x, y in pairs]
+            said = [against("finite differences (softplus)", x, y, f"the {part} {what}") for part, x, y in pairs]
             right = all(x.values["difference"] <= SMOOTH for x in said)
             if right:
                 break
@@ -181,7 +181,7 @@ def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
     """Compare the gradients of one step with those of the same step with exact products, and with unrolling."""
     own, exact = stepped(start, build, Recorder), stepped(start, build, ExactRecorder)
     for part, found, better in differing(own, exact):
-        yield against("own definition (relu)", found, better, f"the {part} with exact products")
+        yield against("finite differences (relu)", found, better, f"the {part} with exact products")
     if own.taken:
         taken = own.taken[0]
         train, val = start.batches(build(), 0)

@@ -99,7 +99,7 @@ def bench_get(
     instead of the authors'. Returns a summary. Raises UserError and leaves the existing tables unchanged.
     """
     if name not in OFFERS:
-        raise UserError(f"nasx bench get {name}", "is not a table", suggest(name, OFFERS))
+        raise UserError(f"nasx bench get {name}", "unknown table", suggest(name, OFFERS))
     files = _wanted(name, devices, brought)
     if not files:
         return {"table": name, "state": "already exists", "here": _here(name), "next": FILL}

@@ -219,7 +219,9 @@ def main(words: list[str]) -> int:
         case ["fill", *settings]:
             folders = [word for word in settings if not word.startswith("devices=")]
             if len(folders) > 1:
-                raise UserError(f"nasx bench fill {' '.join(folders)}", "names several folders", USAGE)
+                raise UserError(
+                    f"nasx bench fill {' '.join(folders)}", f"takes one folder, but {len(folders)} are given", USAGE
+                )
             devices = asked(word for word in settings if word not in folders)["devices"]
             rows = bench_fill(folders[0] if folders else "outputs", devices)
             _grid(rows)

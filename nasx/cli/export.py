@@ -53,7 +53,7 @@ CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the files and print their paths, one a line, and how to test what was written."""
+    """Write the files and print their paths, one per line, and how to test what was written."""
     said = parse("export", words, OPTIONS)
     given = said.options
     if given["format"] not in WRITERS:

@@ -145,7 +145,7 @@ def request(words: Sequence[str]) -> Request:
     options, out = given.options, Path(given.options["out"]).expanduser()
     faults, amount = [], math.inf
     if len(given.positional) != 1:
-        faults.append(UserError("nasx fit", "needs one folder of images", "nasx fit my_images macs=20M"))
+        faults.append(UserError("nasx fit", "needs one folder of images", "for example nasx fit my_images macs=20M"))
     wanted = [name for name in budgets.NAMES if options[name]]
     if len(wanted) > 1:
         said = " ".join(f"{name}={options[name]}" for name in wanted)
@@ -164,9 +164,15 @@ def request(words: Sequence[str]) -> Request:
     for word in settings:
         key = word.partition("=")[0]
         if minutes and key.partition(".")[2] in FIXED:
-            faults.append(UserError(word, "sets a length that minutes= chooses", "give one of the two"))
+            faults.append(
+                UserError(word, "cannot be combined with minutes=, which chooses this length", "remove one of them")
+            )
         if key in ("dataset", "dataset.path"):
-            faults.append(UserError(word, "cannot be set: nasx fit reads FOLDER", "leave it out, or use nasx search"))
+            faults.append(
+                UserError(
+                    word, "cannot be set: nasx fit always uses the given folder", "leave it out, or use nasx search"
+                )
+            )
     above = next(path for path in out.absolute().parents if path.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         faults.append(UserError(f"out={out}", f"cannot be written: {above} is not a writable folder", "choose another"))
@@ -174,7 +180,7 @@ def request(words: Sequence[str]) -> Request:
         faults.append(UserError(f"out={out}", "is not the name of an ONNX file", "for example out=model.onnx"))
     elif (card := fit_report.card_of(out)).exists() and "library_name: nasx" not in card.read_text(errors="replace"):
         fault = f"would replace {card}, which is not a model card of nasx"
-        faults.append(UserError(f"out={out}", fault, "rename one of them"))
+        faults.append(UserError(f"out={out}", fault, f"choose another out=, or rename {card}"))
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
         faults.append(UserError("nasx fit", f"needs {' and '.join(missing)}", extras.install("onnx")))
     if faults:
@@ -184,7 +190,9 @@ def request(words: Sequence[str]) -> Request:
 
 
 def opened(asked: Request) -> Fit:
-    """The fit that a line asks for, as far as it has come. Raises UserError for the folder and all settings."""
+    """Return the fit requested on the command line, with the decisions saved so far.
+
+    Raises UserError for an invalid folder or setting."""
     if not Path(asked.folder).is_dir():
         raise UserError(asked.folder, "is not a folder", "give a folder with one folder of images per class")
     where = ["dataset=folder", lineage.override("dataset.path", asked.folder)]
@@ -236,7 +244,7 @@ class Fit:
         return invoke.call(kind, [*words, *self.asked.of(*BOTH), *place])
 
     def do(self) -> None:
-        """Do what is left, and decide on the result."""
+        """Run the remaining steps, and decide on the result."""
         images = self.source.load()
         asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
         side = min(images.train_x.shape[2:])
@@ -338,8 +346,9 @@ def affordable(kind: str, most: float, total: float, each: float, end: float, sp
     left = SHARE * left - end if kind == "search" else left - 2 * end
     updates = math.floor(min(most, left / each))
     if updates < TIMED:
-        said = f"leaves {max(left, 0):.0f} s for updates of {each:.2g} s on this machine"
-        raise UserError(f"minutes={total / 60:g}", said, "raise it, or lower dataset.size")
+        needs = f"one update takes {each:.2g} s on this machine, and at least {TIMED} are needed"
+        said = f"leaves {max(left, 0):.0f} s, but {needs}"
+        raise UserError(f"minutes={total / 60:g}", said, "increase minutes=, or lower dataset.size")
     return updates
 
 

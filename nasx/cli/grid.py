@@ -88,7 +88,7 @@ def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
 
 
 def _composes(value: object) -> bool:
-    """Return whether a value is merged or interpolated, not set."""
+    """Return whether a value is a mapping or contains an interpolation, so it cannot simply replace the old value."""
     if isinstance(value, list):
         return any(map(_composes, value))
     return isinstance(value, Mapping) or (isinstance(value, str) and "${" in value)

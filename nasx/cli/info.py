@@ -82,7 +82,9 @@ def main(words: Sequence[str]) -> int:
             "nasx info", "needs a genotype, a run or a space", "give genotype=DARTS_V2, from=<a run> or space=s1"
         )
     if given["out"] and Path(given["out"]).suffix not in (".svg", ".png"):
-        raise UserError(f"out={given['out']}", "is not an image file", "use a name that ends in .svg or .png")
+        raise UserError(
+            f"out={given['out']}", "is not the name of an image file", "use a name that ends in .svg or .png"
+        )
     if (given["method"] or given["batch"]) and not given["space"]:
         raise UserError("nasx info", "method and batch apply only to a search space", "give space=NAME")
     facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)

@@ -140,8 +140,8 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
             faults.append(_unreadable(text, loader, command, error))
             continue
         if override.is_sweep_override() and not line.multirun and line.runs:
-            one = f"for one list, write {override.get_key_element()}='[...]'"
-            faults.append(UserError(text, "lists several values", f"add --multirun for one run each; or, {one}"))
+            one = f"write {override.get_key_element()}='[...]' for a list"
+            faults.append(UserError(text, "lists several values", f"add --multirun to run once per value, or {one}"))
         elif lists_nothing := grid.lists_nothing(override):
             faults.append(lists_nothing)
         else:
@@ -206,7 +206,7 @@ def _key_faults(base: object, overrides: Sequence[Override], command: str) -> tu
     for override in overrides:
         fault = None if override.is_hydra_override() else components.unknown_key(plain, override.key_or_group, command)
         if fault is None and override.is_add() and not (override.is_force_add() or override.is_hydra_override()):
-            fault = UserError(_text(override), "already exists", f"drop the +: {_text(override)[1:]}")
+            fault = UserError(_text(override), "is already defined", f"remove the +: {_text(override)[1:]}")
         if fault is None:
             good.append(_text(override))
         else:
@@ -228,7 +228,7 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
     """A group's name with a choice that does not exist."""
     group, known = override.key_or_group, options(loader, override.key_or_group)
     if override.is_add():
-        yield UserError(_text(override), f"{group} already exists", f"drop the +: {_text(override).lstrip('+')}")
+        yield UserError(_text(override), f"{group} is already defined", f"remove the +: {_text(override).lstrip('+')}")
         return
     if override.is_delete():
         if group in commands.GROUPS:

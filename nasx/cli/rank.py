@@ -234,7 +234,7 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
 
 def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
     """The scores of a CSV with the columns architecture (or index) and score. Raises UserError with the line."""
-    remedy = "write the columns architecture (or index, the official one) and score, one cell a line"
+    remedy = "write the columns architecture (or index, the official one) and score, one cell per line"
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)

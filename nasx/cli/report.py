@@ -7,10 +7,10 @@ RUNS are folders of runs, single runs, or globs (default outputs/), for example:
     nasx report
     nasx report outputs/darts-* outputs/idarts-* out=darts.html title="DARTS and iDARTS"
 
-The page is one file without scripts or links to other sites, readable on a phone and in print. Groups are runs with the
-same settings but different seeds. figures=FOLDER also writes pictures as PDF, SVG and PNG files, for a paper: a dot for
-the result of each run, and, with bands over seeds, losses and accuracies over the epochs and the benchmark accuracy of
-the cell found so far.
+The page is one self-contained file that loads nothing from other sites, readable on a phone and in print. Groups are
+runs with the same settings but different seeds. figures=FOLDER also writes pictures as PDF, SVG and PNG files for a
+paper: a plot with a dot for each run's result, and curves, with bands over seeds, of the losses, the accuracies and the
+benchmark accuracy of the current cell.
 """
 
 from __future__ import annotations

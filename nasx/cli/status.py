@@ -65,11 +65,13 @@ class State(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print a line a run and a total."""
+    """Print one line per run and a total."""
     said = parse("status", words, {}, positional="FOLDER")
     if len(said.positional) > 1:
         raise UserError(
-            f"nasx status {' '.join(said.positional)}", "names several folders", "name one that holds them all"
+            f"nasx status {' '.join(said.positional)}",
+            f"takes one folder, but {len(said.positional)} are given",
+            "name one that holds them all",
         )
     root = Path(said.positional[0] if said.positional else "outputs").expanduser()
     if said.positional and not root.is_dir():
@@ -99,7 +101,10 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
 
 
 def state(folder: Path, root: Path, now: float) -> State:
-    """The state of one run at the time `now`. Never raises for what a run may be writing, or has left torn."""
+    """Return the state of one run at the time `now`.
+
+    Never raises for files that are incomplete because the run is writing them or was killed.
+    """
     record, damage = recorded(folder)
     running = record is None and not damage and lock.holder(folder) is not None
     if record is None and not running:

@@ -120,7 +120,7 @@ def request(words: Sequence[str]) -> Request:
     if unknown := [word for word in runs if word.startswith("-")]:
         raise UserError(f"{where} {unknown[0]}", "is not recognized", f"see {where} --help")
     if not runs or (not auto and len(runs) > 1):
-        needs = f"needs {'a run' if not runs else 'one run, or auto'}"
+        needs = f"needs {'a run' if not runs else 'a single run unless auto is given'}"
         raise UserError(where, needs, f"for example {where} RUN epoch=E method.KEY=VALUE")
     if auto == (epoch is not None):
         raise UserError(where, "needs either epoch=E or auto", f"for example {where} {runs[0]} auto")

@@ -86,7 +86,7 @@ def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[Us
         if node[key] != neutral:
             yield UserError(
                 f"budget.{key}={node[key]}",
-                "is read by a search only; a retraining counts the network that it trains",
+                "applies only to searches; a retraining uses the cost of its own network",
                 f"leave budget.{key} out",
             )
     if cfg.get("relaxed"):
@@ -107,7 +107,7 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
 
 
 def _latency(cfg: Config, node: Config) -> Iterator[UserError]:
-    """Latencies are those of a table of NAS-Bench-201, or of a table that `nasx latency` wrote."""
+    """Check that latencies of `budget.device` exist, in NAS-Bench-201 or in a file of `nasx latency`."""
     table, space = cfg.get("benchmark") or {}, str((cfg.get("space") or {}).get("_target_"))
     where = f"budget.device={node['device']}"
     if str(node["device"]).endswith(latency.SUFFIX):

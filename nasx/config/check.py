@@ -87,7 +87,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
     for text in overrides:
         key = first_part(text)
         if key in COMMANDS[command].unread:
-            yield UserError(text, f"nasx {command} reads no {key} settings", other.get(command, ""))
+            yield UserError(text, f"nasx {command} does not use the settings of {key}", other.get(command, ""))
 
 
 def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) -> Iterator[UserError]:

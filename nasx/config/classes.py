@@ -29,8 +29,8 @@ def faults(where: str, target: str) -> Iterator[UserError]:
         base = asked.rpartition(".")[2]
         yield UserError(
             key,
-            f"{name} does not inherit from {base} of nasx",
-            f"write class {name}({base}), with {base} from {asked.rpartition('.')[0]}",
+            f"{name} is not a subclass of {asked}",
+            f"declare it as class {name}({base}), and import {base} from {asked.rpartition('.')[0]}",
         )
         return
     seen: dict[str, ast.FunctionDef | None] = {}
@@ -109,7 +109,7 @@ def merge_replaced(
             if key and key[1] != "_target_" and "has no such setting" in fault.fault:
                 stay[fault] = key[1]
         if stay:
-            there = f"leaves settings of {group}={choices.get(group)} there that this class does not have"
+            there = f"keeps settings of {group}={choices.get(group)} that this class does not have"
             kept = [fault for fault in kept if fault not in stay]
             kept.append(
                 UserError(

@@ -31,16 +31,16 @@ def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserErro
         own = head != "nasx" and head not in sys.stdlib_module_names
         return UserError(
             key,
-            "only spaces, methods, datasets and benchmarks of nasx may be named here",
-            f"to allow a package of yours, add allow='[{head}]'" if own else "nasx list shows them",
+            "is not a component of nasx",
+            f"to allow a package of yours, add allow='[{head}]'" if own else "nasx list shows the components",
         )
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):
         return UserError(
-            key, f"is defined in {component.module}, which is not allowed", "nasx list shows what may be named"
+            key, f"is defined in {component.module}, which is not allowed", "nasx list shows the components"
         )
     if component is not None and head == "nasx" and target not in trust.components(conf_dir()):
-        return UserError(key, "is not a class that a configuration may name", "nasx list shows what may be named")
+        return UserError(key, "is not a class that a configuration may name", "nasx list shows the components")
     if component is None:
         module, _, name = target.rpartition(".")
         body = schema.tree(module)
@@ -54,7 +54,9 @@ def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserErro
         return UserError(
             key,
             f"{module} has no class {name}",
-            suggest(name, names, "it has") if names else f"define it in {schema.locate(module)}, which has none",
+            suggest(name, names, "it has")
+            if names
+            else f"define it in {schema.locate(module)}, which contains no classes",
         )
     return None
 
@@ -88,7 +90,9 @@ def build(node: Config, allow: Sequence[str] = ()) -> Any:
     }
     found = getattr(importlib.import_module(module), name)
     if not trust.is_class(found, name, [module] if target.startswith("nasx.") else allow):
-        raise UserError(f"component._target_={target}", "is not defined there", "name the module that defines it")
+        raise UserError(
+            f"component._target_={target}", "is imported into that module", "name the module that defines the class"
+        )
     if not target.startswith("nasx."):
         own_code.remember(found, module)
     return found(**given)

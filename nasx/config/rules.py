@@ -35,7 +35,7 @@ LONGEST_NAME = 200
 def _device(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     device = cfg.get("device")
     if device is not None and not re.fullmatch(r"auto|cpu|cuda(:\d+)?", str(device)):
-        yield UserError(f"device={device}", "unknown device", "use auto, cpu, cuda, or cuda:0")
+        yield UserError(f"device={device}", "unknown device", "use auto, cpu, cuda, or cuda:N")
 
 
 def _folder_name(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
@@ -179,7 +179,7 @@ def _text_sizes(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if "search" not in TRAINING_GROUPS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
         return
     if batch == 1:
-        yield UserError("search.batch=1", "is too few rows for batch norm", "use 2 or more")
+        yield UserError("search.batch=1", "is too small for batch norm", "use 2 or more")
     if words is not None and words < 2 * batch:
         yield UserError(
             f"search.evaluate_words={words}",
@@ -192,12 +192,12 @@ def _rates(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     for group in TRAINING_GROUPS[command]:
         lr, low = value_at(cfg, f"{group}.lr"), value_at(cfg, f"{group}.lr_min")
         if lr is not None and low is not None and low > lr > 0:
-            yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", "the rate falls from lr to lr_min")
+            yield UserError(f"{group}.lr_min={low}", f"is above {group}.lr={lr}", f"set it to at most {lr}")
         warmup, epochs = value_at(cfg, f"{group}.warmup_epochs"), value_at(cfg, f"{group}.epochs")
         if warmup is not None and epochs is not None and warmup >= epochs and warmup > 0:
             yield UserError(
                 f"{group}.warmup_epochs={warmup}",
-                f"leaves nothing of {group}.epochs={epochs}",
+                f"is not less than {group}.epochs={epochs}",
                 f"set it lower, or {group}.warmup_epochs=0",
             )
 
@@ -263,7 +263,7 @@ def _study(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if searches and given:
         yield UserError(
             f"{given[0]}={cfg[given[0]]}",
-            f"is not used when the study searches (study.searches={searches})",
+            f"is not used when the study includes searches (study.searches={searches})",
             "use study=transfer, or leave it out",
         )
     if searches == 0 and len(given) != 1:
@@ -286,12 +286,12 @@ def _held_out(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if (short or held) and value_at(cfg, "dataset.split") == "full":
         yield UserError(
             "study.rank=short" if short else "retrain.held_out=true",
-            "needs images that the training leaves out, but dataset.split=full leaves none",
+            "needs held-out images, but dataset.split=full holds out none",
             "choose another dataset.split",
         )
     warmup, epochs = value_at(cfg, "retrain.warmup_epochs"), value_at(cfg, "study.rank_epochs")
     if short and warmup is not None and epochs is not None and warmup >= epochs:
-        yield UserError(f"study.rank_epochs={epochs}", f"is all warm-up (retrain.warmup_epochs={warmup})", "raise it")
+        yield UserError(f"study.rank_epochs={epochs}", f"does not exceed retrain.warmup_epochs={warmup}", "increase it")
 
 
 def _needed_operations(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:

@@ -53,7 +53,7 @@ def count(cfg: Config) -> int:
 
 
 def name(i: int) -> str:
-    """The folder of stage i (from 0) within the run's."""
+    """Return the name of the folder of stage i (from 0) in the run folder."""
     return f"stage-{i + 1}"
 
 

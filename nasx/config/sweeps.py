@@ -82,8 +82,8 @@ def faults(cfg: DictConfig, overrides: Sequence[Override], *, multirun: bool) ->
     if direction in names and best not in ("", direction):
         yield UserError(
             f"hydra.sweeper.direction={direction}",
-            f"would search for the worst {cfg.objective}",
-            f"add hydra.sweeper.direction={best}",
+            f"would optimize {cfg.objective} in the wrong direction",
+            f"set hydra.sweeper.direction={best}",
         )
     yield from _gpus(cfg, launcher)
 

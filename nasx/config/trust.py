@@ -145,7 +145,7 @@ def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
         elif path[0].endswith("_logging") and ("." in path or ("://" in str(value) and value not in STREAMS)):
             yield UserError(where, "refers to Python objects from the logging settings", "remove it")
         elif key.startswith("job.env_") and DANGEROUS_VARIABLES.fullmatch(str(value) if last.isdigit() else last):
-            yield UserError(where, "chooses which programs run", "set it in your shell")
+            yield UserError(where, "is an environment variable that affects which code is run", "set it in your shell")
 
 
 @cache
@@ -165,7 +165,7 @@ def resolver_fault(key: str, value: object) -> UserError:
     """The fault of a value that calls a resolver."""
     return UserError(
         f"{key}={value}",
-        "calls a resolver, and its result would be stored in the run",
+        "uses an OmegaConf resolver, whose result would be stored in the run",
         f'write the value, or let the shell substitute it: {key}="$NAME" on the command line',
     )
 

@@ -44,7 +44,7 @@ def target(value: float | str, quantity: str, *, absolute: str = "") -> Target:
     if found[2] not in units:
         raise UserError(f"budget.target={value}", f"has the unknown unit {found[2]!r} for {NAMES[quantity]}", write)
     if number <= 0:
-        raise UserError(f"budget.target={value}", "is not above 0", write)
+        raise UserError(f"budget.target={value}", "is not a positive number", write)
     relative = not found[2] and number <= 1
     if relative and absolute:
         raise UserError(f"budget.target={value}", f"is a fraction of the mean, {absolute}", write)

@@ -1,8 +1,9 @@
 """Random numbers of a step, drawn from the seeds of its batches only.
 
-A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU the numbers of a seed
-equal those of every earlier version. Methods and networks draw from `Draws`. `Noted` records their requests, and `Kept`
-serves a step recorded in a CUDA graph, so that the graph can be replayed with the seeds of other batches.
+A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU, a seed gives the same
+numbers as in every earlier version. Methods and networks draw from `Draws`. `RecordedDraws` records their requests, and
+`ReplayedDraws` serves a step recorded in a CUDA graph, so that the graph can be replayed with the seeds of other
+batches.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class Draws:
         return make(torch.Generator().manual_seed(batch.seed))
 
 
-class Noted(Draws):
+class RecordedDraws(Draws):
     """Draws that record their requests as (index of the batch, salt or maker)."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
@@ -54,10 +55,10 @@ class Noted(Draws):
         return super().made(batch, make)
 
 
-class Kept(Noted):
+class ReplayedDraws(RecordedDraws):
     """Draws in the order of an earlier step, from generators and tensors at fixed addresses; `seed` updates them."""
 
-    def __init__(self, batches: Sequence[Batch], before: Noted, device: torch.device) -> None:
+    def __init__(self, batches: Sequence[Batch], before: RecordedDraws, device: torch.device) -> None:
         super().__init__(batches)
         self.order, plain = before.asked, Draws()
         self.answers: list[torch.Generator | Tree] = [

@@ -9,5 +9,5 @@ from __future__ import annotations
 def install(extra: str | None = None) -> str:
     """Return the remedy for a missing package of this extra of pyproject.toml (None: a required package)."""
     if extra is None:
-        return "in a clone of nasx run `uv sync` or `pip install .`"
-    return f"in a clone of nasx run `uv sync --extra {extra}` or `pip install '.[{extra}]'`"
+        return "in a clone of nasx, run `uv sync` or `pip install .`"
+    return f"in a clone of nasx, run `uv sync --extra {extra}` or `pip install '.[{extra}]'`"

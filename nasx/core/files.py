@@ -191,7 +191,7 @@ def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError
     if error.errno == errno.ELOOP:
         return UserError(
             str(path),
-            "is a symbolic link, which nasx does not write through here",
+            "is a symbolic link; nasx does not write through links here",
             "remove the link, or replace it with its target",
         )
     remedies = {

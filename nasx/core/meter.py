@@ -45,13 +45,13 @@ class Meter:
 def refused(where: str, values: object) -> UserError:
     """Return the fault of the values of a step that `Meter.add` has refused."""
     remedy = "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log"
-    fault = "has returned nothing" if values is None else f"has returned {type(values).__name__}, not a dictionary"
+    fault = "returned None" if values is None else f"returned {type(values).__name__}, not a dictionary"
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if not isinstance(value, Tensor) or value.dim():
             found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            fault, remedy = f"has returned {found} for {name!r}", "return 0-d tensors, such as those of logs(...)"
+            fault, remedy = f"returned {found} for {name!r}", "return 0-d tensors, such as those of logs(...)"
             break
-    return UserError(where, f"its step {fault}", remedy)
+    return UserError(where, f"step() {fault}", remedy)
 
 
 def check_finite(

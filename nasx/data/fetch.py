@@ -1,7 +1,7 @@
 """Downloads by torchvision into a temporary folder, moved into place when complete.
 
-A download that fails or is interrupted leaves no files; those of a killed one are removed by a download a day later.
-The md5 of the archive is checked before it is unpacked.
+A download that fails or is interrupted leaves no files; partial files of a killed download are removed by a later one
+once they are a day old. The md5 of the archive is checked before it is unpacked.
 """
 
 from __future__ import annotations

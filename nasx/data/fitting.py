@@ -59,7 +59,9 @@ def fitted(image: Image, steps: Sequence[Sequence[object]], name: str) -> np.nda
         case [["square"], ["resize", int(side), "area"]]:
             if min(image.size) < side:
                 raise UserError(
-                    name, f"is smaller than {side} x {side} pixels", "enlarge it first: area averaging only shrinks"
+                    name,
+                    f"is smaller than {side} x {side} pixels",
+                    "enlarge it first: images are only reduced, never enlarged",
                 )
             reduced: np.ndarray = shrink.shrunk(shrink.square(x[None]), side)[0]
             return reduced

@@ -136,7 +136,11 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
             break
     else:
         if "x" not in arrays or "y" not in arrays:
-            raise UserError(f"dataset.path={path}", f"has {', '.join(arrays) or 'nothing'}", expected)
+            raise UserError(
+                f"dataset.path={path}",
+                f"contains {'the arrays ' + ', '.join(arrays) if arrays else 'no arrays'}",
+                expected,
+            )
         if not len(arrays["x"]) == arrays["y"].size > 1:
             raise UserError(
                 f"dataset.path={path}",
@@ -160,7 +164,7 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
         named = ", ".join(str(found[label]) for label in untrained[:5]) + ", ..." * (len(untrained) > 5)
         raise UserError(
             f"dataset.path={path}",
-            f"has test labels without training images: {named}",
+            f"has labels that occur only in the test set: {named}",
             "remove these test images, or add training images of these labels",
         )
     log.info("%s: %d classes, %s + %s images, %s", path, len(found), f"{cut:,}", f"{len(test_x):,}", how)
@@ -175,7 +179,7 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
         if len(own) < 2:
             raise UserError(
                 f"dataset.path={path}",
-                f"has 1 image of label {label}, but the test set is cut from each class",
+                f"has 1 image of label {label}, but part of each class is held out as the test set",
                 "add images of this label or remove it, or give train_x, train_y, test_x, test_y",
             )
         held[own[np.random.RandomState(0).permutation(len(own))[: held_out(len(own), test_fraction)]]] = True

@@ -277,7 +277,8 @@ class ImageNet16(Source):
 class Folder(Source):
     """A folder with one folder of images per class (layouts: nasx/data/listing.py), or a .npz file.
 
-    `size`: image files are cropped to the centred square and resized (bilinear, up or down); arrays are averaged.
+    `size`: image files are cropped to the centred square and resized (bilinear, up or down); arrays are reduced by area
+    averaging.
     """
 
     test_fraction: float = 0.2

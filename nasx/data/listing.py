@@ -162,7 +162,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
         if len(others) > 1 and all(map(split_of, others)):
             raise UserError(
                 str(root),
-                f"has {names_of(others)}, which are not classes: they hold no class folders",
+                f"has only {names_of(others)}, which contain no class folders",
                 f"put the images of each class into a separate folder, for example {others[0]}/<class>/",
             )
         return checked(Layout(root, ("",), None, ()))
@@ -170,8 +170,8 @@ def layout(root: Path, *, published: bool = False) -> Layout:
         if len(names) > 1:
             raise UserError(
                 str(root),
-                f"has several folders for one part: {names_of(names)}",
-                f"put the images of the part {split} into one folder",
+                f"has several folders for one split: {names_of(names)}",
+                f"put the images of the split {split} into one folder",
             )
     if "train" not in splits:
         more = "".join(f", but {names[0]}/" for names in splits.values())
@@ -190,7 +190,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
         said = names_of([names[0] for names in splits.values()])
         raise UserError(
             str(root),
-            f"has {names_of(unread)} with images, which would not be read ({said} would)",
+            f"contains images in {names_of(unread)}, which would be ignored (only {said} is read)",
             "move them elsewhere; a folder of held-out images is named test/ or val/ and holds one folder per class",
         )
     train, val, test = splits["train"][0], *(splits[split][0] if split in splits else None for split in ("val", "test"))
@@ -214,7 +214,7 @@ def checked(found: Layout) -> Layout:
         )
     for folder in others:
         lacks, more = (sorted({*a} - {*b}) for a, b in ((classes, folders(folder)), (folders(folder), classes)))
-        said = [f"{word} {names_of(names)}" for word, names in (("lacks", lacks), ("has more:", more)) if names]
+        said = [f"{word} {names_of(names)}" for word, names in (("lacks", lacks), ("also has", more)) if names]
         if said:
             raise UserError(
                 str(folder),
@@ -225,11 +225,11 @@ def checked(found: Layout) -> Layout:
     if inside and all(folders(first / name) == inside for name in classes):
         raise UserError(
             str(first),
-            f"its folders {names_of(classes)} all hold the same sub-folders "
+            f"its folders {names_of(classes)} all hold the same subfolders "
             f"({names_of(inside)}) and are probably not the classes",
             f"use the layout {inside[0]}/{classes[0]}/ instead of {classes[0]}/{inside[0]}/"
             if any(map(split_of, inside))
-            else "use the folder whose sub-folders are the classes, or move the images up into the classes",
+            else "use the folder whose subfolders are the classes, or move the images up into the classes",
         )
     return found._replace(classes=tuple(classes))
 
@@ -256,7 +256,7 @@ def listed(found: Layout, test_fraction: float) -> Listing:
             faults.append(
                 UserError(
                     str(place),
-                    "has 1 image, but the test set is cut from each class"
+                    "has 1 image, but part of each class is held out as the test set"
                     if train and not found.test
                     else f"has no images ({', '.join(SUFFIXES)})",
                     "add images, or remove the class from all parts",

@@ -47,8 +47,8 @@ def rows(words: Tensor, batch: int) -> Tensor:
     if length < 2:
         raise UserError(
             f"batch={batch}",
-            f"cuts a text of {len(words):,} words into rows of {length}",
-            "a row needs two words: use a smaller batch or a longer text",
+            f"splits {len(words):,} words into rows of {length}",
+            "each row needs at least two: use a smaller batch or a longer text",
         )
     return words[: length * batch].view(batch, length)
 

@@ -1,6 +1,6 @@
 """Text datasets for language models: three plain-text files provided by the user. Torch-free until `open`.
 
-A line is a sentence of words separated by blanks, to which the word <eos> is appended. The vocabulary holds all words
+A line is a sentence of words separated by spaces, to which the word <eos> is appended. The vocabulary holds all words
 of the three files, numbered by first occurrence. Penn Treebank as prepared by Mikolov et al. 2010 has 929,589, 73,760
 and 82,430 words and a vocabulary of 10,000, including <eos> and <unk>. nasx neither contains nor downloads it.
 
@@ -49,7 +49,7 @@ class Ptb:
         if not lacks:
             return best
         put = (
-            "put train.txt, valid.txt and test.txt there, one sentence per line and words separated by blanks, or set "
+            "put train.txt, valid.txt and test.txt there, one sentence per line and words separated by spaces, or set "
             "NASX_DATA or dataset.path to their folder; nasx neither contains nor downloads them"
         )
         if len(lacks) < len(FILES):

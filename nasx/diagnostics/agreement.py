@@ -224,7 +224,7 @@ def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Te
 
 
 def correlations(one: Look, other: Look) -> dict[str, list[float]]:
-    """Return the correlation at each node of the first, the middle and the last cell."""
+    """Return `correlation` between two looks at each node of the first, the middle and the last cell."""
     count = len(one.values)
     places = {"first": 0, "middle": count // 2, "last": count - 1}
     return {

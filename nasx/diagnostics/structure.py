@@ -1,4 +1,4 @@
-"""Structure of cells and mixtures, without passes: depth, width, counts, entropy, change. Pure Python, no torch.
+"""Structure of cells and mixtures: depth, width, counts, entropy, change. Pure Python, no torch, no forward pass.
 
 A cell is a list of edges (source, target, operation), as `edges.genotype_edges` reads it from a genotype.
 
@@ -14,10 +14,11 @@ A cell is a list of edges (source, target, operation), as `edges.genotype_edges`
 
 Sources: depth and width, the TSE-DARTS authors' fork of RobustDARTS (train_search.py, genotype_depth) and TSE-DARTS
 section 3.3; counts, TSE-DARTS figure 3 and Amended-DARTS table 3; none weight, Amended-DARTS figures 1 and 8; change,
-Lambda-DARTS figure 3. Entropy and saturation are nasx's.
+Lambda-DARTS figure 3. Entropy and saturation are defined by nasx.
 
 Deviations
-1. Lambda-DARTS does not define the reference of the change: nasx logs it from the previous epoch and from the start.
+1. Lambda-DARTS does not define the reference of the change: nasx logs it relative to the previous epoch and to
+   the start.
 2. Rows are divided by their sums, which are 1 for a softmax but not for a sigmoid or for rows scaled by edge weights;
    rows of closed edges (all zero) and rows of one operation are left out.
 

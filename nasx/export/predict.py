@@ -1,4 +1,4 @@
-"""The predictions of a trained network for images of any kind (data/fitting.py says which)."""
+"""The predictions of a trained network for image files, PIL images and arrays (see data/fitting.py)."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def measure_latency(
 
 
 def latencies(models: Sequence[OnnxModel], *, batch: int = 1, repeats: int = 100, warm: int = 10) -> list[Latency]:
-    """Time networks in turns, on `batch` random images of their size at once."""
+    """Time networks alternately, each on one batch of `batch` random images of its input size."""
 
     def call(model: OnnxModel) -> Callable[[], object]:
         x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)

@@ -9,7 +9,7 @@ Cost per architecture step: five passes (one validation pass, two probes for H v
 one pass. Extra memory: one copy of the weights.
 
 Deviations
-1. Sign: minus, as eqs. 5 and 8 have it and descent needs (the exact second term is -M H^-1 v and H is positive
+1. Sign: minus, as in eqs. 5 and 8, and as required for descent (the exact second term is -M H^-1 v and H is positive
    definite near a minimum); eq. 15 prints a plus. On L = (w x - a)^2 the plus sign always goes uphill.
 2. Scale: the second probe is re-scaled to length `radius` along H v. Eq. 15's chain w +- d/2 is equal in exact
    arithmetic and worse in single precision.
@@ -19,8 +19,8 @@ Deviations
 4. The paper's claim that the amended term never opposes the exact one is false in general: H = diag(1, 10),
    M = [1 1], v = (1, -0.3) is a counterexample (tests/test_methods_amended.py).
 5. The consistency of search and retraining is set by search.cutout, search.drop_path, search.auxiliary and
-   space.auxiliary, for any method; the pairs of this method set them. The strength of drop-path is not given: that of
-   retraining, 0.2, with its schedule.
+   space.auxiliary, for any method; the pairs of this method set them. The drop-path probability
+   is not given; the pairs use that of the retraining, 0.2, with its schedule.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     if not written:
         raise UserError(
             f"figures={folder}",
-            "these runs have neither metrics of a finished epoch nor two results of one setting",
+            "these runs have neither metrics of a finished epoch nor two results with the same settings",
             "use runs of methods that train a supernet, or several seeds",
         )
     return written

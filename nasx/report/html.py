@@ -1,6 +1,8 @@
 """Write finished runs as one HTML page that needs no network.
 
-nasx report [RUNS ...] [out=report.html] [title=TITLE]
+nasx report [RUNS ...] [out=report.html] [title=TITLE] [figures=FOLDER]
+
+The template and its CSS are in report.html.j2; the options and their defaults in cli/report.py.
 
 RUNS are run folders, folders of runs or globs (default: outputs/). The page contains the results with published numbers
 of the same protocol and with random search, accuracy over time, losses, mixture weights, recorded diagnostics, the
@@ -301,7 +303,8 @@ def _heat_map(folder: str, rows: Sequence[Row]) -> MatplotlibFigure | None:
 def lookup_lines(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
     """Return (dataset, split, reference lines) of each dataset with benchmark accuracies in the runs' epochs.
 
-    The lines refer to the cells that all these runs could find; without records, to the whole benchmark.
+    The reference lines are computed over the cells that all these runs can select, or over the whole benchmark
+    if the runs do not record this.
     """
     last = next((rows for runs in read.values() for rows in runs if rows and curves.looked_up(rows)), None)
     if last is None:

@@ -149,8 +149,8 @@ def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, w
         sides = {name: list(map(str, both[both["side"] == name][column])) for name in names}
         detail = "; ".join(f"{name}: {', '.join(sorted(set(own)))}" for name, own in sides.items())
         commonest = max(found, key=lambda value: min(own.count(value) for own in sides.values()))
-        fault = f"mix runs of several kinds of {word} ({detail})"
-        remedy = f"keep one in both groups, for example by the condition {column}={commonest}"
+        fault = f"contain runs with different {word} ({detail})"
+        remedy = f"restrict both groups to one of them, for example with {column}={commonest}"
         raise UserError(" and ".join(names), fault, remedy)
 
 

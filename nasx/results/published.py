@@ -211,13 +211,15 @@ def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Row], mat
     where = f"paper={paper}, {place} ({space})"
     if printed and set(found) - printed:
         named = ", ".join(sorted(printed))
-        fault = f"the paper searched under {named}, your runs under {', '.join(found)}"
-        raise UserError(where, fault, f"keep one with filter=protocol={named}, or search again with that protocol")
+        fault = f"the paper used the protocol {named}, your runs used {', '.join(found)}"
+        raise UserError(
+            where, fault, f"select the matching runs with filter=protocol={named}, or search again with that protocol"
+        )
     for key in ("protocol", "recipe"):
         values = sorted({row[key] for row in matches if row[key] and not row["experiment"]})
         if len(values) > 1:
             fault = f"your runs differ in {key} ({', '.join(values)})"
-            raise UserError(where, fault, f"keep one with filter={key}={values[0]}")
+            raise UserError(where, fault, f"select one with filter={key}={values[0]}")
 
 
 def _section(

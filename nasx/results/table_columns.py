@@ -1,6 +1,7 @@
 """Format the rows of `summary` as sheets of text: searches with a benchmark accuracy, without one, retrained networks.
 
-A note states that a sheet contains several protocols or recipes; values that are equal in all rows move to the caption.
+Headings, digits and units of the columns are in core/quantities.csv. A note states that a sheet contains several
+protocols or recipes; values that are equal in all rows move to the caption.
 """
 
 from __future__ import annotations

@@ -35,13 +35,13 @@ def branch_state(path: Path, branch: Config, loop: Loop, device: object) -> Stat
             "put a copy of it back, or choose another epoch",
         )
     if not loop.total:
-        raise checkpoints.Unfit(where, "the method trains nothing", "choose one that trains a supernet")
+        raise checkpoints.Unfit(where, "the method does not train a supernet", "choose one that does")
     live = loop.state()
     for name, what in (("w", "weights"), ("buffers", "running statistics"), ("a", "architecture parameters")):
         if _shapes(state.get(name)) != _shapes(live[name]):
             raise checkpoints.Unfit(
                 where,
-                f"the {what} of the checkpoint have other names or shapes than those of this search",
+                f"the names or shapes of the checkpoint's {what} differ from those of this search",
                 "change only settings that leave the supernet and its architecture parameters as they are",
             )
     if missing := live.keys() - state.keys():
@@ -51,7 +51,7 @@ def branch_state(path: Path, branch: Config, loop: Loop, device: object) -> Stat
             where,
             f"an epoch of the parent had {state['updates'] // branch['epoch']} weight updates, "
             f"one of this search has {loop.updates_per_epoch}",
-            "keep method, dataset and batch size such that an epoch has as many updates",
+            "do not change the number of updates per epoch (method, dataset, batch size)",
         )
     own = {name: {**state[name], "param_groups": live[name]["param_groups"]} for name in ("w_opt", "a_opt")}
     return {**state, **own}

@@ -38,7 +38,7 @@ from torch import Tensor
 from torch.torch_version import TorchVersion
 
 from nasx.core.bilevel import Batch, Method, Search
-from nasx.core.draws import Draws, Kept, Noted
+from nasx.core.draws import Draws, RecordedDraws, ReplayedDraws
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ class Case:
     """One kind of steps: the requests of its first step, and its graph."""
 
     batches: list[Batch]
-    noted: Noted
+    noted: RecordedDraws
     passes: int = 0
-    draws: Kept | None = None
+    draws: ReplayedDraws | None = None
     repeat: Callable[[], None] | None = None
     values: Values = field(default_factory=dict)
 
@@ -197,7 +197,7 @@ class Replayed:
 
     def _first(self, key: Hashable, view: Search, batches: list[Batch]) -> Values | None:
         """Do an eager step and note its draws. None, with the state restored: the method needs numbers on the host."""
-        start, noted = Position(view, self.problem), Noted(batches)
+        start, noted = Position(view, self.problem), RecordedDraws(batches)
         try:
             values = self._step(view, batches, noted)
         except (UserError, torch.OutOfMemoryError):
@@ -227,7 +227,7 @@ class Replayed:
             return self.method.step(view, batches[:-1], batches[-1])
         ends: list[Position] = []
         for _ in range(2):
-            values = self._step(view, batches, Noted(batches))
+            values = self._step(view, batches, RecordedDraws(batches))
             ends.append(Position(view, self.problem))
             start.restore()
         replayed = self._repeat(case, batches)
@@ -243,7 +243,7 @@ class Replayed:
         return values
 
     def _record(self, case: Case, view: Search) -> None:
-        draws = Kept(case.batches, case.noted, next(iter(view.w.values())).device)
+        draws = ReplayedDraws(case.batches, case.noted, next(iter(view.w.values())).device)
 
         def work() -> None:
             case.values = self._step(view, case.batches, draws)

@@ -196,7 +196,9 @@ class Space(ABC):
         Raises UserError if the cost of a network is not a sum over its edges.
         """
         raise UserError(
-            "budget", f"no cost of the networks of {type(self).__name__} is known", "set budget=none, or define sites"
+            "budget",
+            f"{type(self).__name__} does not define the cost of its networks",
+            "set budget=none, or implement sites",
         )
 
     def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Unpack[Size]) -> CostModel:
@@ -227,7 +229,7 @@ class Space(ABC):
         """
         raise UserError(
             "stages",
-            f"the edges of {type(self).__name__} cannot keep operations of their own",
+            f"all edges of {type(self).__name__} share one list of operations, so it cannot be narrowed",
             "use a DARTS space or nb201, or stages=none",
         )
 

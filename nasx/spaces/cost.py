@@ -20,7 +20,9 @@ from nasx.spaces.base import Size
 def plain_only(size: Size, space: str) -> None:
     """Raises UserError for a stem or an auxiliary head that the networks of a tabular space do not have."""
     if (stem := size.get("stem", "cifar")) != "cifar":
-        raise UserError(f"retrain.stem={stem}", f"networks of {space} have one stem, cifar", "set retrain.stem=cifar")
+        raise UserError(
+            f"retrain.stem={stem}", f"networks of {space} support only stem=cifar", "set retrain.stem=cifar"
+        )
     if size.get("auxiliary"):
         raise UserError("retrain.auxiliary", f"networks of {space} have no auxiliary head", "set retrain.auxiliary=0")
 

@@ -331,7 +331,7 @@ def _numbered(indices: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
             raise UserError(
                 f"genotype, place {place + 1}",
                 f"{i} is not an operation number",
-                f"the numbers mean {', '.join(f'{k} {name}' for k, name in enumerate(names))}",
+                f"valid numbers: {', '.join(f'{k} {name}' for k, name in enumerate(names))}",
             )
     return tuple(names[i] for i in indices)
 

@@ -63,7 +63,7 @@ class Latencies:
         """Return the milliseconds of an operation within a network. Raises UserError where it was not measured."""
         found = self.operations.get(key := Key(name, channels, stride, height, width))
         if found is None:
-            raise UserError("budget.device", f"the table has no latency of {said(key)}", AGAIN)
+            raise UserError("budget.device", f"the table has no latency for {said(key)}", AGAIN)
         return self.scale * found.median_ms
 
     def text(self) -> str:

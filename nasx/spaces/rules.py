@@ -46,7 +46,7 @@ def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
     among = among or IMAGES
     place = f"{where}=[{','.join(map(str, names))}]"
     if not names:
-        raise UserError(place, "a space needs operations", f"choose from {', '.join(among)}")
+        raise UserError(place, "is empty", f"choose from {', '.join(among)}")
     for name in names:
         if name not in among:
             raise UserError(place, f"{name} is not an operation", f"choose from {', '.join(among)}")
@@ -102,13 +102,15 @@ def darts(space: Settings) -> None:
         raise UserError(f"space.layers={space.layers}", "leaves no normal cell", "use 3 or more")
     if space.edges == "searched" and (space.edge_norm or space.partial > 1):
         raise UserError(
-            "space.edges=searched", "edge weights are learned twice", "set space.edge_norm=false and space.partial=1"
+            "space.edges=searched",
+            "edge weights would be learned twice",
+            "set space.edge_norm=false and space.partial=1",
         )
     divided(space)
     if space.keep is not None and space.edges != "fixed":
         raise UserError(
             "space.keep",
-            f"is read by space.edges=fixed only, not by {space.edges}",
+            f"is used only with space.edges=fixed, not with {space.edges}",
             "set space.edges=fixed, or space.keep=null",
         )
 
@@ -137,7 +139,9 @@ def benchmark_size(kind: str | None, group: str, node: Config) -> Iterator[UserE
         except UserError as error:
             yield error
     if kind in ("nb201", "nb1shot1") and (stem := node.get("stem")) not in (None, "cifar"):
-        yield UserError(f"{group}.stem={stem}", f"networks of {kind} have one stem, cifar", f"set {group}.stem=cifar")
+        yield UserError(
+            f"{group}.stem={stem}", f"networks of {kind} support only stem=cifar", f"set {group}.stem=cifar"
+        )
 
 
 def recurrent(space: Settings) -> None:

@@ -3,9 +3,10 @@
     checkpoints/NNNNNNNNN.ckpt      a line with the format, the sha256 of the rest, torch's file; N: updates so far
     checkpoints/epoch-NNNN.ckpt     the same, at the end of an epoch: kept where `search.keep_every` asks for it
 
-They contain tensors and plain values only. Since format 2 a checkpoint contains the text of its metrics rows
-(`metrics`), in format 1 only their number (`rows`). A damaged one is reported, and the one before is used. torch is
-imported only when a checkpoint is written or read.
+They are written after each epoch and every `checkpoint_s` seconds (session.py), and contain tensors and plain values
+only. Since format 2 a checkpoint contains the text of its metrics rows (`metrics`), in format 1 only their number
+(`rows`). If a checkpoint is damaged, this is reported and the one before is used. torch is imported only when a
+checkpoint is written or read.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def parent(name: str, out: str) -> Parent:
     """The run of that name. Raises UserError if there is none, or a folder that holds something else."""
     folder = run_folder(name, out)
     if not any(os.path.lexists(folder / file) for file in ("config.yaml", "result.json")):
-        raise UserError(f"from={name}", f"{folder} is not a folder of a run", "name a folder created by nasx")
+        raise UserError(f"from={name}", f"{folder} is not a run folder", "name a folder created by nasx")
     return open_parent(folder)
 
 
@@ -221,7 +221,7 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
         values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
         if len(values) > 1:
             fault = f"the runs have different settings of {key}: {', '.join(sorted(values))}"
-            remedy = f"retrain those of one {key} at a time, or give {key}=..."
+            remedy = f"retrain the runs with one value of {key} at a time, or give {key}=..."
             raise UserError(f"from={','.join(names)}", fault, remedy)
         found[key] = values[0]
     return [f"{key}={value}" for key, value in found.items()]

@@ -47,7 +47,7 @@ class RetrainJob(Job):
         if self.data.carries and distributed.world_size() > 1:
             raise UserError(
                 "nasx retrain",
-                f"text needs a single process, but {distributed.world_size()} were started",
+                f"jobs on text run in one process only, but {distributed.world_size()} were started",
                 "start it without torchrun",
             )
         classes, shape = len(self.data.classes), self.data.shape
@@ -241,11 +241,11 @@ def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], 
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
             f"pieces of {piece} images are too small for batch norm ({error})",
-            "use pieces of 2 images or more",
+            "lower retrain.accumulate or raise retrain.batch",
         ) from error
     if piece < distributed.world_size():
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
             f"pieces of {piece} images are too small for {distributed.world_size()} processes",
-            "use larger pieces or fewer processes",
+            "lower retrain.accumulate, raise retrain.batch, or start fewer processes",
         )

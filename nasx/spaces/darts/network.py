@@ -125,8 +125,8 @@ class AuxiliaryHead(nn.Module):
         if x.size(2) not in self.sizes or x.size(3) not in self.sizes:
             raise UserError(
                 "auxiliary",
-                f"the auxiliary head reads maps of {self.sizes[0]} to {self.sizes[-1]} "
-                f"pixels, but those of these images are {x.size(2)}x{x.size(3)}",
+                f"the auxiliary head needs feature maps of {self.sizes[0]} to {self.sizes[-1]} pixels, "
+                f"but these images give {x.size(2)}x{x.size(3)}",
                 f"set {self.without}, or use images of the size that the stem is designed for (32 or 224)",
             )
         out: Tensor = self.classifier(self.features(x).flatten(1))

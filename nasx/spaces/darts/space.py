@@ -206,7 +206,7 @@ class Darts(Space):
         if self.untied:
             raise UserError(
                 "stages.keep",
-                "the cells are untied, but share the operations of an edge",
+                "untied cells cannot be narrowed: all cells share the list of operations of an edge",
                 "set space.untied=false, or stages.keep=[null]",
             )
         found |= {kind: strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS}
@@ -332,7 +332,7 @@ class Darts(Space):
             rules.darts_has(names[edges_of(node).start + pred], name, (pred, node), cell)
         return UserError(
             f"genotype, {cell}, node {node}",
-            "this space keeps edges other than those from " + " and ".join(str(pred) for _, pred in given),
+            f"this space does not keep the edges from {' and '.join(str(pred) for _, pred in given)}",
             "see space.edges and space.keep",
         )
 

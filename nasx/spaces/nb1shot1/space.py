@@ -109,7 +109,7 @@ class Nb1Shot1(Space):
         return (OPERATIONS,) * self.blocks if name == "ops" else ()
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """One operation of each block; then the vertices that the blocks and the output read."""
+        """Return two phases: the operation of each block, then the inputs of the blocks and of the output."""
         return (
             *super().decisions(),
             tuple(
