@@ -4,7 +4,7 @@
     python scripts/gpu_once.py --parts speed,memory       # some
     python scripts/gpu_once.py --dry-run                  # tiny sizes on the fake CUDA runtime (tests/fakecuda), no GPU
 
-tests   60 s   tests/test_gpu.py, as many tests as fit
+tests   60 s   tests/program/test_gpu.py, as many tests as fit
 speed   240 s  steps of whole searches (data, step, running means) on nb201 and darts for each setting of the engine, by
                turns with engine=naive: milliseconds, and ratios turn by turn
 memory  60 s   peak memory of a step
@@ -79,8 +79,9 @@ SPACES = ("nb201", "darts")
 
 # ----------------------------------------------------------------------------------------------------------- parts
 def tests(report: Report, sizes: Sizes, seconds: float) -> None:
-    """tests/test_gpu.py, as far as it comes."""
-    words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q", "tests/test_gpu.py"]
+    """tests/program/test_gpu.py, as far as it comes."""
+    words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q"]
+    words += ["tests/program/test_gpu.py"]
     words += ["--collect-only"] if sizes.dry else ["-m", "gpu", "-v", "--tb=line", "--maxfail=25"]
     lines: list[str] = []
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as job:
@@ -89,7 +90,7 @@ def tests(report: Report, sizes: Sizes, seconds: float) -> None:
             with limited(seconds):
                 lines += map(str.rstrip, job.stdout)
         except TimeUp:
-            report.skip("tests", "the rest of tests/test_gpu.py", "its time was over")
+            report.skip("tests", "the rest of tests/program/test_gpu.py", "its time was over")
         finally:
             job.kill()
     ends = re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", "\n".join(line for line in lines if "::" in line))

@@ -1,7 +1,7 @@
 """Run the notebooks of docs/notebooks and write their outputs into them: python scripts/notebooks.py [NAME ...].
 
-Each runs in an empty folder, as in tests/test_notebooks.py. What differs from call to call without meaning (execution
-times, versions) is left out.
+Each runs in an empty folder, as in tests/project/test_notebooks.py. What differs from call to call without meaning
+(execution times, versions) is left out.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     uv run python scripts/text.py OUT
 
-The text is that of tests/texts.py: the alphabet of eight letters, a few letters a line from a random one on; whoever
-guesses has a perplexity of nine. For each method one search and the training of its cell run through; the same commands
-in another folder are killed with kill -9 after some checkpoint of each and started again. Checkpoints, metrics and
-records (times apart) must be equal bit for bit. A table is printed and written to OUT/text.md.
+The text is that of tests/support/texts.py: the alphabet of eight letters, a few letters a line from a random one on;
+whoever guesses has a perplexity of nine. For each method one search and the training of its cell run through; the same
+commands in another folder are killed with kill -9 after some checkpoint of each and started again. Checkpoints, metrics
+and records (times apart) must be equal bit for bit. A table is printed and written to OUT/text.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from kills import compared
 
 from nasx.tracking import checkpoints, records
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "support"))
 import texts
 
 COMMON = ("space=darts_rnn", "device=cpu", "threads=1", "quiet=true", "checkpoint_s=0.2")

@@ -4,7 +4,8 @@ A cell is a sum of branches at each node, so its output is a term over the input
 applies itself to a node's term, ``(term)@operation``; a skip edge is the node's term; a zero edge is ``#``; a node is
 the sorted sum of its branches. Cells with the same term are the same network (up to the order of a sum).
 
-Three readings of a zero edge, with the number of classes among the 15,625 cells (enumerated, tests/test_nb201_table):
+Three readings of a zero edge, with the number of classes among the 15,625 cells (enumerated by
+tests/benchmarks/test_nb201_table.py):
 
 * ``mark``: a zero edge, or any edge that leaves a node whose only term is zero, is written ``#`` (the reference's
   ``to_unique_str(consider_zero=True)``, NAS-Bench-201, section 2.1): **6,466** classes.

@@ -1,7 +1,7 @@
 """Platform differences: file locks, opening, renaming and syncing of files, CPUs, memory, signals.
 
-This is the only module that uses functions of Unix or Windows alone (tests/test_architecture.py). On Unix a lock is
-flock. Windows has msvcrt.locking, with three differences:
+This is the only module that uses functions of Unix or Windows alone (tests/project/test_architecture.py). On Unix a
+lock is flock. Windows has msvcrt.locking, with three differences:
 
 1. It locks bytes instead of files, and other processes cannot read them: nasx locks the byte at `LOCK_BYTE`, far beyond
    the text of every locked file.

@@ -17,7 +17,7 @@ Deviations
    train x = 1, validation x = 2) eta = 0.1 gives -0.28 where the exact hypergradient is +1.4: still uphill. Descent
    needs eta > 1/8; eta = 1/4 is exact there.
 4. The paper's claim that the amended term never opposes the exact one is false in general: H = diag(1, 10),
-   M = [1 1], v = (1, -0.3) is a counterexample (tests/test_methods_amended.py).
+   M = [1 1], v = (1, -0.3) is a counterexample (tests/methods/test_amended.py).
 5. The consistency of search and retraining is set by search.cutout, search.drop_path, search.auxiliary and
    space.auxiliary, for any method; the pairs of this method set them. The drop-path probability
    is not given; the pairs use that of the retraining, 0.2, with its schedule.

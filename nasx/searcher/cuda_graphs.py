@@ -16,8 +16,8 @@ If a step cannot be captured (it reads a value back, for instance by `if` on a n
 differs, weights, optimizers, statistics and counters are restored, and all further steps run eagerly. Steps on text,
 whose batches carry a state to the next one, are not replayed.
 
-Tested on a CPU (bookkeeping, comparison) and on a fake CUDA runtime (tests/fakecuda). tests/test_gpu.py needs a GPU and
-has not been run yet.
+Tested on a CPU (bookkeeping, comparison) and on a fake CUDA runtime (tests/fakecuda). tests/program/test_gpu.py needs
+a GPU and has not been run yet.
 
 Source: PyTorch, CUDA semantics, section CUDA graphs.
 """

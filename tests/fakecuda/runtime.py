@@ -64,7 +64,7 @@ def missing() -> str | None:
     if not headers() or not list(site().glob("nvidia/*/lib/libcudart.so.*")):
         return "the packages nvidia-cuda-runtime and triton, which come with torch, are absent"
     if ctypes.util.find_library("cuda"):
-        return "a CUDA driver is installed: tests/test_gpu.py tests this machine"
+        return "a CUDA driver is installed: tests/program/test_gpu.py tests this machine"
     return None
 
 
@@ -134,7 +134,8 @@ def built() -> Path:
 def environment(**more: str) -> dict[str, str]:
     """The environment of a process on the fake runtime."""
     folder = str(built())
-    path = os.pathsep.join([str(HERE), str(REPO / "tests"), str(REPO), *filter(None, [os.environ.get("PYTHONPATH")])])
+    folders = (HERE, REPO / "tests" / "support", REPO / "tests", REPO)
+    path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {
         **os.environ,
         "PYTHONPATH": path,

@@ -2,8 +2,8 @@
 
     uv run python tests/stress/fuzz.py [TARGET ...] [--seconds 300] [--seed 0]
 
-Targets: those of tests/fuzz_targets.py, by default all, one after the other. Prints one JSON line a target: executions,
-seconds, and what was found, shrunk to the smallest sample; exit code 1 where something was found.
+Targets: those of tests/support/fuzz_targets.py, by default all, one after the other. Prints one JSON line a target:
+executions, seconds, and what was found, shrunk to the smallest sample; exit code 1 where something was found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import hypothesis
 from hypothesis import HealthCheck, Phase, Verbosity, given, settings
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.extend(str(Path(__file__).resolve().parents[1] / room) for room in ("support", "benchmarks", "spaces"))
 from fuzz_targets import TARGETS
 from fuzzing import Escaped, fed, warm
 

@@ -17,7 +17,8 @@ byte, the other pictures whole, the same files, and no temporary file. A state t
 tried before is counted and not tried again (`seen`).
 
 A command is forked from one process that has imported torch and computed nothing. It is what the installed script
-runs after Hydra has composed its configuration (`nasx.cli.invoke.work`); tests/test_power.py runs whole command lines.
+runs after Hydra has composed its configuration (`nasx.cli.invoke.work`); tests/program/test_power.py runs whole
+command lines.
 
 OUT/trials-*.jsonl has a line per trial; OUT/power_loss.md a line per command. Exit code 1 where anything differs.
 """

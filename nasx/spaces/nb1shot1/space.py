@@ -17,8 +17,8 @@ labelled conv1x1-bn-relu, is inserted at index 5 to make seven, as in the releas
 Text: {"matrix":[[0,1,…],…],"ops":["input",…,"output"]}.
 
 Counts for variants 1, 2, 3: 14,580, 29,160, 1,312,200 choices (`size`); 3,702, 12,474, 135,900 of them differ once
-blocks that do not reach the output are left out; 2,685, 7,773, 55,854 up to isomorphism (tests/test_spaces_nb1shot1).
-The literature's 6,240 and 363,648 for variants 1 and 3 equal none of these.
+blocks that do not reach the output are left out; 2,685, 7,773, 55,854 up to isomorphism
+(tests/spaces/test_nb1shot1_space.py). The literature's 6,240 and 363,648 for variants 1 and 3 equal none of these.
 
 Network (NAS-Bench-101): 3x3 convolution-BN-ReLU to C = 128, three stacks of three cells, between stacks a 2x2 max-pool
 of stride 2 and twice the channels, global average pool, linear. In a cell the output's channels are shared out among
