@@ -32,7 +32,7 @@ from nasx.errors import UserError
 from nasx.spaces.activation_checkpointing import recompute
 from nasx.spaces.blocks import evaluating, synchronize, tracking, wrap
 from nasx.spaces.edge_operations import EdgeOperations
-from nasx.tracking import environment
+from nasx.tracking.compiled import keep_compiled
 
 if TYPE_CHECKING:
     from nasx.config.settings import EngineSettings
@@ -84,7 +84,7 @@ class RelaxedProblem:
         if self.compiled and self.parallel:
             raise UserError("engine.compile=on", "does not support several processes", "use engine.compile=off")
         if self.compiled:
-            environment.keep_compiled()
+            keep_compiled()
             torch._dynamo.config.recompile_limit = 256
             torch._dynamo.config.fail_on_recompile_limit_hit = True
             wrap(self.supernet, lambda body: torch.compile(body, fullgraph=True, dynamic=False))

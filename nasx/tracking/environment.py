@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from nasx import __version__
-from nasx.core import files, system
+from nasx.core import system
 from nasx.errors import UserError
 
 
@@ -85,11 +85,6 @@ def _restored() -> Iterator[None]:
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
         if workspace is None:
             os.environ.pop("CUBLAS_WORKSPACE_CONFIG", None)
-
-
-def keep_compiled() -> None:
-    """Let torch's compiler keep its cache in the user's cache folder, which survives a reboot, unless it is set."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.user_cache() / "compiled"))
 
 
 def workers(asked: int | None) -> int:
