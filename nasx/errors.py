@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 
@@ -56,6 +57,15 @@ class UserError(Exception):
         joined = cls(faults[0].where, faults[0].fault, faults[0].remedy)
         joined.args = ("\n".join(str(fault) for fault in faults),)
         return joined
+
+
+def raised_by(look: Callable[[], object]) -> list[UserError]:
+    """Return the UserError that a check raises, as a list; an empty one if it raises none."""
+    try:
+        look()
+    except UserError as error:
+        return [error]
+    return []
 
 
 REMEDIES = {

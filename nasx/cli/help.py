@@ -70,8 +70,7 @@ def command(name: str, line: Line) -> str:
         "examples\n" + _rows(list(texts["examples"].items())),
     ]
     entry = commands.COMMANDS[name]
-    groups = [g for g in entry.groups if g not in entry.unread]
-    groups += ["experiment", "launch", "debug"] if entry.groups else []
+    groups = [*entry.read, *(["experiment", "launch", "debug"] if entry.groups else [])]
     if fault:
         why = "this line is not understood, so that the settings below are those of the default choices\n"
         parts.append(why + textwrap.indent(fault, "  "))

@@ -33,7 +33,6 @@ from nasx.config import (
     limits,
     objectives,
     provenance,
-    rules,
     sweeps,
     trust,
 )
@@ -153,7 +152,7 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
     """An argument that is not an override."""
     if "=" not in text and not text.startswith("~"):
         entry = commands.COMMANDS[command]
-        taken = [group for group in (*entry.groups, *commands.DELTAS) if entry.groups and group not in entry.unread]
+        taken = (*entry.read, *commands.DELTAS) if entry.groups else ()
         near = " or ".join(f"{group}={text}" for group in taken if text in options(loader, group))
         remedy = f"did you mean {near}?" if near else "settings are written key=value, for example method=darts"
         return UserError(text, "is not a setting", remedy)
@@ -262,7 +261,7 @@ def check_foreign(cfg: Config, command: str) -> None:
             look()
     found: list[UserError] = []
     if "dataset" in theirs:
-        found += limits.faults(cfg, theirs["dataset"], rules.TRAINING_GROUPS[command])
+        found += limits.faults(cfg, theirs["dataset"], commands.TRAINING_GROUPS[command])
     if "benchmark" in theirs and cfg.get("objective") is not None:
         found += objectives.faults(cfg, command, theirs["benchmark"])
     if found:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 from nasx.config import schema
 from nasx.config.instantiate import build
 from nasx.config.stages import count
 from nasx.core import budgets
 from nasx.core.plain import Config
-from nasx.errors import UserError
+from nasx.core.quantities import value_at
+from nasx.errors import UserError, raised_by
 from nasx.spaces import latency, rules
 
 
@@ -19,8 +21,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
     node, space = cfg.get("budget"), cfg.get("space") or {}
     if not isinstance(node, Mapping) or node.get("quantity") not in budgets.UNITS:
         return
-    kind = schema.constant(str(space.get("_target_")), "read_as")
-    if (schema.constant(str(space.get("_target_")), "data") or "images") != "images":
+    if schema.text_constant(space.get("_target_"), "data") not in ("", "images"):
         yield UserError(
             f"budget={node['quantity']}",
             "is for networks that read images, but this space reads text",
@@ -32,7 +33,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
         return
     if node["target"] != "???":
         yield from _target(node, "but the mean differs between stages" if count(cfg) > 1 else "")
-    yield from rules.benchmark_size(kind, "budget", node)
+    yield from rules.benchmark_size(schema.text_constant(space.get("_target_"), "read_as"), "budget", node)
     if node["layers"] and space.get("untied") and node["layers"] != space.get("layers"):
         yield UserError(
             f"budget.layers={node['layers']}",
@@ -43,21 +44,13 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
         yield from _latency(cfg, node)
 
 
-def _target(node: Config, absolute: str) -> Iterator[UserError]:
-    try:
-        budgets.target(node["target"], node["quantity"], absolute=absolute)
-    except UserError as error:
-        yield error
+def _target(node: Config, absolute: str) -> list[UserError]:
+    return raised_by(partial(budgets.target, node["target"], node["quantity"], absolute=absolute))
 
 
 def _without_search(cfg: Mapping[str, object], command: str) -> bool:
     """Whether the command trains a given architecture, whose width the budget then chooses."""
-    return command == "retrain" or (command == "study" and _block(cfg, "study").get("searches") == 0)
-
-
-def _block(cfg: Mapping[str, object], group: str) -> Mapping[str, object]:
-    node = cfg.get(group)
-    return node if isinstance(node, Mapping) else {}
+    return command == "retrain" or (command == "study" and value_at(cfg, "study.searches") == 0)
 
 
 SEARCHED = {
@@ -98,12 +91,12 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
     given = next((text for text in overrides if re.fullmatch(r"retrain\.channels=[0-9]+", text)), None)
     if given is None or command == "search":
         return
-    if limit := _block(cfg, "retrain").get("max_macs"):
+    if limit := value_at(cfg, "retrain.max_macs"):
         yield UserError(
             given, f"has no effect: retrain.max_macs={limit} chooses the channels", "add retrain.max_macs=null"
         )
-    if _without_search(cfg, command) and "quantity" in (budget := _block(cfg, "budget")):
-        yield UserError(given, f"has no effect: budget={budget['quantity']} chooses the channels", "leave it out")
+    if _without_search(cfg, command) and (quantity := value_at(cfg, "budget.quantity")):
+        yield UserError(given, f"has no effect: budget={quantity} chooses the channels", "leave it out")
 
 
 def _latency(cfg: Config, node: Config) -> Iterator[UserError]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from nasx.config import budget_rules, classes, limits, objectives, space_rules, stage_rules
-from nasx.config.commands import COMMANDS, DELTAS, HOMES, settings
+from nasx.config.commands import COMMANDS, DELTAS, HOMES, TRAINING_GROUPS, settings
 from nasx.config.components import (
     DefaultLookup,
     allowed_packages,
@@ -20,7 +20,7 @@ from nasx.config.components import (
 from nasx.config.fault_cache import FaultCache
 from nasx.config.instantiate import build, foreign_packages
 from nasx.config.overrides import first_part
-from nasx.config.rules import COMBINATIONS, TRAINING_GROUPS
+from nasx.config.rules import COMBINATIONS
 from nasx.core.plain import Config
 from nasx.errors import UserError
 

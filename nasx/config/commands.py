@@ -14,6 +14,11 @@ class Command(NamedTuple):
     groups: tuple[str, ...] = ()
     unread: tuple[str, ...] = ()
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The groups that it reads."""
+        return tuple(group for group in self.groups if group not in self.unread)
+
 
 GROUPS = (
     "space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "budget", "logger",
@@ -29,6 +34,10 @@ COMMANDS = {
     "table": Command("TableJob"),
     "list": Command("ListJob"),
 }
+TRAINING_GROUPS = {
+    name: tuple(group for group in ("search", "retrain") if group in entry.read) for name, entry in COMMANDS.items()
+}
+"""Command -> the groups of training settings that it reads."""
 HOMES = (
     "nasx.spaces",
     "nasx.methods",

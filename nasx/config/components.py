@@ -28,13 +28,12 @@ def no_default(key: str) -> None:
 def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
     """The fault of a dotted key that the composed configuration does not have, None if it has it."""
     entry, node, path = COMMANDS[command], cfg, ""
-    read = [group for group in entry.groups if group not in entry.unread]
     for part in key.split("."):
         if part in node:
             path, node = f"{path}{part}.", node[part] if isinstance(node[part], Mapping) else {}
             continue
-        elsewhere = [f"{group}.{part}" for group in read if part in (cfg.get(group) or ())]
-        theirs = field_names.remedy(part, cfg, read)
+        elsewhere = [f"{group}.{part}" for group in entry.read if part in (cfg.get(group) or ())]
+        theirs = field_names.remedy(part, cfg, entry.read)
         if path:
             whole = str(node.get("_target_", ""))
             target = whole.rpartition(".")[2]

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import yaml
 
@@ -27,6 +27,9 @@ from nasx.config import commands as config_commands
 from nasx.config import paths, plugins
 from nasx.core.files import compose_yaml
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 class Printed(NamedTuple):
@@ -77,7 +80,7 @@ class Experiment(NamedTuple):
 
 
 @cache
-def _adapter() -> Any:
+def _adapter() -> TypeAdapter[Experiment]:
     from pydantic import TypeAdapter
 
     return TypeAdapter(Experiment)
@@ -105,7 +108,7 @@ def read(text: str, where: str = "experiment") -> Experiment:
         if key.startswith("override /") and isinstance(choice, str)
     }
     try:
-        found: Experiment = _adapter().validate_python(node.get("meta") or {})
+        found = _adapter().validate_python(node.get("meta") or {})
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, ("meta", *first["loc"])))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from nasx.errors import UserError
+from nasx.errors import UserError, raised_by
 
 
 class FaultCache:
@@ -27,9 +27,5 @@ class FaultCache:
     def of_look(self, key: str, look: Callable[[], None]) -> list[UserError]:
         """Return the fault that an inspection of the machine raised, cached by a key that names what was inspected."""
         if key not in self._looks:
-            self._looks[key] = []
-            try:
-                look()
-            except UserError as error:
-                self._looks[key].append(error)
+            self._looks[key] = raised_by(look)
         return self._looks[key]

@@ -8,14 +8,13 @@ opened.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from nasx.core.plain import Config
 from nasx.data import bounds
 from nasx.errors import UserError
 
 
-def faults(cfg: Config, dataset: Any, groups: Sequence[str]) -> Iterator[UserError]:
+def faults(cfg: Config, dataset: object, groups: Sequence[str]) -> Iterator[UserError]:
     """Yield the settings of these groups that are too large for the images of a dataset."""
     shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
     if shape is None:

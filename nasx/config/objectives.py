@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nasx.config import schema
 from nasx.core import quantities, spelling
 from nasx.core.plain import Config
 from nasx.errors import UserError
 
+if TYPE_CHECKING:
+    from nasx.benchmarks.base import Benchmark
 
-def faults(cfg: Mapping[str, object], command: str, benchmark: object) -> Iterator[UserError]:
+
+def faults(cfg: Mapping[str, object], command: str, benchmark: Benchmark) -> Iterator[UserError]:
     """The fault of an objective that no record will hold; `benchmark` is the component that answers for found cells."""
     objective = cfg.get("objective")
     if objective is None:
@@ -25,7 +28,7 @@ def faults(cfg: Mapping[str, object], command: str, benchmark: object) -> Iterat
         )
 
 
-def recorded(cfg: Config, command: str, benchmark: Any) -> Iterator[quantities.Quantity]:
+def recorded(cfg: Config, command: str, benchmark: Benchmark) -> Iterator[quantities.Quantity]:
     """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
     kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"])}.get(
         command, [command]
@@ -41,7 +44,7 @@ def recorded(cfg: Config, command: str, benchmark: Any) -> Iterator[quantities.Q
         else []
     )
     held_out = (cfg.get("retrain") or {}).get("held_out", False) and "retrain" in kinds
-    facts = {schema.constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
+    facts = {schema.text_constant(cfg["space"]["_target_"], "data") or "images", "held_out" if held_out else "tested"}
     facts |= {"trained"} if trains_supernet(cfg.get("method") or {}) else set()
     facts |= {"looked_up"} if answers else set()
     facts |= {"budgeted"} if "quantity" in (cfg.get("budget") or {}) else set()

@@ -18,8 +18,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
         place, remedy = f"torchrun with {started} processes", "start the command without torchrun"
     if max(devices, started) == 1:
         return
-    space = (cfg.get("space") or {}).get("_target_")
-    if isinstance(space, str) and schema.constant(space, "data") == "text":
+    if schema.text_constant((cfg.get("space") or {}).get("_target_"), "data") == "text":
         # each segment goes on from the one before
         yield UserError(place, "jobs on text run in one process only", remedy)
     if command == "retrain" and cfg.get("relaxed"):

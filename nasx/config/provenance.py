@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from functools import cache
+from typing import NamedTuple
 
 import yaml
 from hydra.errors import HydraException
@@ -70,17 +71,15 @@ def default_lookup(
     command: str, overrides: Sequence[str], config_dir: str | None = None
 ) -> Callable[[str], str | None]:
     """`Origins.default_value` of these choices; the files are read when the first key is asked for."""
-    held: list[Origins] = []
 
-    def default_of(key: str) -> str | None:
-        if not held:
-            try:
-                held.append(trace(command, overrides, config_dir))
-            except UserError:
-                held.append(Origins({}, {}))
-        return held[0].default_value(key)
+    @cache
+    def origins() -> Origins:
+        try:
+            return trace(command, overrides, config_dir)
+        except UserError:
+            return Origins({}, {})
 
-    return default_of
+    return lambda key: origins().default_value(key)
 
 
 def choosing(overrides: Sequence[str]) -> list[str]:
@@ -110,8 +109,8 @@ def _values(text: str, node: object, prefix: str) -> Iterator[tuple[str, str, st
         yield key, _written(text, value), rest[1].strip() if rest else ""
 
 
-def _written(text: str, node: Any) -> str:
-    """Return the source text of a value in the YAML file, on one line."""
+def _written(text: str, node: yaml.Node) -> str:
+    """A value as the file writes it, on one line."""
     if isinstance(node, yaml.SequenceNode):
         return f"[{', '.join(_written(text, item) for item in node.value)}]"
     return " ".join(text[node.start_mark.index : node.end_mark.index].split()) or "null"

@@ -10,24 +10,15 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from nasx.config import budget_rules, process_rules, schema, search_rules, space_rules
+from nasx.config.commands import TRAINING_GROUPS
 from nasx.core.constraints import SEEDS
 from nasx.core.plain import Config
 from nasx.core.quantities import value_at
 from nasx.errors import UserError
 from nasx.spaces import rules
 
-TRAINING_GROUPS = {
-    "search": ("search",),
-    "retrain": ("retrain",),
-    "run": ("search", "retrain"),
-    "study": ("search", "retrain"),
-    "table": (),
-    "list": (),
-}
-"""Command -> the groups of training settings that it reads."""
 LONGEST_NAME = 200
 """Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
 
@@ -84,7 +75,7 @@ def _seeds_per_job(cfg: Config, command: str) -> Iterator[UserError]:
 
 
 def _auxiliary(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
-    kind = _constant(cfg, "space", "read_as")
+    kind = _text(cfg, "space", "read_as")
     for group in TRAINING_GROUPS[command]:
         weight, layers = value_at(cfg, f"{group}.auxiliary"), value_at(cfg, f"{group}.layers")
         if weight and kind in ("nb201", "nb1shot1"):
@@ -104,7 +95,7 @@ def _auxiliary(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
     """Check layers and stem of a retraining on a space whose networks are those of a benchmark."""
     if "retrain" in TRAINING_GROUPS[command]:
-        yield from rules.benchmark_size(_constant(cfg, "space", "read_as"), "retrain", cfg.get("retrain") or {})
+        yield from rules.benchmark_size(_text(cfg, "space", "read_as"), "retrain", cfg.get("retrain") or {})
 
 
 def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
@@ -121,16 +112,16 @@ def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that dataset, protocol and recipe are for the input of the space: images or text."""
-    wanted = _constant(cfg, "space", "data")
-    if wanted is None:
+    wanted = _text(cfg, "space", "data")
+    if not wanted:
         return
     fits = {"text": "dataset=ptb search=ptb retrain=ptb", "images": "dataset=cifar10 search=darts retrain=darts_cifar"}
     for group in ("dataset", *TRAINING_GROUPS[command]):
-        found = _constant(cfg, group, "data")
-        if found not in (None, wanted):
+        found = _text(cfg, group, "data")
+        if found not in ("", wanted):
             remedy = next(word for word in fits[wanted].split() if word.startswith(group))
             yield UserError(
-                f"{group}={value_at(cfg, f'{group}._target_').rpartition('.')[2]}",
+                f"{group}={_class_name(cfg, group)}",
                 f"is for {found}, but the networks of this space read {wanted}",
                 f"use {remedy}, or a space whose networks read {found}",
             )
@@ -138,10 +129,10 @@ def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserErr
 
 def _needs_two_cells(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the supernet has two cells if the method compares cells."""
-    needs_two_cells = any(_constant(cfg, place, "needs_two_cells") for place in _method_places(cfg))
-    if "search" in TRAINING_GROUPS[command] and needs_two_cells and _constant(cfg, "space", "single"):
+    needs_two_cells = any(_flag(cfg, place, "needs_two_cells") for place in _method_places(cfg))
+    if "search" in TRAINING_GROUPS[command] and needs_two_cells and _flag(cfg, "space", "single"):
         yield UserError(
-            f"method={str(value_at(cfg, 'method._target_')).rpartition('.')[2]}",
+            f"method={_class_name(cfg, 'method')}",
             "compares the cells of a supernet, but this space has only one",
             "use another method, for example method=darts",
         )
@@ -149,21 +140,30 @@ def _needs_two_cells(cfg: Mapping[str, object], command: str) -> Iterator[UserEr
 
 def _method_reads(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the method supports the input of the space: images or text."""
-    found = _constant(cfg, "space", "data")
+    found = _text(cfg, "space", "data")
     for place in _method_places(cfg) if "search" in TRAINING_GROUPS[command] else ():
-        wanted = _constant(cfg, place, "reads")
-        if found is not None and wanted not in (None, found):
+        wanted = _text(cfg, place, "reads")
+        if found and wanted not in ("", found):
             yield UserError(
-                f"method={str(value_at(cfg, f'{place}._target_')).rpartition('.')[2]}",
+                f"method={_class_name(cfg, place)}",
                 f"is for networks that read {wanted}, but those of this space read {found}",
                 f"use a space whose networks read {wanted}, or another method, for example method=random",
             )
 
 
-def _constant(cfg: Mapping[str, object], place: str, name: str) -> Any:
-    """Return a class constant of the component at a dotted key; None if it is not known."""
-    target = value_at(cfg, f"{place}._target_")
-    return schema.constant(target, name) if isinstance(target, str) else None
+def _class_name(cfg: Mapping[str, object], place: str) -> str:
+    """Return the name of the class of the component at a dotted key, without its module."""
+    return str(value_at(cfg, f"{place}._target_")).rpartition(".")[2]
+
+
+def _text(cfg: Mapping[str, object], place: str, name: str) -> str:
+    """Return a class constant of the component at a dotted key; empty if it is not known."""
+    return schema.text_constant(value_at(cfg, f"{place}._target_"), name)
+
+
+def _flag(cfg: Mapping[str, object], place: str, name: str) -> bool:
+    """Return whether a class constant of the component at a dotted key is known and true."""
+    return schema.constant(str(value_at(cfg, f"{place}._target_")), name) is True
 
 
 def _method_places(cfg: Mapping[str, object]) -> Iterator[str]:
@@ -176,7 +176,7 @@ def _method_places(cfg: Mapping[str, object]) -> Iterator[str]:
 
 def _text_sizes(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     words, batch = value_at(cfg, "search.evaluate_words"), value_at(cfg, "search.batch")
-    if "search" not in TRAINING_GROUPS[command] or _constant(cfg, "space", "data") != "text" or batch is None:
+    if "search" not in TRAINING_GROUPS[command] or _text(cfg, "space", "data") != "text" or batch is None:
         return
     if batch == 1:
         yield UserError("search.batch=1", "is too small for batch norm", "use 2 or more")
@@ -296,7 +296,7 @@ def _held_out(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 def _needed_operations(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     """Check that the space has the operation that the method needs."""
-    needed = {str(name) for place in _method_places(cfg) if (name := _constant(cfg, place, "operation"))}
+    needed = {name for place in _method_places(cfg) if (name := _text(cfg, place, "operation"))}
     space = cfg.get("space")
     if "search" not in TRAINING_GROUPS[command] or not needed or not isinstance(space, Mapping):
         return
@@ -332,7 +332,7 @@ def _keep(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 def _genotype(cfg: Config, command: str) -> Iterator[UserError]:
     """Check that `genotype` can be read and is in the space."""
-    text, kind = cfg.get("genotype"), _constant(cfg, "space", "read_as")
+    text, kind = cfg.get("genotype"), _text(cfg, "space", "read_as")
     if not isinstance(text, str) or not kind:
         return
     from nasx.spaces import published

@@ -2,9 +2,9 @@
 
 A component is a class named by `_target_`. Its fields (name, annotation, default) are read from the syntax tree of
 its module, inherited dataclass fields included, so that a typo is answered without importing torch. Annotations are
-evaluated in a small fixed namespace: int, float, bool, str, None, Any, Literal, tuple, list, dict, `|`, Optional,
+evaluated in a small fixed namespace: int, float, bool, str, None, object, Literal, tuple, list, dict, `|`, Optional,
 the aliases of `nasx.core.constraints`, and aliases that the module itself defines or imports from a readable module.
-Nothing of the text is executed.
+What lies outside of it is `object`, which any value satisfies. Nothing of the text is executed.
 
 Lists become tuples: a YAML list satisfies both `tuple[...]` and `list[...]`, and the component receives a tuple.
 """
@@ -19,14 +19,19 @@ from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from nasx.core import constraints
 from nasx.errors import UserError
 
-_NAMES: dict[str, Any] = {"int": int, "float": float, "bool": bool, "str": str, "None": None, "Any": Any, "object": Any}
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
+    from pydantic_core import ErrorDetails
+
+_NAMES: dict[str, object] = {"int": int, "float": float, "bool": bool, "str": str, "None": None}
+_NAMES |= {"object": object, "Any": object}
 _NAMES |= {name: alias for name, alias in vars(constraints).items() if get_origin(alias) is Annotated}
 
 
@@ -35,7 +40,7 @@ class Field:
     """One setting of a component: `default` is source text, None if a value is required."""
 
     name: str
-    annotation: Any
+    annotation: object
     default: str | None
     line: int = 0
 
@@ -167,9 +172,15 @@ def default(target: str, name: str) -> object:
     return tuples(ast.literal_eval(node))
 
 
+def text_constant(target: object, name: str) -> str:
+    """A class constant that is text, see `constant`; empty if there is none."""
+    value = constant(str(target), name)
+    return value if isinstance(value, str) else ""
+
+
 @cache
-def constant(target: str, name: str) -> Any:
-    """A class constant of a component or of its bases, None if there is none that is a literal."""
+def constant(target: str, name: str) -> str | bool | None:
+    """A class constant of a component or of its bases; None if there is none that is text, true or false."""
     module, _, own = target.rpartition(".")
     found = class_definition(module, own)
     if found is None:
@@ -177,8 +188,9 @@ def constant(target: str, name: str) -> Any:
     home, node = found
     for line in node.body:
         match line:
-            case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=value)) if key == name:
-                return value
+            case ast.AnnAssign(target=ast.Name(id=key), value=ast.Constant(value=str() | bool() as given)):
+                if key == name:
+                    return given
     held = (constant(f"{home}.{last(base)}", name) for base in node.bases)
     return next((value for value in held if value is not None), None)
 
@@ -216,7 +228,7 @@ def _arguments(node: ast.FunctionDef, module: str) -> tuple[dict[str, Field], bo
     fields = {
         arg.arg: Field(
             arg.arg,
-            evaluate(arg.annotation, module) if arg.annotation else Any,
+            evaluate(arg.annotation, module) if arg.annotation else object,
             None if value is None else ast.unparse(value),
             arg.lineno,
         )
@@ -237,7 +249,7 @@ def last(node: ast.expr) -> str:
 
 # --------------------------------------------------------------------------------------------- annotations
 def evaluate(node: ast.expr, module: str) -> object:
-    """The type that an annotation describes; Any where it lies outside the fixed namespace."""
+    """The type that an annotation describes; object where it lies outside the fixed namespace."""
     match node:
         case ast.Constant(value=None):
             return None
@@ -250,26 +262,26 @@ def evaluate(node: ast.expr, module: str) -> object:
         case ast.Subscript(value=head, slice=inside):
             parts = inside.elts if isinstance(inside, ast.Tuple) else [inside]
             return _generic(last(head), parts, module)
-    return Any
+    return object
 
 
 def _union(*parts: object) -> object:
-    return Any if Any in parts else Union[parts]  # noqa: UP007 (the parts are only known here)
+    return object if object in parts else Union[parts]  # noqa: UP007 (the parts are only known here)
 
 
 def _named(name: str, module: str) -> object:
     if name in _NAMES:
         return _NAMES[name]
     if name in ("tuple", "list", "Sequence"):
-        return tuple[Any, ...]
+        return tuple[object, ...]
     if name in ("dict", "Mapping"):
-        return dict[str, Any]
+        return dict[str, object]
     found = definition(module, name)
     if found and isinstance(found[1], ast.Assign | ast.AnnAssign) and found[1].value is not None:
         return evaluate(found[1].value, found[0])
     if found and isinstance(found[1], ast.ClassDef) and found[0].startswith("nasx."):
         return Part
-    return Any
+    return object
 
 
 def _generic(head: str, parts: list[ast.expr], module: str) -> object:
@@ -286,11 +298,11 @@ def _generic(head: str, parts: list[ast.expr], module: str) -> object:
         return _union(evaluate(parts[0], module), None)
     if head == "Final":
         return evaluate(parts[0], module)
-    return Any
+    return object
 
 
 # -------------------------------------------------------------------------------------------------- values
-_WORDS = {
+_WORDS: dict[object, str] = {
     int: "a whole number",
     float: "a number",
     bool: "true or false",
@@ -302,7 +314,7 @@ _SIGNS = {Gt: "above {}", Ge: "at least {}", Le: "at most {}", Lt: "below {}"}
 _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
 
 
-def describe(annotation: Any, *, bounds_only: bool = False) -> str:
+def describe(annotation: object, *, bounds_only: bool = False) -> str:
     """Describe the valid values of a type: 'a whole number above 0, or null'."""
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
@@ -313,7 +325,7 @@ def describe(annotation: Any, *, bounds_only: bool = False) -> str:
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)
         if inner[-1:] == (...,):
-            return "a list" if inner[0] is Any else f"a list, each {describe(inner[0])}"
+            return "a list" if inner[0] is object else f"a list, each {describe(inner[0])}"
         return f"a list of {len(inner)}: " + "; ".join(describe(part) for part in inner)
     if get_origin(annotation) is dict:
         return "a mapping"
@@ -323,7 +335,7 @@ def describe(annotation: Any, *, bounds_only: bool = False) -> str:
     return _WORDS.get(annotation, "null" if annotation is None else "a value")
 
 
-def tuples(value: Any) -> Any:
+def tuples(value: object) -> object:
     """Plain values with tuples for lists."""
     if isinstance(value, list | tuple):
         return tuple(tuples(item) for item in value)
@@ -345,28 +357,29 @@ def faults(fields: Mapping[str, Field], values: Mapping[str, object]) -> dict[st
 
 
 @cache
-def _model(fields: tuple[tuple[str, Field], ...]) -> Any:
+def _model(fields: tuple[tuple[str, Field], ...]) -> type[BaseModel]:
     """The pydantic model of some fields; making one takes much longer than using it, and a sweep has many jobs."""
     from pydantic import ConfigDict, create_model
 
     config = ConfigDict(
         strict=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), arbitrary_types_allowed=True
     )
-    return create_model(
+    model: type[BaseModel] = create_model(
         "Values",
         __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
         **{f"f_{name}": (field.annotation, ...) for name, field in fields},
     )  # type: ignore[call-overload]
+    return model
 
 
-def _by_field(error: Any) -> dict[str, list[dict[str, object]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
+def _by_field(error: ValidationError) -> dict[str, list[ErrorDetails]]:
+    found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
         found.setdefault(str(item["loc"][0])[2:], []).append(item)
     return found
 
 
-def _must(annotation: object, errors: list[dict[str, object]]) -> str:
+def _must(annotation: object, errors: list[ErrorDetails]) -> str:
     """The shortest true sentence: only the bound where the type fits, else the whole description."""
     bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
     arms = get_args(annotation) if get_origin(annotation) is not Annotated else ()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from functools import partial
 from types import SimpleNamespace
 
 from nasx.config import schema
-from nasx.errors import UserError
+from nasx.errors import UserError, raised_by
 from nasx.spaces import rules
 
 
@@ -25,24 +26,16 @@ def settings(node: Mapping[str, object]) -> tuple[str, object]:
             values[name] = schema.tuples(node[name]) if name in node else schema.default(target, name)
         except ValueError:
             return "", None
-    return schema.constant(target, "read_as") or "", SimpleNamespace(**values)
+    return schema.text_constant(target, "read_as"), SimpleNamespace(**values)
 
 
-def faults(node: Mapping[str, object]) -> Iterator[UserError]:
-    """Yield the faults that the constructor of the space would raise; the types of its settings have been checked."""
+def faults(node: Mapping[str, object]) -> list[UserError]:
+    """Return the faults that the constructor of the space would raise; the types of its settings have been checked."""
     kind, space = settings(node)
-    if kind in rules.SPACES:
-        try:
-            rules.SPACES[kind](space)
-        except UserError as error:
-            yield error
+    return raised_by(partial(rules.SPACES[kind], space)) if kind in rules.SPACES else []
 
 
-def missing_from(node: Mapping[str, object], cell: object) -> Iterator[UserError]:
+def missing_from(node: Mapping[str, object], cell: object) -> list[UserError]:
     """Return the parts of a cell, as read by `published.check`, that are not in the space."""
     kind, space = settings(node)
-    if kind in rules.CELLS:
-        try:
-            rules.CELLS[kind](space, cell)
-        except UserError as error:
-            yield error
+    return raised_by(partial(rules.CELLS[kind], space, cell)) if kind in rules.CELLS else []

@@ -22,7 +22,7 @@ Deviations
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.core.plain import Config
 
@@ -62,7 +62,7 @@ def stage_values(values: Config, i: int) -> dict[str, object]:
     return {key: value[i] if isinstance(value, list | tuple) else value for key, value in values.items()}
 
 
-def stage_config(cfg: Config, i: int, space: Config | None = None) -> dict[str, Any]:
+def stage_config(cfg: Config, i: int, space: Config | None = None) -> Config:
     """The configuration of stage i alone, on `space` (default: that of `cfg`, not narrowed)."""
     node = with_defaults(cfg)
     return {

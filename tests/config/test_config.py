@@ -71,7 +71,7 @@ def test_fields_come_from_source_without_import_and_include_inherited_ones(packa
     assert component.fields["order"].annotation == Literal[1, 2]
     assert component.fields["kind"].annotation == Literal["a", "b"]
     assert component.fields["names"].annotation == tuple[str, ...]
-    assert component.fields["odd"].annotation is Any
+    assert component.fields["odd"].annotation is object
     assert "mine_for_test" not in sys.modules
 
 
@@ -152,7 +152,7 @@ def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
         target = composed("search", f"{file.parent.name}={file.stem}")[0][file.parent.name]["_target_"]
         component = schema.component(target)
         assert component is not None
-        assert [field.name for field in component.fields.values() if field.annotation is Any] == [], target
+        assert [field.name for field in component.fields.values() if field.annotation is object] == [], target
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted((paths.conf_dir() / "pair").glob("*.yaml"))])
