@@ -23,8 +23,9 @@ import textwrap
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from nasx import __version__
 from nasx.cli import invoke
@@ -36,6 +37,7 @@ from nasx.errors import UserError, printable
 
 if TYPE_CHECKING:
     from nasx.auditing.findings import Finding
+    from nasx.core.bilevel import Method
 
 OPTIONS = {"quick": "false", "seed": "0", "seeds": "1", "epochs": "6", "out": "outputs/audit", "allow": ""}
 BASE = ("experiment=quickstart",)
@@ -93,7 +95,7 @@ def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: 
     from nasx.tracking import environment
 
     (small, _), (wide, _), (searched, choices) = configurations
-    build: Callable[[], Any] = lambda: instantiate.build(small["method"], small["allow"])  # noqa: E731
+    build: Callable[[], Method] = partial(instantiate.build, small["method"], small["allow"])
     parts: Parts = {}
     with environment.prepared(
         environment.device("cpu"), threads=1, deterministic=small["deterministic"], seed=small["seed"]

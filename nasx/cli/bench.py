@@ -18,7 +18,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from tabulate import tabulate
 
@@ -31,7 +31,7 @@ from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.benchmarks.store import Say, silent
 from nasx.core.files import write_atomic
-from nasx.core.plain import Row
+from nasx.core.plain import Config, Row
 from nasx.errors import UserError, printable
 
 IMPORTS: dict[str, Callable[..., dict[str, object]]] = {"nb201": import_nb201, "nb101": import_nb101}
@@ -52,11 +52,22 @@ def bench_info() -> list[Row]:
     return [{**benchmark.info(), "reference": benchmark.references()} for benchmark in (Nb201(), Nb101())]
 
 
-def bench_query(genotype_text: str) -> dict[str, Any]:
+class Answer(TypedDict):
+    """What a benchmark has about a genotype."""
+
+    benchmark: str
+    genotype: str
+    facts: dict[str, object]
+    rows: list[Row]
+    """One for each dataset and split, with the keys dataset, split, mean, std, runs, optimum and rank."""
+    missing: str | None
+    """What the table lacks, in a sentence."""
+
+
+def bench_query(genotype_text: str) -> Answer:
     """Look up a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
 
-    Returns ``{"benchmark", "genotype", "facts": {name: value}, "rows": [{"dataset", "split", "mean", "std", "runs",
-    "optimum", "rank"}], "missing": sentence or None}``. Raises UserError if the text is of neither kind.
+    Raises UserError if the text is of neither kind.
     """
     text = genotype_text.strip()
     if re.fullmatch("[0-4]{6}", text):
@@ -64,7 +75,7 @@ def bench_query(genotype_text: str) -> dict[str, Any]:
     return _query_graph(text) if text.startswith("{") else _query_cell(text)
 
 
-def _query_cell(text: str) -> dict[str, object]:
+def _query_cell(text: str) -> Answer:
     benchmark, code = Nb201(), cell_code(text)
     devices = tuple(name.removeprefix("latency.") for name in benchmark.table().columns if name.startswith("latency."))
     benchmark = Nb201(devices=devices)
@@ -90,7 +101,7 @@ def _query_cell(text: str) -> dict[str, object]:
     return {"benchmark": "nb201", "genotype": text, "facts": facts, "rows": rows, "missing": missing}
 
 
-def _query_graph(text: str) -> dict[str, object]:
+def _query_graph(text: str) -> Answer:
     benchmark, graph = Nb101(), graph_of(text)
     remedy = 'write {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}'
     try:
@@ -104,7 +115,7 @@ def _query_graph(text: str) -> dict[str, object]:
     score = benchmark.query(text)
     counts = {"vertices": len(pruned[1]), "edges": sum(map(sum, pruned[0]))}
     facts: dict[str, object] = {"hash": graph_hash(*pruned), **counts}
-    missing, rows = benchmark.missing(), []
+    missing, rows = benchmark.missing(), list[Row]()
     if score is None:
         missing = missing or "the benchmark does not hold this graph"
     else:
@@ -183,7 +194,7 @@ def _known(record: object) -> set[str]:
     return set() if record is None else {""}
 
 
-def _mapping(value: object) -> dict[str, Any]:
+def _mapping(value: object) -> Config:
     return value if isinstance(value, dict) else {}
 
 

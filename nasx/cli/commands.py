@@ -1,5 +1,7 @@
 """The commands: their names, and those that need no configuration."""
 
+from nasx.config import commands
+
 COMMANDS = {
     "quickstart": "compare three ways to choose a cell: a first result in two minutes on a CPU, offline",
     "fit": "turn a folder of images into a small trained network in an ONNX file, in one command",
@@ -23,22 +25,5 @@ COMMANDS = {
     "bench": "download, import, query and fill benchmark tables; rank scores against them",
     "completion": "print the tab-completion script for bash, zsh or fish",
 }
-PLAIN = {
-    name: f"nasx.cli.{name}"
-    for name in (
-        "quickstart",
-        "fit",
-        "info",
-        "export",
-        "evaluate",
-        "diagnose",
-        "whatif",
-        "audit",
-        "status",
-        "doctor",
-        "latency",
-        "report",
-        "compare",
-    )
-}
+PLAIN = {name: f"nasx.cli.{name}" for name in COMMANDS if name not in (*commands.COMMANDS, "bench", "completion")}
 """Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""

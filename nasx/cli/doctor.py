@@ -254,7 +254,6 @@ def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: f
 def step(name: str) -> Lines:
     """Run one update of a tiny search on digits, and write its checkpoint, in a temporary folder."""
     import torch
-    from hydra.types import RunMode
 
     from nasx.config import compose
     from nasx.config.job_info import JobInfo
@@ -264,8 +263,7 @@ def step(name: str) -> Lines:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="nasx-doctor-") as folder:
         overrides = [*STEP, f"out={folder}", f"device={name}"]
-        composed = compose.make_loader().load_configuration("search", overrides, RunMode.RUN)
-        cfg, choices = compose.resolved(composed)
+        cfg, choices = compose.make_loader().compose("search", overrides)
         with session(cfg, JobInfo(choices=choices, overrides=overrides, command="nasx doctor")) as ctx:
             job = SearchJob(ctx)
             before = {key: x.detach().clone() for key, x in job.search.w.items()}

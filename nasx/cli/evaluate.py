@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
@@ -108,7 +108,8 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
         fault = f"its description of the images is damaged ({type(error).__name__}: {error})"
         raise UserError(model.name, fault, metadata.REMEDY) from error
     if given["dataset"] and isinstance(facts.get("classes"), list):  # before anything is downloaded
-        check_classes(instantiate.build(node, allow), facts)
+        source = instantiate.build(node, allow)
+        check_classes(source.name, facts, getattr(source, "number_of_classes", lambda: None)())
     if model.onnx and given["device"] not in ("auto", "cpu"):
         raise UserError(f"device={given['device']}", "nasx runs ONNX files only on the CPU", "use device=cpu")
     from nasx.tracking import environment
@@ -132,7 +133,7 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], 
         raise UserError(f"batch={batch}", "is not positive", "use at least 1")
     source = instantiate.build({**node, **facts["normalization"]}, allow)
     images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
-    check_classes(source, facts, len(images.classes))
+    check_classes(source.name, facts, len(images.classes))
     if list(images.classes) != facts["classes"]:
         here, there = (", ".join(classes[:5]) for classes in (images.classes, facts["classes"]))
         print(printable(f"note: the classes have other names: {here} here, {there} in training"))
@@ -142,13 +143,11 @@ def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], 
     return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))
 
 
-def check_classes(source: Any, facts: Facts, count: int | None = None) -> None:
-    """Raises UserError if the network has another number of classes than the dataset's `count`."""
-    if count is None:
-        count = getattr(source, "number_of_classes", lambda: None)()
+def check_classes(name: str, facts: Facts, count: int | None) -> None:
+    """Raise UserError if the network has another number of classes than a dataset; None: only its files show it."""
     if count not in (None, len(facts["classes"])):
         fault = f"has {count} classes, but the network has {len(facts['classes'])}"
-        raise UserError(f"dataset={source.name}", fault, "evaluate on images of the same classes")
+        raise UserError(f"dataset={name}", fault, "evaluate on images of the same classes")
 
 
 def dataset_node(name: str, facts: Facts, settings: Sequence[str], allow: Sequence[str]) -> dict[str, object]:

@@ -23,7 +23,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx import __version__
 from nasx.cli.arguments import parse
@@ -35,8 +35,10 @@ from nasx.export.metadata import Facts
 from nasx.tracking import checkpoints, lineage, records
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
+    from nasx.data.batch_stream import Opened
     from nasx.export.model import Classifier
 
 OPTIONS = {
@@ -76,7 +78,8 @@ def main(words: Sequence[str]) -> int:
     written: dict[str, bytes] = {name: packed(network, facts)}
     lines: list[str] = []
     if given["quantize"]:
-        written, lines = quantized(written[name], facts, instantiate.build(dataset, said.allowed), calibration)
+        images = instantiate.build(dataset, said.allowed).open("cpu", workers=0)
+        written, lines = quantized(written[name], facts, images, calibration)
     known = [*(file for file, _ in WRITERS.values()), INT8]
     readme = card(facts, result, [file for file in known if file in written or (out / file).exists()])
     for file, content in [*written.items(), ("README.md", readme.encode())]:  # not before all is computed
@@ -220,11 +223,11 @@ def onnx(network: nn.Module, facts: Facts) -> bytes:
     return graph.with_facts(graph.graph(model, example, ["images"], "scores"), facts)
 
 
-def quantized(model: bytes, facts: Facts, source: Any, count: int) -> tuple[dict[str, bytes], list[str]]:
+def quantized(model: bytes, facts: Facts, images: Opened, count: int) -> tuple[dict[str, bytes], list[str]]:
     """The files of an ONNX network and its int8 version, and the lines of their comparison. Raises UserError."""
     from nasx.export import graph, quantize
 
-    images, batch = source.open("cpu", workers=0), facts["test"]["batch"]
+    batch = facts["test"]["batch"]
     facts = {**facts, "quantization": {"weights": "int8", "activations": "int8", "images": count}}
     small = quantize.int8(model, quantize.calibration_batches(images, count, batch), facts)
     rows = quantize.compared({"model.onnx": model, INT8: small}, images, batch)
@@ -232,7 +235,7 @@ def quantized(model: bytes, facts: Facts, source: Any, count: int) -> tuple[dict
     return {"model.onnx": model, INT8: small}, quantize.table(rows)
 
 
-def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, Any, Any]:
+def _example(network: nn.Module, facts: Facts) -> tuple[Classifier, torch.Tensor, dict[int, torch.export.Dim]]:
     import torch
 
     from nasx.export.model import Classifier

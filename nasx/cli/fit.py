@@ -36,7 +36,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from nasx.cli import arguments, fit_report, fit_width, invoke
 from nasx.config import commands, instantiate, overrides
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from nasx.data.images import Folder
     from nasx.data.listing import Listing
 
+T = TypeVar("T")
 OPTIONS = {"macs": "", "params": "", "latency": "", "minutes": "", "proxy": "", "out": "model.onnx", "runs": "outputs"}
 SEARCH = ("method", "space", "dataset", "search", "budget", "benchmark", "stop")
 BOTH = ("seed", "device", "threads", "workers", "checkpoint_s", "deterministic", "allow", "engine", "logger", "quiet")
@@ -227,16 +228,17 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.path = Path(self.asked.runs).expanduser() / f"{self.name}.json"
-        self.plan: dict[str, Any] = files.read_json(self.path) or {}
+        self.plan = files.read_json(self.path) or {}
         self.began, self.before = time.monotonic(), self.plan.get("spent", 0.0)
 
-    def decide(self, key: str, choose: Callable[[], object]) -> Any:
+    def decide(self, key: str, choose: Callable[[], T]) -> T:
         """What was decided before, else what `choose()` returns, which is kept."""
         if key not in self.plan:
             self.plan[key] = choose()
             self.plan["spent"] = self.before + time.monotonic() - self.began
             files.write_atomic(self.path, json.dumps(self.plan, indent=1) + "\n")
-        return self.plan[key]
+        decided: T = self.plan[key]
+        return decided
 
     def run(self, kind: Literal["search", "retrain"], words: Sequence[str], step: str = "") -> invoke.Done:
         """The finished run of this step."""

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -79,7 +79,11 @@ def written(
     correct, n = int((answers == images.test_y).sum()), len(answers)
     latency, cpu = runtime.measure_latency(out), environment.hardware(torch.device("cpu"))["name"]
     low, high = wilson(correct, n)
-    found: dict[str, Any] = {
+    budget = None
+    if quantity:
+        value = latency.median_ms if quantity == "latency" else float(trained.record[quantity])
+        budget = {"met": value <= target, "text": budgets.ratio_text(value, target, quantity)}
+    found = {
         "file": out.name,
         "correct": correct,
         "images": n,
@@ -93,11 +97,8 @@ def written(
         "torch_accuracy": trained.record["test_accuracy"],
         "run": str(trained.folder),
         "sha256": hashlib.sha256(blob).hexdigest(),
+        "budget": budget,
     }
-    found["budget"] = None
-    if quantity:
-        value = latency.median_ms if quantity == "latency" else float(found[quantity])
-        found["budget"] = {"met": value <= target, "text": budgets.ratio_text(value, target, quantity)}
     files.write_atomic(card_of(out), export.card(facts, trained.record, ["model.onnx"], cleaned(found)))
     return found
 

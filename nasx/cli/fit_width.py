@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nasx.core import budgets
 from nasx.core.files import write_atomic
@@ -36,13 +36,14 @@ class Networks(NamedTuple):
 
     def feasible(self, quantity: str, target: float) -> None:
         """Raise UserError where no network of the space keeps to a budget of macs or params."""
+        from nasx.spaces.base import Size
         from nasx.spaces.cost import Counts
 
         if quantity not in ("macs", "params"):
             return
-        counts: Any = Counts(quantity)  # type: ignore[arg-type]
-        size: dict[str, Any] = {"layers": self.layers, "channels": 2, "stem": self.stem}
-        least = self.space.cost_model(counts, len(self.images.classes), self.shape, **size).least()
+        counts = Counts(quantity)  # type: ignore[arg-type]
+        classes, size = len(self.images.classes), Size(layers=self.layers, channels=2, stem=self.stem)
+        least = self.space.cost_model(counts, classes, self.shape, **size).least()
         if least > target:
             raise UserError(
                 f"{quantity}={target:g}",
@@ -52,8 +53,8 @@ class Networks(NamedTuple):
 
     def network(self, genotype: str, channels: int) -> Network:
         """The network of a cell, with fresh weights."""
-        size: dict[str, Any] = {"layers": self.layers, "channels": channels, "stem": self.stem}
-        return self.space.network(self.space.parse(genotype), len(self.images.classes), **size)
+        cell, classes = self.space.parse(genotype), len(self.images.classes)
+        return self.space.network(cell, classes, layers=self.layers, channels=channels, stem=self.stem)
 
     def cost(self, genotype: str, channels: int) -> Cost:
         """Its parameters and multiply-adds."""

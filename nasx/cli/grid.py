@@ -14,13 +14,21 @@ import math
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType, RangeSweep, Transformer
-from omegaconf import OmegaConf
+from hydra.core.override_parser.types import (
+    IntervalSweep,
+    Override,
+    OverrideType,
+    ParsedElementType,
+    RangeSweep,
+    Transformer,
+)
+from omegaconf import DictConfig, OmegaConf
 
 from nasx.config import identity as config_identity
 from nasx.config.compose import mapping, resolved
+from nasx.config.overrides import with_value
 from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import run_folder
@@ -43,8 +51,8 @@ class Job(NamedTuple):
     """The overrides of one job, and what they give."""
 
     overrides: list[str]
-    values: dict[str, Any]
-    choices: dict[str, object]
+    values: Config
+    choices: Mapping[str, str]
 
 
 # ---------------------------------------------------------------------------------------------------- axes
@@ -56,8 +64,8 @@ def first_job(overrides: Sequence[Override]) -> tuple[str, ...]:
 def _text(override: Override) -> str:
     if not override.is_sweep_override():
         return str(override.input_line)
-    given: Any = override._value
-    value = next(iter(override.sweep_iterator())) if override.is_choice_sweep() else given.start
+    given = override._value
+    value = given.start if isinstance(given, IntervalSweep | RangeSweep) else next(iter(override.sweep_iterator()))
     return f"{override.get_key_element()}={Transformer.str(value)}"
 
 
@@ -71,7 +79,7 @@ def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
     if not override.is_sweep_override():
         return Axis(key, [str(override.input_line)], [None], True)
     if isinstance(given, IntervalSweep):
-        listed: list[Any] = [given.start, given.end]
+        listed: list[ParsedElementType] = [given.start, given.end]
     elif isinstance(given, RangeSweep) and not every:
         listed = [given.start, max(given.start or 0, (given.stop or 0) - (given.step or 1))]
     else:
@@ -131,11 +139,11 @@ def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
     return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
 
 
-def jobs(found: Sequence[Axis], at: Sequence[int], cfg: object, *, every: bool) -> Iterator[Job]:
+def jobs(found: Sequence[Axis], at: Sequence[int], cfg: DictConfig, *, every: bool) -> Iterator[Job]:
     """The jobs of one combination of choices, whose composed configuration is `cfg`.
 
     `every`: of all combinations of the other values; else the first, and one for each further value of each key (a
-    sweeper that chooses as it goes combines them itself). Raises OmegaConf's error where `cfg` cannot be resolved.
+    sweeper that chooses as it goes combines them itself). Raises UserError where `cfg` cannot be resolved.
     """
     base, choices = resolved(cfg)
     free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
@@ -145,11 +153,12 @@ def jobs(found: Sequence[Axis], at: Sequence[int], cfg: object, *, every: bool) 
     wanted = itertools.product(*sizes) if every else itertools.chain([first], others)
     fixed = "${" not in str([value for key, value in mapping(cfg, resolve=False).items() if key != "hydra"])
     for places in wanted:
-        own, values = list(texts(found, at)), dict(base)
+        own = list(texts(found, at))
+        values: Config = base
         changed = {i: place for i, place in zip(free, places, strict=True) if place}
         for i, place in changed.items():
             own[i] = found[i].texts[place]
-            _put(values, found[i].key.split("."), found[i].values[place])
+            values = with_value(values, found[i].key, found[i].values[place])
         if changed and not fixed:
             values = _resolved(cfg, {found[i].key: found[i].values[place] for i, place in changed.items()})
         yield Job(own, values, choices)
@@ -164,20 +173,12 @@ def _there(values: Mapping[str, object], path: Sequence[str]) -> bool:
     return True
 
 
-def _put(values: dict[str, Any], path: Sequence[str], value: object) -> None:
-    """Set a key; the mappings on the way to it are copied."""
-    for part in path[:-1]:
-        values[part] = dict(values[part])
-        values = values[part]
-    values[path[-1]] = value
-
-
-def _resolved(cfg: Any, changed: Config) -> dict[str, object]:
+def _resolved(cfg: DictConfig, changed: Config) -> Config:
     """The configuration with other values of some keys, where others refer to them."""
     own = copy.deepcopy(cfg)
     for key, value in changed.items():
         OmegaConf.update(own, key, value)
-    return resolved(own)[0]
+    return resolved(own).cfg
 
 
 # ------------------------------------------------------------------------------------------------- folders

@@ -26,7 +26,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.cli.arguments import Arguments, parse
 from nasx.config import identity as config_identity
@@ -37,6 +37,7 @@ from nasx.errors import UserError, printable
 from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
+    from nasx.config.compose import Resolved
     from nasx.spaces.base import Space
     from nasx.spaces.edges import Edge
     from nasx.tracking.lineage import Parent
@@ -154,14 +155,13 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
     return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
-def retrain_config(
-    given: Mapping[str, str], text: str, run: Parent | None, values: Sequence[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, values: Sequence[str]) -> Resolved:
     """(configuration, choices) of `nasx retrain` for a genotype: as given, else as the run has it, else as usual.
 
     A search hands on space and dataset, a retraining its recipe too. Raises UserError.
     """
     from nasx.config import compose
+    from nasx.config.compose import Resolved
 
     retrained = run is not None and run.record.get("kind") == "retrain"
     groups = (*lineage.INHERITED_GROUPS, *(["retrain", "budget"] if retrained else []))
@@ -182,7 +182,7 @@ def retrain_config(
         cfg |= config_identity.NO_BUDGET
         if "max_macs" not in keys and "max_macs" in cfg["retrain"]:
             cfg["retrain"]["max_macs"] = None
-    return cfg, choices
+    return Resolved(cfg, choices)
 
 
 def find_space(text: str) -> str:
@@ -205,12 +205,8 @@ def find_space(text: str) -> str:
     )
 
 
-def compose_job(
-    given: Mapping[str, str], values: Sequence[str] = (), command: str = "retrain"
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def compose_job(given: Mapping[str, str], values: Sequence[str] = (), command: str = "retrain") -> Resolved:
     """(configuration, choices) of a command with these choices. Raises UserError for one that does not exist."""
-    from hydra.types import RunMode
-
     from nasx.cli import arguments, preflight
     from nasx.config import compose
 
@@ -218,7 +214,7 @@ def compose_job(
     chosen = [f"{group}={given[group]}" for group in groups if given.get(group)]
     line = arguments.Line(("--cfg=job",), (*chosen, *values))
     preflight.check_line(command, line)
-    return compose.resolved(compose.make_loader().load_configuration(command, list(line.overrides), RunMode.RUN))
+    return compose.make_loader().compose(command, line.overrides)
 
 
 def images(said: Arguments, cfg: Config, space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:

@@ -5,15 +5,15 @@ Nothing here imports torch before a job has passed all checks and has something 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nasx.config import commands
 from nasx.config.job_info import JobInfo
-from nasx.core.plain import Config
+from nasx.core.plain import Config, Result
 
 if TYPE_CHECKING:
     from nasx.cli.arguments import Line
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Done(NamedTuple):
     """The record and the folder of a finished run."""
 
-    record: Config
+    record: Result
     folder: Path
 
 
@@ -38,8 +38,6 @@ def call(command: Literal["search", "retrain"], overrides: Sequence[str], config
 
 def composed(command: str, overrides: Sequence[str], config_dir: str | None = None) -> tuple[Line, Config, Config]:
     """Return a normalized command line, its checked configuration and its choices. Raises UserError with all faults."""
-    from hydra.types import RunMode
-
     from nasx.cli import preflight
     from nasx.cli.arguments import Line
     from nasx.config import compose
@@ -48,7 +46,7 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | None = No
     line = preflight.normalize(command, Line(options, tuple(overrides)))
     loader = compose.make_loader(config_dir)
     preflight.check_line(command, line, loader)
-    return line, *compose.resolved(loader.load_configuration(command, list(line.overrides), RunMode.RUN))
+    return line, *loader.compose(command, line.overrides)
 
 
 def do(command: Literal["search", "retrain"], cfg: Config, info: JobInfo) -> Done:
@@ -58,6 +56,7 @@ def do(command: Literal["search", "retrain"], cfg: Config, info: JobInfo) -> Don
 
     preflight.check_foreign(cfg, command)
     record = work(command, cfg, info)
+    assert record is not None, command
     return Done(record, Path(cfg["out"]) / identity.run_name(cfg, info.choices, command))
 
 
@@ -77,17 +76,19 @@ def job_info(
     return JobInfo(choices=choices, options=options, folders=folders, published=standard).of(command, overrides)
 
 
-def work(command: str, cfg: Config, info: JobInfo) -> Any:
+def work(command: str, cfg: Config, info: JobInfo) -> Result | None:
     """Run the job of a resolved configuration, and return its record; that of a finished run without torch."""
     if command == "table":
         import_module("nasx.cli.table").main(cfg)
         return None
     if command == "list":
-        return import_module("nasx.cli.listing").main(cfg, info.folders)
+        import_module("nasx.cli.listing").main(cfg, info.folders)
+        return None
     from nasx.report import run_summary
 
     if command == "run":
         run_summary.checked_folder(cfg, info.choices, "search")
     elif command != "study" and (done := run_summary.again(cfg, info.choices, command, summary=info.summary)):
         return done
-    return getattr(import_module(f"nasx.jobs.{command}"), command)(cfg, info)
+    job: Callable[[Config, JobInfo], Result] = getattr(import_module(f"nasx.jobs.{command}"), command)
+    return job(cfg, info)

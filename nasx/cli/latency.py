@@ -21,7 +21,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.cli.arguments import Arguments, parse
 from nasx.config import instantiate
@@ -92,7 +92,7 @@ def measured(said: Arguments) -> list[str]:
 
     device = environment.device(given["device"])
     with environment.prepared(device, threads=numbers["threads"], deterministic=False, seed=seed):
-        about: dict[str, Any] = {
+        about: dict[str, object] = {
             "space": cfg["space"]["_target_"],
             **{name: said.optional(name, 1) for name in ("layers", "channels")},
             "stem": given["stem"],

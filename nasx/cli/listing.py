@@ -15,7 +15,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nasx.config import experiments, plugins, schema
 from nasx.core import spelling
@@ -109,7 +109,7 @@ def _options(group: str, settings: Config) -> str:
 def _said(node: Config) -> str:
     """key=value of a component's fields; a component inside it as Class(...)."""
 
-    def said(value: Any) -> str:
+    def said(value: object) -> str:
         if isinstance(value, Mapping):
             return f"{str(value.get('_target_')).rpartition('.')[2]}({_said(value)})"
         return "null" if value is None else str(value).lower() if value in (True, False) else str(value)

@@ -66,12 +66,12 @@ def _checked(cfg: DictConfig) -> object:
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
             preflight.check_foreign(plain, command)
-            result = invoke.work(command, plain, info)
-            if "kind" in (result or ()) and os.environ.get("RANK", "0") == "0":  # a record; else nothing was run
+            record = invoke.work(command, plain, info)
+            if record and os.environ.get("RANK", "0") == "0":  # other processes have none
                 from nasx.report import run_summary
 
-                run_summary.show_next(result, Path(plain["out"]) / result["name"])
-            return result
+                run_summary.show_next(record, Path(plain["out"]) / record["name"])
+            return record
         except Exception as error:  # noqa: BLE001 (raised again by `application`, past Hydra's own shortened trace)
             _raised.append(error)
             return None
@@ -85,9 +85,8 @@ def _checked(cfg: DictConfig) -> object:
         grouped = commands.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, choices)] if grouped else []
         sweep_log.record_job(path, overrides, runs, ended=False)
-        result = invoke.work(command, plain, info)
-        if plain.get("objective"):
-            result = sweeps.objective(result, plain["objective"])
+        record = invoke.work(command, plain, info)
+        result = sweeps.objective(record or {}, plain["objective"]) if plain.get("objective") else record
     except Exception as error:
         fault = error if isinstance(error, UserError) else of_system(error)
         if fault is None or os.environ.get("NASX_DEBUG") == "1":

@@ -10,17 +10,18 @@ values as it goes (optuna), the first job is checked, and each further value of 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig
 
 from nasx.cli import grid
 from nasx.cli.arguments import Line, quote_override
@@ -36,7 +37,7 @@ from nasx.config import (
     sweeps,
     trust,
 )
-from nasx.config.compose import Loader, make_loader, mapping, options, resolved, translate
+from nasx.config.compose import Loader, make_loader, mapping, options, resolved
 from nasx.config.fault_cache import FaultCache
 from nasx.core import spelling
 from nasx.core.plain import Config
@@ -84,9 +85,9 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
 class Composed(NamedTuple):
     """A composed configuration (None if Hydra cannot compose it), its faults, and what its files say."""
 
-    cfg: Any
+    cfg: DictConfig | None
     resolves: bool
-    """Whether all interpolations in it have a value."""
+    """Whether it is trusted, and all interpolations in it have a value."""
     faults: list[UserError]
     default_of: components.DefaultLookup
 
@@ -113,7 +114,8 @@ def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[
     for at in grid.combinations(axes):
         own = compose(grid.texts(axes, at))
         found |= {str(fault): fault for fault in own.faults}
-        for job in grid.jobs(axes, at, own.cfg, every=every) if own.resolves and line.runs else ():
+        whole = own.cfg if own.resolves and line.runs else None
+        for job in () if whole is None else grid.jobs(axes, at, whole, every=every):
             task = [text for text in job.overrides if not text.startswith("hydra")]
             faults = [
                 *check.faults(job.values, job.choices, task, command, own.default_of, known),
@@ -126,6 +128,7 @@ def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[
                 break
     if found:
         raise UserError.join(list(found.values()))
+    assert first.cfg is not None  # else it has a fault
     return str(first.cfg.get("out", ".")), sweeps.count(first.cfg, [len(axis.texts) for axis in axes])
 
 
@@ -168,10 +171,12 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
     faulty = {fault.where for fault in faults}
     kept = [_text(o) for o in chosen if _text(o) not in faulty]
     rest = [o for o in overrides if o not in chosen]
-    cfg, resolves = None, False
+    cfg: DictConfig | None = None
+    resolves = False
     try:
         if not faulty and not any(o.is_add() or o.is_force_add() for o in rest):
-            cfg = _composed(command, loader, list(texts))
+            with contextlib.suppress(UserError):
+                cfg = loader.load_configuration(command, list(texts), RunMode.RUN)
         if cfg is None:  # something is wrong: compose without the overrides of values, and look at each
             base = loader.load_configuration(
                 command, [*kept, *(_text(o) for o in rest if o.is_hydra_override())], RunMode.RUN
@@ -185,20 +190,10 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
         resolves = not distrusted and bool(resolved(cfg))  # else nothing of it is resolved or built
     except UserError as error:
         faults.append(error)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        faults.append(translate(error))
     return Composed(cfg, resolves, faults, provenance.default_lookup(command, kept, loader.config_dir))
 
 
-def _composed(command: str, loader: Loader, texts: list[str]) -> object:
-    """The composed configuration, None if Hydra refuses."""
-    try:
-        return loader.load_configuration(command, texts, RunMode.RUN)
-    except (HydraException, OmegaConfBaseException, UserError, ValueError):
-        return None
-
-
-def _key_faults(base: object, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
+def _key_faults(base: DictConfig, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
     """(faults, overrides without one) of overrides that set values."""
     plain = {str(key): value for key, value in mapping(base, resolve=False).items() if key != "hydra"}
     faults, good = [], []

@@ -23,7 +23,6 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -42,7 +41,7 @@ LABEL = re.compile(r"[A-Za-z0-9:._+-]+")
 """Labels that LaTeX accepts."""
 
 
-def _sorted(table: pd.DataFrame, by: Any) -> pd.DataFrame:
+def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame:
     names = [by] if isinstance(by, str) else [str(x) for x in by or []]
     if not names or table.empty:
         return table

@@ -27,15 +27,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
+from typing import NamedTuple
 
 from nasx.cli import arguments, diagnose, invoke, preflight
 from nasx.config import check, commands, components, overrides, plugins, provenance, stages, trust
-from nasx.config.compose import make_loader, options, published, resolved, translate
+from nasx.config.compose import Resolved, make_loader, options, published
 from nasx.config.job_info import JobInfo
 from nasx.core import files, spelling
 from nasx.core.plain import Config
@@ -83,7 +79,7 @@ class Request(NamedTuple):
 class Branch(NamedTuple):
     """A configuration to run and its facts, as jobs take them."""
 
-    cfg: dict[str, Any]
+    cfg: Config
     info: JobInfo
 
 
@@ -184,11 +180,11 @@ def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], aske
     groups = [word.partition("=")[0] for word in chosen]
     own = {*JOB, *groups}
     held = {key: saved[key] for key in (*commands.GROUPS, "seed", "deterministic") if key in saved and key not in own}
-    cfg = {**base, **held, "allow": list(asked.allow), "out": asked.out}
+    cfg: Config = {**base, **held, "allow": list(asked.allow), "out": asked.out}
     if "method" in groups:
         _same_space(str(picked["method"]), base["space"], saved["space"])
     if "method" in groups and "inner" in cfg["method"]:
-        cfg["method"] = {**cfg["method"], "inner": saved["method"].get("inner", saved["method"])}
+        cfg = overrides.with_value(cfg, "method.inner", saved["method"].get("inner", saved["method"]))
     for word in changes:
         if word not in chosen:
             cfg = _with(cfg, word)
@@ -215,7 +211,7 @@ def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, ob
             raise UserError(f"method={method}", fault, "start another search: nasx search")
 
 
-def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _composed(texts: Sequence[str], space: str) -> Resolved:
     """`nasx search` with settings of a job and chosen components: values and choices. Raises UserError."""
     loader = make_loader()
     for text in texts:
@@ -223,14 +219,10 @@ def _composed(texts: Sequence[str], space: str) -> tuple[dict[str, Any], dict[st
         if group in commands.GROUPS and choice not in (known := options(loader, group)):
             raise preflight.unknown_choice(text, group, choice, known)
     where = [f"space={space}"] if space in options(loader, "space") else []
-    try:
-        cfg = loader.load_configuration("search", [*where, *map(arguments.quote_override, texts)], RunMode.RUN)
-        return resolved(cfg)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise translate(error) from error
+    return loader.compose("search", [*where, *map(arguments.quote_override, texts)])
 
 
-def _with(cfg: dict[str, object], text: str) -> dict[str, object]:
+def _with(cfg: Config, text: str) -> Config:
     """`cfg` with one dotted override. Raises UserError if it cannot be read, or sets what is not there."""
     if trust.calls_resolver(text):
         raise trust.resolver_fault(*text.split("=", 1))
@@ -239,11 +231,7 @@ def _with(cfg: dict[str, object], text: str) -> dict[str, object]:
         raise UserError(text, "lists several values", "give one value; each value needs a branch of its own")
     if (fault := components.unknown_key(cfg, override.key_or_group, "search")) is not None:
         raise fault
-
-    def put(node: Config, path: Sequence[str]) -> dict[str, object]:
-        return {**node, path[0]: put(node[path[0]], path[1:]) if path[1:] else override.value()}
-
-    return put(cfg, override.key_or_group.split("."))
+    return overrides.with_value(cfg, override.key_or_group, override.value())
 
 
 def _facts(
@@ -270,7 +258,7 @@ def _facts(
     words += [f"allow=[{','.join(asked.allow)}]"] if asked.allow else []
     try:
         standard = published("search", choices, cfg, None)
-    except (UserError, HydraException, OmegaConfBaseException):  # a choice in a folder of the user's own
+    except UserError:  # a choice in a folder of the user's own
         standard = None
     return JobInfo(
         choices=choices,

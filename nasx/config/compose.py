@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cache, lru_cache, partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from hydra import version
@@ -79,13 +79,20 @@ def register() -> None:
         found.register(UserFolders)
 
 
+class Resolved(NamedTuple):
+    """A resolved configuration without `hydra`, and the chosen group files."""
+
+    cfg: dict[str, Any]
+    choices: dict[str, Any]
+
+
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, which answers a file that it cannot digest with a UserError too."""
+    """Hydra's loader, whose errors are UserErrors, also for a file that Hydra cannot digest."""
 
     config_dir: str | None = None
     """The folder of --config-dir."""
 
-    def base_config(self, command: str, cfg: Any, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
+    def base_config(self, command: str, cfg: DictConfig, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
         """What composes nasx's own files for the launcher and sweeper of `cfg`; None if there are no others."""
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
@@ -103,20 +110,20 @@ class Loader(ConfigLoaderImpl):
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *flags: bool, **named: bool
     ) -> DictConfig:
-        """Compose a configuration, or return the one just composed from the same overrides to check them."""
+        """Compose a configuration, or return the one just composed from the same overrides to check them.
+
+        Raises UserError.
+        """
         given = (config_name, tuple(overrides), run_mode)
         kept, self._kept = self._kept, None
         if kept is not None and kept[0] == given:
             return kept[1]
-        cfg = self._load(config_name, overrides, run_mode, *flags, **named)
-        self._kept = given, cfg
-        return cfg
-
-    def _load(self, *args: Any, **words: Any) -> DictConfig:
         try:
-            return super().load_configuration(*args, **words)
-        except (HydraException, OmegaConfBaseException):
+            cfg = super().load_configuration(config_name, overrides, run_mode, *flags, **named)
+        except UserError:
             raise
+        except (HydraException, OmegaConfBaseException) as error:
+            raise translate(error) from error
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
             where = f"{mark.name}, line {mark.line + 1}" if mark else "configuration"
@@ -128,14 +135,17 @@ class Loader(ConfigLoaderImpl):
                 f"cannot be composed ({type(error).__name__}: {error})",
                 "correct the file or the override that causes this",
             ) from error
+        self._kept = given, cfg
+        return cfg
+
+    def compose(self, command: str, overrides: Sequence[str]) -> Resolved:
+        """Return the resolved configuration of a command line, and its choices. Raises UserError."""
+        return resolved(self.load_configuration(command, list(overrides), RunMode.RUN))
 
 
 @cache
 def _ours(command: str, chosen: tuple[str, ...]) -> DictConfig:
-    try:
-        return make_loader().load_configuration(command, list(chosen), RunMode.RUN)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise translate(error) from error
+    return make_loader().load_configuration(command, list(chosen), RunMode.RUN)
 
 
 def make_loader(config_dir: str | None = None) -> Loader:
@@ -151,20 +161,24 @@ def make_loader(config_dir: str | None = None) -> Loader:
     return loader
 
 
-def resolved(cfg: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(the resolved configuration without `hydra`, the chosen group files) of a composed configuration."""
+def resolved(cfg: DictConfig) -> Resolved:
+    """Resolve a composed configuration. Raises UserError for an interpolation without a value."""
     choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra/")}
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
-    return mapping(own, resolve=True), {str(key): value for key, value in choices.items()}
+    own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
+    return Resolved(mapping(own, resolve=True), {str(key): value for key, value in choices.items()})
 
 
-def mapping(cfg: Any, *, resolve: bool) -> dict[str, Any]:
-    values = OmegaConf.to_container(cfg, resolve=resolve)
+def mapping(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
+    """Return the plain values of a configuration. Raises UserError for an interpolation without a value."""
+    try:
+        values = OmegaConf.to_container(cfg, resolve=resolve)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise translate(error) from error
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
 
-def published(command: str, choices: Config, cfg: Config, config_dir: str | None) -> dict[str, Any]:
+def published(command: str, choices: Config, cfg: Config, config_dir: str | None) -> Config:
     """The configuration of the same choices as their files, the pair and a published experiment give it.
 
     Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
@@ -175,9 +189,9 @@ def published(command: str, choices: Config, cfg: Config, config_dir: str | None
 
 
 @lru_cache(maxsize=64)
-def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> dict[str, Any]:
+def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> Config:
     """Compose the chosen files; the jobs of a sweep share the result."""
-    return resolved(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
+    return make_loader(config_dir).compose(command, chosen).cfg
 
 
 def translate(error: Exception) -> UserError:

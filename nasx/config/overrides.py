@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from nasx.core.plain import Config
+
 
 def format_value(value: object) -> str:
     """A value as one writes it on the command line."""
@@ -11,6 +13,12 @@ def format_value(value: object) -> str:
     if isinstance(value, list | tuple):
         return "[" + ",".join(format_value(item) for item in value) + "]"
     return words.get(value, str(value)) if value is None or isinstance(value, bool) else str(value)
+
+
+def with_value(cfg: Config, key: str, value: object) -> Config:
+    """Return a configuration with another value of a dotted key; all else is shared with `cfg`."""
+    first, _, rest = key.partition(".")
+    return {**cfg, first: with_value(cfg[first], rest, value) if rest else value}
 
 
 def first_part(text: str) -> str:

@@ -47,7 +47,7 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
     loader, groups = make_loader(config_dir), choosing(overrides)
     folders = plugins.folders(config_dir)
     try:
-        loader.load_configuration(command, groups, RunMode.RUN)  # a file that is not a configuration gets our own error
+        loader.compose(command, groups)  # a file that is not a configuration gets our own error
         files = loader.compute_defaults_list(command, groups, RunMode.RUN).defaults
         found = Origins({}, {})
         for file in files:

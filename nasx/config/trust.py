@@ -26,7 +26,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.errors import UserError
 
@@ -108,15 +108,17 @@ def is_class(found: object, name: str, homes: Sequence[str]) -> bool:
 
 
 # ----------------------------------------------------------------------------------------------------- faults
-def faults(cfg: Any, texts: Sequence[str], ours: Callable[[], DictConfig] | None = None) -> Iterator[UserError]:
+def faults(cfg: DictConfig, texts: Sequence[str], ours: Callable[[], DictConfig] | None = None) -> Iterator[UserError]:
     """Faults of a composed configuration that was made of the overrides `texts` of a command line.
 
     `ours` composes what nasx's own files say, where the user has a folder of configurations; None if there is none.
     """
     from omegaconf import OmegaConf
 
-    hydra = dict(_leaves(OmegaConf.to_container(cfg.hydra, resolve=False)))
-    own: Any = OmegaConf.to_container(OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"]), resolve=False)
+    whole = OmegaConf.to_container(cfg, resolve=False)
+    assert isinstance(whole, dict)
+    own = {str(key): value for key, value in whole.items() if key != "hydra"}
+    hydra = dict(_leaves(whole["hydra"]))
     given = {_key(text) for text in texts}
     yield from _called(hydra)
     for path, value in _leaves(own):

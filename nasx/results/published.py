@@ -26,7 +26,7 @@ import pandas as pd
 
 from nasx.config import experiments
 from nasx.config.experiments import Experiment, Printed
-from nasx.core.plain import Row
+from nasx.core.plain import Config, Row
 from nasx.core.quantities import value_at
 from nasx.errors import UserError
 from nasx.results.collect import SIZES
@@ -167,7 +167,7 @@ def _holds(condition: str, row: Row) -> bool:
 
 
 @lru_cache(maxsize=256)
-def _configuration(folder: str) -> dict[str, Any]:
+def _configuration(folder: str) -> Config:
     return records.configuration(Path(folder)) or {}
 
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
+
 from nasx.core.plain import Config, State
 from nasx.errors import UserError
 from nasx.searcher.loop import Loop
 from nasx.tracking import checkpoints
 
 
-def branch_state(path: Path, branch: Config, loop: Loop, device: object) -> State:
+def branch_state(path: Path, branch: Config, loop: Loop, device: torch.device | str) -> State:
     """Return the state of the kept checkpoint at `path`, with the optimizer settings of `loop`.
 
     `branch` holds the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or

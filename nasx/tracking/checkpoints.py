@@ -17,12 +17,15 @@ import io
 import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nasx.core.files import write_atomic
 from nasx.core.plain import State
 from nasx.core.system import sync_folder
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("nasx")
 MAGIC = b"nasx checkpoint 2\n"
@@ -78,7 +81,7 @@ def checksum(path: Path) -> str:
         return file.read(len(MAGIC) + 64)[len(MAGIC) :].decode("ascii", errors="replace")
 
 
-def last(folder: Path, device: object = "cpu", rows: int | None = None) -> State | None:
+def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = None) -> State | None:
     """Return the newest readable checkpoint of a run, None if there is none yet.
 
     A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
@@ -105,7 +108,7 @@ def last(folder: Path, device: object = "cpu", rows: int | None = None) -> State
     return None
 
 
-def read(path: Path, device: Any = "cpu") -> State | None:
+def read(path: Path, device: torch.device | str = "cpu") -> State | None:
     """Read a checkpoint; None, with a warning, if it is damaged or has been removed."""
     import torch
 

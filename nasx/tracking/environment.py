@@ -10,11 +10,10 @@ import platform
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 
@@ -199,7 +198,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.asked: int | None = None
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
         self._terminals: list[int] = []
 
     def __enter__(self) -> Signals:

@@ -6,14 +6,14 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator, Mapping
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
 from nasx.core import distributed
 from nasx.core.meter import Meter
 from nasx.core.metrics import Metric
-from nasx.core.plain import Result, State
+from nasx.core.plain import Result, Row, State
 from nasx.tracking import environment, profiler, progress
 from nasx.tracking.progress import Display
 from nasx.tracking.session import Session, own_code_errors
@@ -79,7 +79,7 @@ class Job(ABC):
         self.ctx, self.engine, self.metric, self.epochs = ctx, engine, metric, epochs
 
     @abstractmethod
-    def row(self, means: dict[str, float]) -> dict[str, Any]:
+    def row(self, means: dict[str, float]) -> Row:
         """Return the metrics row of this epoch with these means."""
 
     @abstractmethod
@@ -148,8 +148,7 @@ class Job(ABC):
 
     def end_epoch(self, means: dict[str, float]) -> None:
         """Write and log the row of this epoch, then a checkpoint."""
-        row = self.row(means)
-        row["wall_s"] = round(self.ctx.elapsed_s, 3)
+        row = {**self.row(means), "wall_s": round(self.ctx.elapsed_s, 3)}
         self.ctx.run.append(row)
         kept = bool(self.keep_every) and row["epoch"] % self.keep_every == 0
         self.save(row["epoch"] if kept else None)

@@ -21,12 +21,10 @@ from typing import NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf.errors import OmegaConfBaseException
 
 from nasx.config import commands as config_commands
 from nasx.config import components, overrides, provenance
-from nasx.config.compose import make_loader, resolved
+from nasx.config.compose import make_loader
 from nasx.core import files, spelling
 from nasx.core.plain import Config, Result, Row
 from nasx.errors import UserError, printable
@@ -213,7 +211,7 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
 
     @cache
     def composed(*chosen: str) -> Config:
-        return resolved(make_loader(config_dir).load_configuration(command, list(chosen), RunMode.RUN))[0]
+        return make_loader(config_dir).compose(command, chosen).cfg
 
     each = [_inherited(texts, given, parent(name, out), composed) for name in names]
     found: dict[str, str] = {}
@@ -236,8 +234,8 @@ def _inherited(
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
         base = composed(*provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
-    except (UserError, HydraException, OmegaConfBaseException, ValueError):
-        return found  # preflight.examine finds the same and reports it with all other faults
+    except UserError:
+        return found  # preflight.check_line finds the same and reports it with all other faults
     for group in same:
         flat, held = records.flatten(base[group]), records.flatten(adopt_settings(base[group], run.block(group)))
         for key, value in held.items():

@@ -9,13 +9,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from nasx.config import identity
 from nasx.config.job_info import JobInfo
 from nasx.core import versions
 from nasx.core.files import read_json, read_yaml
-from nasx.core.plain import Result, Row
+from nasx.core.plain import Config, Result, Row
 from nasx.errors import UserError
 from nasx.tracking import checkpoints
 
@@ -117,7 +116,7 @@ def head(
     }
 
 
-def configuration(folder: Path) -> dict[str, Any] | None:
+def configuration(folder: Path) -> Config | None:
     """The configuration of a run of any version, None if it cannot be read: see `versions.completed`."""
     held = read_yaml(folder / "config.yaml")
     return None if held is None else versions.completed(held)

@@ -21,7 +21,7 @@ import os
 import traceback
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -33,6 +33,9 @@ from nasx.errors import UserError, named, printable
 from nasx.tracking import checkpoints, records
 from nasx.tracking.lock import Lock
 from nasx.tracking.records import GENOTYPE, METRICS, canonical, content, digest, flatten, parsed, read_rows
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger("nasx")
 
@@ -257,7 +260,7 @@ class Run:
         lines = self._lines or []
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)
 
-    def load(self, device: object = "cpu") -> State | None:
+    def load(self, device: torch.device | str = "cpu") -> State | None:
         """Return the newest readable checkpoint with its metrics rows, see `checkpoints.last`."""
         rows = self.rows()
         state = checkpoints.last(self.folder, device, rows=len(rows))
@@ -272,10 +275,13 @@ class ReadOnlyRun(Run):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def _nothing(self, *_: Any, **__: Any) -> Any:
+    def _nothing(self, *_: object, **__: object) -> None:
         return None
 
-    fail = write_trace = note = keep_rows = append = save = load = _nothing
+    fail = note = keep_rows = append = save = load = _nothing
+
+    def write_trace(self, error: Exception) -> bool:
+        return False
 
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
         return dict(result)

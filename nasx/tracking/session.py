@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -154,9 +153,13 @@ def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Sessio
     """Open (or create) the run folder of a search or a retraining (`kind`), and set the process up for it."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     device = environment.device(distributed.device_name(cfg["device"]))
-    engine = cfg.get("engine") or {}
-    settings: dict[str, Any] = {name: cfg[name] for name in ("threads", "deterministic", "seed")}
-    prepared = environment.prepared(device, **settings, precision=engine.get("precision", "fp32"))
+    prepared = environment.prepared(
+        device,
+        threads=cfg["threads"],
+        deterministic=cfg["deterministic"],
+        seed=cfg["seed"],
+        precision=(cfg.get("engine") or {}).get("precision", "fp32"),
+    )
     code = own_code.recorded(identity.identifying(cfg, kind))
     extra = {"kind": kind, "choices": dict(info.choices), "identity": identity.identity(cfg, kind)}
     if not distributed.is_main_process():
