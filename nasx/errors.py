@@ -59,10 +59,10 @@ class UserError(Exception):
         return joined
 
 
-def raised_by(look: Callable[[], object]) -> list[UserError]:
+def raised_by(check: Callable[[], object]) -> list[UserError]:
     """Return the UserError that a check raises, as a list; an empty one if it raises none."""
     try:
-        look()
+        check()
     except UserError as error:
         return [error]
     return []

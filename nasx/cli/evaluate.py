@@ -13,7 +13,7 @@ the training's. dataset.KEY=VALUE changes one setting. allow=PACKAGE names a pac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -112,35 +112,27 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
         check_classes(source.name, facts, getattr(source, "number_of_classes", lambda: None)())
     if model.onnx and given["device"] not in ("auto", "cpu"):
         raise UserError(f"device={given['device']}", "nasx runs ONNX files only on the CPU", "use device=cpu")
-    from nasx.tracking import environment
 
-    device = environment.device("cpu" if model.onnx else given["device"])
-    with environment.prepared(device, threads=None, deterministic=False, seed=0):
-        return evaluate_on(device, model, node, said)
-
-
-def evaluate_on(device: torch.device, model: Model, node: Mapping[str, object], said: Arguments) -> Tested:
-    """Evaluate a model after this process has been set up."""
     import torch
 
     from nasx.core import evaluate as core_evaluate
     from nasx.tracking import environment
 
-    given, allow, facts = said.options, said.allowed, model.facts
-    network, measured = load_network(model, device, allow), facts["test"]
-    batch = said.number("batch") if given["batch"] else measured["batch"]
-    if batch < 1:
-        raise UserError(f"batch={batch}", "is not positive", "use at least 1")
-    source = instantiate.build({**node, **facts["normalization"]}, allow)
-    images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
-    check_classes(source.name, facts, len(images.classes))
-    if list(images.classes) != facts["classes"]:
-        here, there = (", ".join(classes[:5]) for classes in (images.classes, facts["classes"]))
-        print(printable(f"note: the classes have other names: {here} here, {there} in training"))
-    layout = torch.channels_last if measured["channels_last"] else torch.preserve_format
-    network = network.to(memory_format=layout)
-    batches = images.ordered(given["split"], batch=batch)
-    return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))
+    device = environment.device("cpu" if model.onnx else given["device"])
+    with environment.prepared(device, threads=None, deterministic=False, seed=0):
+        network, measured = load_network(model, device, allow), facts["test"]
+        batch = said.number("batch") if given["batch"] else measured["batch"]
+        if batch < 1:
+            raise UserError(f"batch={batch}", "is not positive", "use at least 1")
+        source = instantiate.build({**node, **facts["normalization"]}, allow)
+        images = source.open(device, channels_last=measured["channels_last"], workers=environment.workers(None))
+        check_classes(source.name, facts, len(images.classes))
+        if list(images.classes) != facts["classes"]:
+            here, there = (", ".join(classes[:5]) for classes in (images.classes, facts["classes"]))
+            print(printable(f"note: the classes have other names: {here} here, {there} in training"))
+        network = network.to(memory_format=torch.channels_last if measured["channels_last"] else torch.preserve_format)
+        batches = images.ordered(given["split"], batch=batch)
+        return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))
 
 
 def check_classes(name: str, facts: Facts, count: int | None) -> None:

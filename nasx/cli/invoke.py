@@ -51,10 +51,9 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | None = No
 
 def do(command: Literal["search", "retrain"], cfg: Config, info: JobInfo) -> Done:
     """Run a checked configuration to its end unless it is finished. Raises UserError."""
-    from nasx.cli import preflight
-    from nasx.config import identity
+    from nasx.config import check, identity
 
-    preflight.check_foreign(cfg, command)
+    check.check_foreign(cfg, command)
     record = work(command, cfg, info)
     assert record is not None, command
     return Done(record, Path(cfg["out"]) / identity.run_name(cfg, info.choices, command))

@@ -48,7 +48,7 @@ def _checked(cfg: DictConfig) -> object:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
-    from nasx.cli import grid, invoke, preflight
+    from nasx.cli import grid, invoke
     from nasx.config import check, commands, compose, provenance, sweeps
     from nasx.tracking import lineage, sweep_log
 
@@ -65,9 +65,9 @@ def _checked(cfg: DictConfig) -> object:
     info = invoke.job_info(command, plain, choices, overrides, options, folders)
     if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
         try:
-            preflight.check_foreign(plain, command)
+            check.check_foreign(plain, command)
             record = invoke.work(command, plain, info)
-            if record and os.environ.get("RANK", "0") == "0":  # other processes have none
+            if record and "kind" in record and os.environ.get("RANK", "0") == "0":  # other processes have none
                 from nasx.report import run_summary
 
                 run_summary.show_next(record, Path(plain["out"]) / record["name"])
@@ -81,7 +81,7 @@ def _checked(cfg: DictConfig) -> object:
         check.check(plain, choices, overrides, command, provenance.default_lookup(command, overrides, own))
         if wrong := list(lineage.parent_faults(plain, command)):
             raise UserError.join(wrong)
-        preflight.check_foreign(plain, command)
+        check.check_foreign(plain, command)
         grouped = commands.COMMANDS[command].groups
         runs = [unit[0].folder for unit in grid.runs(command, plain, choices)] if grouped else []
         sweep_log.record_job(path, overrides, runs, ended=False)
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = run_command(words)
         sys.stdout.flush()
         if not code and (fault := standard_streams.lost(output)):
-            code = print_error(fault, 2)
+            code = print_error(fault)
     sys.exit(code)
 
 
@@ -124,24 +124,24 @@ def run_command(words: list[str]) -> int:
         print(f"\n{said}the same command resumes it:\n  {shlex.join(['nasx', *words])}", file=sys.stderr)
         return int(getattr(stop, "exit_code", 130))
     except UserError as error:
-        return print_error(error, 2)
+        return print_error(error)
     except Exception as error:
         fault = of_system(error)
         if fault is None:
             raise
         fault.__cause__ = error
-        return print_error(fault, 2)
+        return print_error(fault)
 
 
-def print_error(error: Exception, code: int) -> int:
-    """Print one readable message, the trace only on request; returns the exit code."""
+def print_error(error: Exception) -> int:
+    """Print one readable message, the trace only on request; return the exit code."""
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
     said = printable(str(error))
     if "\n" in said:
         said = "several things are wrong\n" + "\n".join(f"  {line}" for line in said.splitlines())
     print(f"nasx: {said}", file=sys.stderr)
-    return code
+    return 2
 
 
 def dispatch(words: list[str]) -> int | None:

@@ -30,9 +30,6 @@ from nasx.config import (
     commands,
     components,
     experiments,
-    instantiate,
-    limits,
-    objectives,
     provenance,
     sweeps,
     trust,
@@ -40,7 +37,6 @@ from nasx.config import (
 from nasx.config.compose import Loader, make_loader, mapping, options, resolved
 from nasx.config.fault_cache import FaultCache
 from nasx.core import spelling
-from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.tracking import lineage
 
@@ -244,20 +240,3 @@ def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> 
     near = spelling.nearest(moved, known)
     remedy = f"did you mean {near}?" if near else f"{few}; your own {group} needs --config-dir FOLDER"
     return UserError(text, f"unknown {group} {choice!r}", remedy)
-
-
-def check_foreign(cfg: Config, command: str) -> None:
-    """Check the user's own components as `faults` checks those of nasx, when their job begins. Raises UserError."""
-    allow = tuple(cfg.get("allow") or ())
-    own = [group for group in ("dataset", "logger", "benchmark") if instantiate.foreign_packages(cfg.get(group))]
-    theirs = {group: instantiate.build(cfg[group], allow) for group in own}
-    for component in theirs.values():
-        if look := getattr(component, "check", None):
-            look()
-    found: list[UserError] = []
-    if "dataset" in theirs:
-        found += limits.faults(cfg, theirs["dataset"], commands.TRAINING_GROUPS[command])
-    if "benchmark" in theirs and cfg.get("objective") is not None:
-        found += objectives.faults(cfg, command, theirs["benchmark"])
-    if found:
-        raise UserError.join(found)

@@ -6,8 +6,9 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-from nasx.config import budget_rules, classes, limits, objectives, space_rules, stage_rules
+from nasx.config import budget_rules, classes, objectives, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, TRAINING_GROUPS, settings
 from nasx.config.components import (
     DefaultLookup,
@@ -22,7 +23,14 @@ from nasx.config.instantiate import build, foreign_packages
 from nasx.config.overrides import first_part
 from nasx.config.rules import COMBINATIONS
 from nasx.core.plain import Config
+from nasx.data import bounds
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from nasx.benchmarks.base import Benchmark
+
+CHECKED_GROUPS = ("dataset", "logger", "benchmark")
+"""Groups whose components have a method `check()` for missing files and packages."""
 
 
 def check(
@@ -66,16 +74,40 @@ def faults(
         found += space_rules.faults(cfg["space"])
     if not found and command != "retrain" and "stages" in cfg:
         found += stage_rules.faults(cfg, overrides, (*HOMES, *allowed_packages(cfg)))
-    for group in ("dataset", "logger", "benchmark"):
+    for group in CHECKED_GROUPS:
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             key = json.dumps([group, cfg[group], allowed_packages(cfg)], sort_keys=True, default=str)
-            found += known.of_look(key, partial(_look, cfg, group))
+            found += known.of_check(key, partial(_check_component, cfg, group))
     if not found and "dataset" in COMMANDS[command].groups:  # components of others are made by the job alone
-        if not foreign_packages(cfg["dataset"]):
-            found += limits.faults(cfg, build(cfg["dataset"]), TRAINING_GROUPS[command])
-        if cfg.get("objective") is not None and not foreign_packages(cfg["benchmark"]):
-            found += objectives.faults(cfg, command, build(cfg["benchmark"]))
+        dataset = None if foreign_packages(cfg["dataset"]) else build(cfg["dataset"])
+        recorded = cfg.get("objective") is not None and not foreign_packages(cfg["benchmark"])
+        found += _built_faults(cfg, command, dataset, build(cfg["benchmark"]) if recorded else None)
     return list({str(fault): fault for fault in found}.values())
+
+
+def check_foreign(cfg: Config, command: str) -> None:
+    """Check the user's own components as `faults` checks those of nasx, when their job begins. Raises UserError."""
+    allow = tuple(cfg.get("allow") or ())
+    foreign = [group for group in CHECKED_GROUPS if foreign_packages(cfg.get(group))]
+    for group in foreign:
+        _check_component(cfg, group, allow)
+    dataset, benchmark = (build(cfg[name], allow) if name in foreign else None for name in ("dataset", "benchmark"))
+    if found := list(_built_faults(cfg, command, dataset, benchmark)):
+        raise UserError.join(found)
+
+
+def _built_faults(cfg: Config, command: str, dataset: object, benchmark: Benchmark | None) -> Iterator[UserError]:
+    """Yield the settings that are too large for the images of a dataset, and an objective that no record will hold.
+
+    Where only the files of a dataset show the size of its images, the same bounds are checked when it is opened.
+    """
+    shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
+    if shape is not None:
+        for group in TRAINING_GROUPS[command]:
+            node = cfg.get(group) or {}
+            yield from bounds.faults(shape, group, cutout=node.get("cutout") or 0, batch=node.get("batch") or 0)
+    if benchmark is not None:
+        yield from objectives.faults(cfg, command, benchmark)
 
 
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
@@ -101,8 +133,7 @@ def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) ->
     yield from value_faults("", fields, plain, default_of)
 
 
-def _look(cfg: Config, group: str) -> None:
-    """Call `check()` of a component of nasx, which raises UserError for missing data or packages."""
-    look = None if foreign_packages(cfg[group]) else getattr(build(cfg[group]), "check", None)
-    if look is not None:
-        look()
+def _check_component(cfg: Config, group: str, allow: Sequence[str] = ()) -> None:
+    """Call `check()` of a component that may be built, which raises UserError for missing data or packages."""
+    if not foreign_packages(cfg[group], allow) and (check := getattr(build(cfg[group], allow), "check", None)):
+        check()

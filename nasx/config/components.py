@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
-from nasx.config import classes, field_names, plugins, schema, setters
+from nasx.config import classes, field_names, plugins, schema
 from nasx.config.commands import COMMANDS, DELTAS, HOMES
 from nasx.config.fault_cache import FaultCache
 from nasx.config.instantiate import target_fault
@@ -135,7 +136,7 @@ def component_faults(
         for key in given:
             if key not in component.fields:
                 fault = f"{component.name} has no such setting"
-                yield setters.set_by(conf_dir(), choices or {}, where, key, fault) or UserError(
+                yield _set_by(choices or {}, where, key, fault) or UserError(
                     f"{where}.{key}", fault, choices_text(key, component.fields)
                 )
     for key, field in component.fields.items():
@@ -148,3 +149,23 @@ def component_faults(
     yield from value_faults(
         f"{where}.", component.fields, {k: v for k, v in given.items() if k not in inner}, default_of
     )
+
+
+def _set_by(choices: Mapping[str, object], where: str, key: str, fault: str) -> UserError | None:
+    """The fault of `where`.`key`, of the choice whose file sets it; None if no other group does.
+
+    A method's file may set a key that only some spaces have.
+    """
+    conf = conf_dir()
+    for group, choice in choices.items():
+        file = conf / group / f"{choice}.yaml"
+        text = file.read_text(encoding="utf-8") if group != where and file.is_file() else ""
+        if re.search(rf"^{where}:.*\n(?:[ #].*\n|\n)*?  {re.escape(key)}:", text, re.M):
+            texts = {path.stem: path.read_text(encoding="utf-8") for path in sorted((conf / where).glob("*.yaml"))}
+            fit = [name for name in texts if key in plugins.fields(name, texts)]
+            return UserError(
+                f"{group}={choice}",
+                f"sets {where}.{key}, but {fault}",
+                f"use another {where} or {group}; the setting exists with {where}={', '.join(fit)}",
+            )
+    return None

@@ -13,7 +13,7 @@ class FaultCache:
     def __init__(self) -> None:
         # a node is kept, so that its address stays its own
         self._nodes: dict[object, tuple[object, list[UserError]]] = {}
-        self._looks: dict[str, list[UserError]] = {}
+        self._checks: dict[str, list[UserError]] = {}
 
     def of_node(
         self, node: object, allowed: tuple[str, ...], find: Callable[[], Iterable[UserError]]
@@ -24,8 +24,8 @@ class FaultCache:
             self._nodes[key] = node, list(find())
         return self._nodes[key][1]
 
-    def of_look(self, key: str, look: Callable[[], None]) -> list[UserError]:
+    def of_check(self, key: str, check: Callable[[], None]) -> list[UserError]:
         """Return the fault that an inspection of the machine raised, cached by a key that names what was inspected."""
-        if key not in self._looks:
-            self._looks[key] = raised_by(look)
-        return self._looks[key]
+        if key not in self._checks:
+            self._checks[key] = raised_by(check)
+        return self._checks[key]

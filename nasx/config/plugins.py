@@ -49,7 +49,7 @@ def user_folders(config_dir: str | None = None) -> list[Path]:
     named += [_there(f"{VARIABLE}={text}", text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
     found = list(dict.fromkeys([*named, *_of_plugins()]))
     if found:
-        _without_twins([paths.conf_dir(), *found])
+        _check_duplicates([paths.conf_dir(), *found])
     return found
 
 
@@ -106,7 +106,7 @@ def file(group: str, choice: str, *among: Path) -> Path | None:
     return next((path for folder in among or folders() if (path := folder / group / f"{choice}.yaml").is_file()), None)
 
 
-def _without_twins(among: list[Path]) -> None:
+def _check_duplicates(among: list[Path]) -> None:
     """Raise UserError if two folders have a file of the same name: Hydra would silently read the first."""
     seen: dict[Path, Path] = {}
     for folder in among:

@@ -52,10 +52,9 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
         found = Origins({}, {})
         for file in files:
             name = str(file.config_path)
-            path = next((p for folder in folders if (p := folder / f"{name}.yaml").is_file()), None)
-            if path is None:
-                continue
             group, choice = name.split("/", 1) if "/" in name else ("", name)
+            if (path := plugins.file(group, choice, *folders)) is None:
+                continue
             found.chosen.update({group: choice} if group else {})
             for key, value, comment in values(path.read_text(encoding="utf-8")):
                 if group == "experiment" and key.partition(".")[0] == "meta":  # the description, see experiments.py

@@ -105,23 +105,12 @@ class Run:
             raise UserError(str(folder), "is read-only", "choose another folder with out=FOLDER")
         self._lock = Lock(folder)
         try:
-            self._tidy()
+            with contextlib.suppress(OSError):  # of the last start
+                (folder / "fault.txt").unlink()
             self._claim(extra)
         except BaseException:
             self.close()
             raise
-
-    def _tidy(self) -> None:
-        """Remove the temporary files of a killed process, and the fault of the last start.
-
-        Only the holder of the lock writes here.
-        """
-        for folder in (self.folder, self.folder / "checkpoints"):
-            for part in folder.glob(".*.part"):
-                with contextlib.suppress(OSError):
-                    part.unlink()
-        with contextlib.suppress(OSError):
-            (self.folder / "fault.txt").unlink()
 
     def _claim(self, extra: Mapping[str, object]) -> None:
         path = self.folder / "config.yaml"
