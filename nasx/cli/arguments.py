@@ -140,7 +140,6 @@ FLAGS = {
     "--run": "-r",
     "--multirun": "-m",
     "--shell-completion": "-sc",
-    "--shell_completion": "-sc",
 }
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
@@ -177,8 +176,8 @@ class Line(NamedTuple):
 
 def split_options(words: Sequence[str]) -> Line:
     """Options in their long form, with `=` where they take a value, and the rest. Raises UserError."""
-    short = {s: name for name, s in {**FLAGS, **VALUED}.items() if s and "_" not in name}
-    known = [name for name in (*FLAGS, *VALUED) if "_" not in name]
+    known = {**FLAGS, **VALUED}
+    short = {s: name for name, s in known.items() if s}
     options: list[str] = []
     overrides: list[str] = []
     rest = list(words)

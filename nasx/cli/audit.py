@@ -50,9 +50,9 @@ Parts = dict[str, "list[Finding]"]
 
 def main(words: Sequence[str]) -> int:
     """`nasx audit METHOD ...`."""
-    given, searches = request(words)
-    seed, seeds = given.number("seed", 0), given.number("seeds", 1)
-    out, quick, passed = Path(given.options["out"]).expanduser(), given.flag("quick"), True
+    args, searches = request(words)
+    seed, seeds = args.number("seed", 0), args.number("seeds", 1)
+    out, quick, passed = Path(args.options["out"]).expanduser(), args.flag("quick"), True
     for name, own in searches.items():
         began = time.monotonic()
         parts = audit(own, quick=quick, seeds=seeds)
@@ -77,15 +77,15 @@ def main(words: Sequence[str]) -> int:
 def request(words: Sequence[str]) -> tuple[Arguments, dict[str, list[tuple[Config, Mapping[str, str]]]]]:
     """Check a command line; return its options and, for each method, the configurations of three searches."""
     overrides = [word for word in words if word.startswith("method.")]
-    given = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
-    if not given.positional:
+    args = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
+    if not args.positional:
         raise UserError("nasx audit", "needs a method", "for example nasx audit darts; nasx list shows all methods")
-    allow = [f"allow=[{','.join(given.allowed)}]"] if given.allowed else []
-    common = [*overrides, *allow, f"seed={given.number('seed', 0)}"]
-    sizes = (SMALL, WIDE, (*SEARCH, f"search.epochs={given.number('epochs', 1)}"))
-    return given, {
+    allow = [f"allow=[{','.join(args.allowed)}]"] if args.allowed else []
+    common = [*overrides, *allow, f"seed={args.number('seed', 0)}"]
+    sizes = (SMALL, WIDE, (*SEARCH, f"search.epochs={args.number('epochs', 1)}"))
+    return args, {
         name: [invoke.composed("search", [*BASE, f"method={name}", *common, *own])[1:] for own in sizes]
-        for name in given.positional
+        for name in args.positional
     }
 
 

@@ -40,12 +40,12 @@ def main(given: Sequence[str]) -> int:
     marked = [
         ",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word for word in given
     ]
-    asked = arguments.parse("compare", marked, OPTIONS, positional="GROUP")
-    if len(asked.positional) != 2:
-        fault = f"needs two groups of runs, {len(asked.positional)} given"
+    args = arguments.parse("compare", marked, OPTIONS, positional="GROUP")
+    if len(args.positional) != 2:
+        fault = f"needs two groups of runs, {len(args.positional)} given"
         raise UserError("nasx compare", fault, "for example nasx compare method=darts method=random")
-    names = [word.replace(":", "=") if _condition(word) else word for word in asked.positional]
+    names = [word.replace(":", "=") if _condition(word) else word for word in args.positional]
     read = cache(collect)  # both groups may be conditions over the same runs
-    groups = [group(word, asked.options["runs"], read) for word in asked.positional]
-    print(printable(text(names, groups, asked.options["metric"])))
+    groups = [group(word, args.options["runs"], read) for word in args.positional]
+    print(printable(text(names, groups, args.options["metric"])))
     return 0

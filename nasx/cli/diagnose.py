@@ -41,10 +41,10 @@ def main(words: Sequence[str]) -> int:
     """Diagnose, write and print."""
     settings, rest = lineage.split_dataset_overrides(words)
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
-    given = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
-    folder = lineage.run_folder(given.options["from"], given.options["out"])
-    device, threads = given.options["device"], given.optional("threads")
-    rows = list(diagnose(folder, device=device, threads=threads, allow=given.allowed, settings=settings))
+    args = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
+    folder = lineage.run_folder(args.options["from"], args.options["out"])
+    device, threads = args.options["device"], args.optional("threads")
+    rows = list(diagnose(folder, device=device, threads=threads, allow=args.allowed, settings=settings))
     path = folder / "diagnose.json"
     files.write_atomic(path, json.dumps(rows, indent=1) + "\n")
     print(printable("\n".join([*columns(rows), f"gradients, correlations and cosines: {path}"])))

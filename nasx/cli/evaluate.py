@@ -49,14 +49,14 @@ class Model(NamedTuple):
 def main(words: Sequence[str]) -> int:
     """Print accuracy, correct answers, images and loss, one fact per line, and for a run the next command."""
     settings, rest = lineage.split_dataset_overrides(words)
-    said = parse("evaluate", rest, OPTIONS, positional="MODEL")
-    if len(said.positional) != 1:
-        fault = f"needs one model, but {len(said.positional)} are named"
+    args = parse("evaluate", rest, OPTIONS, positional="MODEL")
+    if len(args.positional) != 1:
+        fault = f"needs one model, but {len(args.positional)} are named"
         raise UserError("nasx evaluate", fault, "for example nasx evaluate outputs/RUN/export")
-    if said.options["split"] not in ("test", "train"):
-        raise UserError(f"split={said.options['split']}", "unknown split", "use split=test or split=train")
-    model = find_model(said.positional[0], said.allowed)
-    found = evaluate(model, said, settings)
+    if args.options["split"] not in ("test", "train"):
+        raise UserError(f"split={args.options['split']}", "unknown split", "use split=test or split=train")
+    model = find_model(args.positional[0], args.allowed)
+    found = evaluate(model, args, settings)
     accuracy = f"{100 * found.accuracy:.2f} %"
     facts = {"accuracy": accuracy, "correct": found.correct, "images": found.images, "loss": found.loss}
     for name, value in facts.items():
@@ -99,9 +99,9 @@ def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn
     return export.trained_network(model.folder, export.finished_retraining(model.folder), allow)[0].to(device)
 
 
-def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
+def evaluate(model: Model, args: Arguments, settings: Sequence[str]) -> Tested:
     """Test a model on the images that the command line names. Raises UserError."""
-    given, allow, facts = said.options, said.allowed, model.facts
+    given, allow, facts = args.options, args.allowed, model.facts
     try:
         node = dataset_node(given["dataset"], facts, settings, allow)
     except (KeyError, TypeError, IndexError, AttributeError) as error:
@@ -121,7 +121,7 @@ def evaluate(model: Model, said: Arguments, settings: Sequence[str]) -> Tested:
     device = environment.device("cpu" if model.onnx else given["device"])
     with environment.prepared(device, threads=None, deterministic=False, seed=0):
         network, measured = load_network(model, device, allow), facts["test"]
-        batch = said.number("batch") if given["batch"] else measured["batch"]
+        batch = args.number("batch") if given["batch"] else measured["batch"]
         if batch < 1:
             raise UserError(f"batch={batch}", "is not positive", "use at least 1")
         source = instantiate.build({**node, **facts["normalization"]}, allow)

@@ -55,30 +55,30 @@ CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the files and print their paths, one per line, and how to test what was written."""
-    said = parse("export", words, OPTIONS)
-    given = said.options
+    """Write the files and print their paths, one a line, and how to test what was written."""
+    args = parse("export", words, OPTIONS)
+    given = args.options
     if given["format"] not in WRITERS:
         raise UserError(f"format={given['format']}", "unknown format", spelling.suggest(given["format"], WRITERS))
     if given["quantize"] not in ("", "int8"):
         raise UserError(f"quantize={given['quantize']}", "unknown precision", "use quantize=int8")
     if given["quantize"] and given["format"] != "onnx":
         raise UserError("quantize=int8", f"is not available for format={given['format']}", "add format=onnx")
-    calibration = said.number("calibration", 1)
+    calibration = args.number("calibration", 1)
     folder = lineage.run_folder(given["from"], "outputs", "retrain")
     result = finished_retraining(folder)
     dataset = lineage.open_parent(folder).block("dataset")
     if given["path"]:
-        dataset = lineage.with_settings(dataset, [lineage.override("dataset.path", given["path"])], said.allowed)
+        dataset = lineage.with_settings(dataset, [lineage.override("dataset.path", given["path"])], args.allowed)
     if given["quantize"]:
-        instantiate.build(dataset, said.allowed).check()
+        instantiate.build(dataset, args.allowed).check()
     out = Path(given["out"]) if given["out"] else files.no_link(folder / "export")
-    network, facts = trained_network(folder, result, said.allowed)
+    network, facts = trained_network(folder, result, args.allowed)
     name, packed = WRITERS[given["format"]]
     written: dict[str, bytes] = {name: packed(network, facts)}
     lines: list[str] = []
     if given["quantize"]:
-        images = instantiate.build(dataset, said.allowed).open("cpu", workers=0)
+        images = instantiate.build(dataset, args.allowed).open("cpu", workers=0)
         written, lines = quantized(written[name], facts, images, calibration)
     known = [*(file for file, _ in WRITERS.values()), INT8]
     readme = card(facts, result, [file for file in known if file in written or (out / file).exists()])

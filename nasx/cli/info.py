@@ -74,8 +74,8 @@ Facts = dict[str, object]
 
 def main(words: Sequence[str]) -> int:
     """Print one fact a line."""
-    said = parse("info", words, dict.fromkeys(OPTIONS, ""))
-    given = said.options
+    args = parse("info", words, dict.fromkeys(OPTIONS, ""))
+    given = args.options
     if given["genotype"] and given["from"]:
         raise UserError("nasx info", "genotype and from are both given", "give one of them")
     if not (given["genotype"] or given["from"] or given["space"]):
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
         )
     if (given["method"] or given["batch"]) and not given["space"]:
         raise UserError("nasx info", "method and batch apply only to a search space", "give space=NAME")
-    facts = architecture(said) if given["genotype"] or given["from"] else supernet(said)
+    facts = architecture(args) if given["genotype"] or given["from"] else supernet(args)
     width = max(map(len, facts)) + 2
     for name, value in facts.items():
         print(printable(f"{name.ljust(width)}{value}"))
@@ -96,17 +96,17 @@ def main(words: Sequence[str]) -> int:
 
 
 # --------------------------------------------------------------------------------------------- an architecture
-def architecture(said: Arguments) -> Facts:
+def architecture(args: Arguments) -> Facts:
     """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
-    given, allow = dict(said.options), said.allowed
+    given, allow = dict(args.options), args.allowed
     compose_job(given)  # an unknown choice is reported before anything heavy is imported
     run = lineage.open_parent(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
     text, source = genotype_and_source(given, run)
     sizes = [name for name in ("layers", "channels", "max_macs") if given[name]]
-    cfg, choices = retrain_config(given, text, run, [f"retrain.{name}={said.number(name)}" for name in sizes])
+    cfg, choices = retrain_config(given, text, run, [f"retrain.{name}={args.number(name)}" for name in sizes])
     space, settings = instantiate.build(cfg["space"], allow), instantiate.build(cfg["retrain"])
     genotype = space.parse(text)
-    classes, size = images(said, cfg, space, settings.stem, run)
+    classes, size = images(args, cfg, space, settings.stem, run)
 
     from nasx.spaces.cost import cost
     from nasx.train.job import built, sized
@@ -217,25 +217,25 @@ def compose_job(given: Mapping[str, str], values: Sequence[str] = (), command: s
     return compose.make_loader().compose(command, line.overrides)
 
 
-def images(said: Arguments, cfg: Config, space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
+def images(args: Arguments, cfg: Config, space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
     """Classes and side in pixels: as given, else the dataset's, else what the stem is made for."""
-    source = instantiate.build(cfg["dataset"], said.allowed)
-    recorded = run.record.get("images") if run is not None and not said.options["dataset"] else None
+    source = instantiate.build(cfg["dataset"], args.allowed)
+    recorded = run.record.get("images") if run is not None and not args.options["dataset"] else None
     if isinstance(recorded, Mapping) and space.data == "text":
         classes, size = recorded["words"], 1
     elif isinstance(recorded, Mapping):
         classes, size = len(recorded["classes"]), recorded["shape"][1]
-    elif not said.options["dataset"] and not (run and run.block("dataset")):
+    elif not args.options["dataset"] and not (run and run.block("dataset")):
         usual = "ptb" if space.data == "text" else "imagenet" if stem == "imagenet" else "cifar10"
         classes, size = IMAGES[usual]
     elif source.name in IMAGES:
         classes, size = IMAGES[source.name]
-    elif said.options["classes"] and said.options["size"]:
+    elif args.options["classes"] and args.options["size"]:
         classes = size = 0
     else:
         found = source.open("cpu")
         classes, size = len(found.classes), found.shape[1]
-    given = [said.optional(name) for name in ("classes", "size")]
+    given = [args.optional(name) for name in ("classes", "size")]
     return given[0] or classes, given[1] or size
 
 
@@ -250,13 +250,13 @@ def input_facts(space: Space, classes: int, size: int) -> Facts:
 
 
 # ----------------------------------------------------------------------------------------------------- a space
-def supernet(said: Arguments) -> Facts:
+def supernet(args: Arguments) -> Facts:
     """Facts of a space and of its supernet. Raises UserError."""
-    given = said.options
-    sized = [f"space.{name}={said.number(name)}" for name in ("layers", "channels") if given[name]]
+    given = args.options
+    sized = [f"space.{name}={args.number(name)}" for name in ("layers", "channels") if given[name]]
     cfg, choices = compose_job(given, sized)
     space: Space = instantiate.build(cfg["space"])
-    classes, size = images(said, cfg, space, cfg["space"].get("stem", "cifar"))
+    classes, size = images(args, cfg, space, cfg["space"].get("stem", "cifar"))
     params, macs = supernet_cost(space, classes, size)
     shapes = space.shapes()
     facts: Facts = {
@@ -270,9 +270,9 @@ def supernet(said: Arguments) -> Facts:
         "multiply-adds": macs,
     }
     if given["method"] or given["batch"]:
-        batch = [f"search.batch={said.number('batch')}"] if given["batch"] else []
+        batch = [f"search.batch={args.number('batch')}"] if given["batch"] else []
         searched, _ = compose_job(given, [*sized, *batch], "search")
-        facts |= step_memory(searched, said.allowed, classes, shape(space, size))
+        facts |= step_memory(searched, args.allowed, classes, shape(space, size))
     if given["out"]:
         from nasx.report import cells
 

@@ -57,8 +57,8 @@ RUNTIMES = ("onnxruntime", "eager", "compiled")
 
 def main(words: Sequence[str]) -> int:
     """Measure a table, or time the network of a search, and print it."""
-    said = parse("latency", words, OPTIONS)
-    given = said.options
+    args = parse("latency", words, OPTIONS)
+    given = args.options
     if bool(given["space"]) == bool(given["from"]):
         raise UserError("nasx latency", "needs a space or a run", "give either space=nb201 or from=RUN")
     if given["runtime"] not in RUNTIMES:
@@ -68,20 +68,18 @@ def main(words: Sequence[str]) -> int:
             f"device={given['device']}", "nasx runs onnxruntime only on the CPU", "use device=cpu, or runtime=eager"
         )
     if given["out"] and not given["out"].endswith(latency.SUFFIX):
-        raise UserError(
-            f"out={given['out']}", "is not the name of a JSON file", f"use a name that ends in {latency.SUFFIX}"
-        )
-    print(*(found(said) if given["from"] else measured(said)), sep="\n")
+        raise UserError(f"out={given['out']}", "is not a JSON file", f"use a name that ends in {latency.SUFFIX}")
+    print(*(found(args) if given["from"] else measured(args)), sep="\n")
     return 0
 
 
-def measured(said: Arguments) -> list[str]:
+def measured(args: Arguments) -> list[str]:
     """The lines of a table, measured unless it exists. Raises UserError."""
     from nasx.cli.info import compose_job
 
-    given, allow = said.options, said.allowed
-    numbers = {name: said.number(name, 1) for name in ("image", "classes", "threads", "batch", "repeats")}
-    count, seed = said.number("networks", 2), said.number("seed", 0)
+    given, allow = args.options, args.allowed
+    numbers = {name: args.number(name, 1) for name in ("image", "classes", "threads", "batch", "repeats")}
+    count, seed = args.number("networks", 2), args.number("seed", 0)
     cfg, choices = compose_job({"space": given["space"]})
     space = instantiate.build(cfg["space"], allow)
     if space.data != "images":
@@ -94,7 +92,7 @@ def measured(said: Arguments) -> list[str]:
     with environment.prepared(device, threads=numbers["threads"], deterministic=False, seed=seed):
         about: dict[str, object] = {
             "space": cfg["space"]["_target_"],
-            **{name: said.optional(name, 1) for name in ("layers", "channels")},
+            **{name: args.optional(name, 1) for name in ("layers", "channels")},
             "stem": given["stem"],
             "image": [3, numbers["image"], numbers["image"]],
             **{name: numbers[name] for name in ("classes", "batch", "threads")},
@@ -152,17 +150,17 @@ def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
     ]
 
 
-def found(said: Arguments) -> list[str]:
+def found(args: Arguments) -> list[str]:
     """The lines of the network that a search has found, timed as its table was. Raises UserError."""
-    folder, record = lineage.finished_search(said.options["from"], "outputs")
+    folder, record = lineage.finished_search(args.options["from"], "outputs")
     run = lineage.open_parent(folder)
     budget, kept = run.config.get("budget") or {}, record.get("budget")
     if kept is None or not str(budget.get("device")).endswith(latency.SUFFIX):
         fault = "is not a search with a budget from a measured table"
-        raise UserError(f"from={said.options['from']}", fault, "search with budget=latency budget.device=FILE.json")
+        raise UserError(f"from={args.options['from']}", fault, "search with budget=latency budget.device=FILE.json")
     table = latency.read(budget["device"])
     about = table.about
-    space = instantiate.build(run.block("space"), said.allowed)
+    space = instantiate.build(run.block("space"), args.allowed)
     genotype = space.parse(record["genotype"])
 
     from nasx.export import latency as export_latency
@@ -171,7 +169,7 @@ def found(said: Arguments) -> list[str]:
     device = environment.device(about["device"]["device"])
     with environment.prepared(device, threads=about["threads"], deterministic=False, seed=0):
         here = where(about["runtime"], device)
-        [timed] = export_latency.timed(space, [genotype], dict(about), device, said.number("repeats", 1))
+        [timed] = export_latency.timed(space, [genotype], dict(about), device, args.number("repeats", 1))
     met = "met" if timed.median_ms <= kept["target"] else "not met"
     spread = f"10 to 90 %: {timed.low_ms:.3f} to {timed.high_ms:.3f} ms"
     other = [name for name in ("device", "versions") if here[name] != about[name]]

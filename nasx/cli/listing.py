@@ -76,7 +76,9 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
         if component and group not in BY_FILE:
             source = _source(text, "# ") or _source(component.doc) or _source(module)
         line = (head and head.summary) or (own if shared or not about else about)
-        yield Entry(name, line, source, _cost(module), _options(group, plugins.fields(name, texts)))
+        settings = plugins.fields(name, texts)
+        inner = settings.get(group)  # a method's file keeps them under the name of its group
+        yield Entry(name, line, source, _cost(module), _said(inner if isinstance(inner, dict) else settings))
 
 
 def _first_comment(text: str) -> str:
@@ -98,12 +100,6 @@ def _cost(docstring: str) -> str:
     """The paragraph that starts with `Cost`, without that word, on one line."""
     found = re.search(r"^Cost(?: ((?:per|after) [\w ]+))?:\s*(.+?)(?:\n\s*\n|\Z)", docstring, re.M | re.S)
     return " ".join(f"{found[1] or ''}: {found[2]}".removeprefix(": ").split()) if found else ""
-
-
-def _options(group: str, settings: Config) -> str:
-    """key=value of a component's fields, which a method's file keeps under the name of its group."""
-    inner = settings.get(group)
-    return _said(inner if isinstance(inner, dict) else settings)
 
 
 def _said(node: Config) -> str:

@@ -14,7 +14,6 @@ import contextlib
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -38,7 +37,7 @@ from nasx.config.compose import Loader, make_loader, mapping, options, resolved
 from nasx.config.fault_cache import FaultCache
 from nasx.core import spelling
 from nasx.errors import UserError
-from nasx.tracking import lineage
+from nasx.tracking import lineage, records
 
 FEW = 40
 """Most choices that an error lists."""
@@ -68,8 +67,7 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
     name = value.strip("'\"")
     if key != "space.keep" or not re.fullmatch(r"[\w.,/+=-]+", name):
         return text
-    folder = next((path for path in (Path(name), Path(out) / name) if path.is_dir()), None)
-    if folder is None:
+    if (folder := records.locate(name, out)) is None:
         return text
     try:
         return f"{key}={(folder / 'genotype.txt').read_text(encoding='utf-8').strip()}"

@@ -63,10 +63,10 @@ class Chosen(NamedTuple):
 def main(given: Sequence[str]) -> int:
     """`nasx quickstart [seed=...] [out=...] [open=...]`."""
     changed = [word for word in given if word.startswith("search.")]
-    asked = arguments.parse("quickstart", [word for word in given if word not in changed], OPTIONS)
-    seed, out = asked.number("seed"), asked.options["out"]
-    if asked.options["open"] not in ("auto", "true", "false"):
-        raise UserError(f"open={asked.options['open']}", "is not auto, true or false", "use open=false")
+    args = arguments.parse("quickstart", [word for word in given if word not in changed], OPTIONS)
+    seed, out = args.number("seed"), args.options["out"]
+    if args.options["open"] not in ("auto", "true", "false"):
+        raise UserError(f"open={args.options['open']}", "is not auto, true or false", "use open=false")
     results = []
     for i, (name, words) in enumerate(STEPS.items(), 1):
         print(f"[{i}/{len(STEPS)}] {name}", file=sys.stderr, flush=True)
@@ -92,7 +92,7 @@ def main(given: Sequence[str]) -> int:
     )
     written = histogram.write(made, picture)
     _show(chosen, accuracies, searched["genotype"], written[-1])
-    if asked.options["open"] == "true" or (asked.options["open"] == "auto" and _screen()):
+    if args.options["open"] == "true" or (args.options["open"] == "auto" and _screen()):
         webbrowser.open(written[-1].resolve().as_uri())
     return 0
 

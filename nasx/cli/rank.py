@@ -102,15 +102,15 @@ def main(words: Sequence[str]) -> int:
         print(help_.fitted("nasx bench rank: " + schema.docstring("nasx.cli.rank")))
         return 0
     settings, rest = lineage.split_dataset_overrides(words)
-    given = parse("bench rank", rest, DEFAULTS)
-    k, resamples = given.number("k", 1), given.number("resamples", 1)
-    sampling = Sampling(given.optional("n", 2), given.number("seed"), given.optional("images", 1))
-    sign = -1.0 if given.flag("lower") else 1.0
+    args = parse("bench rank", rest, DEFAULTS)
+    k, resamples = args.number("k", 1), args.number("resamples", 1)
+    sampling = Sampling(args.optional("n", 2), args.number("seed"), args.optional("images", 1))
+    sign = -1.0 if args.flag("lower") else 1.0
     if not 0 <= sampling.seed < 2**63:
         raise UserError(f"seed={sampling.seed}", "is not in 0 ... 2**63 - 1", "use seed=0")
-    written = target(given.options["out_file"])
+    written = target(args.options["out_file"])
     rows, cells = [], {}
-    for each in scored(given, settings, sampling):
+    for each in scored(args, settings, sampling):
         kept: dict[str, list[float | None]] = {}
         for measure in each.against:
             accuracies = each.accuracies(measure)
@@ -152,12 +152,12 @@ def target(text: str) -> Path | None:
     return path
 
 
-def scored(given: Arguments, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
+def scored(args: Arguments, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
     """The scores that the options name. Faults of a file or a column are raised before a search is evaluated."""
-    runs, columns, file = given.several("from"), given.several("column"), given.options["file"]
+    runs, columns, file = args.several("from"), args.several("column"), args.options["file"]
     if not (runs or columns or file):
         raise UserError("nasx bench rank", "needs scores", "give from=RUN, column=NAME or file=FILE.csv")
-    against = given.several("against")
+    against = args.several("against")
     for name in against:
         if name not in CHOICES:
             remedy = spelling.suggest(name, CHOICES)
@@ -167,10 +167,10 @@ def scored(given: Arguments, settings: Sequence[str], sampling: Sampling) -> Ite
         check_tabulated(benchmark, measures)
     tabular = [of_column(benchmark, name, measures) for name in columns]
     tabular += [of_file(benchmark, Path(file).expanduser(), measures)] if file else []
-    folders = [lineage.run_folder(name, given.options["out"]) for name in runs]
+    folders = [lineage.run_folder(name, args.options["out"]) for name in runs]
     yield from (subsample(each, sampling) for each in tabular)
     for folder in folders:
-        yield of_run(folder, given, settings, sampling, against)
+        yield of_run(folder, args, settings, sampling, against)
 
 
 def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
@@ -273,10 +273,10 @@ def row_of(text: str, key: str) -> int:
 
 # ---------------------------------------------------------------------------------------------------- a search
 def of_run(
-    folder: Path, given: Arguments, settings: Sequence[str], sampling: Sampling, against: tuple[str, ...]
+    folder: Path, args: Arguments, settings: Sequence[str], sampling: Sampling, against: tuple[str, ...]
 ) -> Scored:
     """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
-    allow = given.allowed
+    allow = args.allowed
     saved, found = diagnose.open_search(folder, allow, settings)
     benchmark: Benchmark = instantiate.build(saved["benchmark"], allow)
     dataset = benchmark.dataset_key(str(saved["choices"].get("dataset"))) or "cifar10"
@@ -288,7 +288,7 @@ def of_run(
     if not instantiate.build(saved["method"], allow).trains:
         fault = "its method neither trained a supernet nor recorded scores"
         raise UserError(f"from={folder}", fault, "use a search whose method trains a supernet or scores cells")
-    with diagnose.restored_job(folder, saved, given.options["device"], given.optional("threads"), allow) as job:
+    with diagnose.restored_job(folder, saved, args.options["device"], args.optional("threads"), allow) as job:
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:

@@ -30,21 +30,21 @@ OPTIONS = {"out": "report.html", "title": "Architecture search", "figures": ""}
 
 def main(given: Sequence[str]) -> int:
     """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
-    asked = arguments.parse("report", given, OPTIONS, positional="RUNS")
-    roots = list(asked.positional) or ["outputs"]
+    args = arguments.parse("report", given, OPTIONS, positional="RUNS")
+    roots = list(args.positional) or ["outputs"]
     frame = collect(roots)
     if frame.empty:
         fault = "; ".join(["contains no finished run", *frame.attrs["notes"]])
         raise UserError(" ".join(roots), fault, "name folders of runs, for example nasx report outputs")
-    path = Path(asked.options["out"]).expanduser()
+    path = Path(args.options["out"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"out={path}", "is not the name of an HTML file", "use for example out=report.html")
     if not path.parent.is_dir():
         raise UserError(f"out={path}", f"folder {path.parent} does not exist", "create it, or choose another file")
-    text = printable(page(frame, asked.options["title"]))
+    text = printable(page(frame, args.options["title"]))
     write_atomic(path, text, "name another file with out=FILE")
     print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")
-    if asked.options["figures"]:
-        for figure in figures.write(frame, Path(asked.options["figures"]).expanduser()):
+    if args.options["figures"]:
+        for figure in figures.write(frame, Path(args.options["figures"]).expanduser()):
             print(figure)
     return 0

@@ -65,17 +65,15 @@ class State(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one line per run and a total."""
-    said = parse("status", words, {}, positional="FOLDER")
-    if len(said.positional) > 1:
+    """Print a line a run and a total."""
+    args = parse("status", words, {}, positional="FOLDER")
+    if len(args.positional) > 1:
         raise UserError(
-            f"nasx status {' '.join(said.positional)}",
-            f"takes one folder, but {len(said.positional)} are given",
-            "name one that holds them all",
+            f"nasx status {' '.join(args.positional)}", "names several folders", "name one that holds them all"
         )
-    root = Path(said.positional[0] if said.positional else "outputs").expanduser()
-    if said.positional and not root.is_dir():
-        raise UserError(f"nasx status {said.positional[0]}", "does not exist", "name the folder of the runs")
+    root = Path(args.positional[0] if args.positional else "outputs").expanduser()
+    if args.positional and not root.is_dir():
+        raise UserError(f"nasx status {args.positional[0]}", "does not exist", "name the folder of the runs")
     now = time.time()
     found = [state(Path(folder), root, now) for folder in records.run_folders(root)]
     print(printable("\n".join([text(found, root, now), *sweeps(root, now)])))

@@ -100,8 +100,7 @@ def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
 
 def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     target, space = str(value_at(cfg, "benchmark._target_")), str(value_at(cfg, "space._target_"))
-    for name in ("nb201", "nb101"):
-        home = {"nb201": "nb201", "nb101": "nb1shot1"}[name]
+    for name, home in (("nb201", "nb201"), ("nb101", "nb1shot1")):
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
             yield UserError(
                 f"benchmark={name}",

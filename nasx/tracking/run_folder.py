@@ -197,10 +197,10 @@ class Run:
         """
         record = records.finished(self.folder)
         if record is not None:
-            self._mend(record)
+            self._repair(record)
         return record
 
-    def _mend(self, record: Result) -> None:
+    def _repair(self, record: Result) -> None:
         """Restore files that differ from the seal: the genotype from the record, the rows from the last checkpoint."""
         for name in records.broken(self.folder, record):
             text = f"{record.get('genotype')}\n" if name == GENOTYPE else None
