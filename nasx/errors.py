@@ -51,7 +51,7 @@ class UserError(Exception):
 
     @classmethod
     def join(cls, faults: list[UserError]) -> UserError:
-        """One error that carries all of `faults`, one per line (a single fault is returned as it is)."""
+        """Return one error with all of `faults`, one per line (a single fault is returned unchanged)."""
         if len(faults) == 1:
             return faults[0]
         joined = cls(faults[0].where, faults[0].fault, faults[0].remedy)

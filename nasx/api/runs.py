@@ -11,7 +11,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -83,22 +82,16 @@ def open_run(folder: Path) -> SearchRun | RetrainRun:
         found = {name: value for name, value in record.measured().items() if not math.isnan(value)}
     except (result_file.Unreadable, TypeError, ValueError) as error:
         raise UserError(str(folder), f"holds no finished run ({error})", "name a finished run") from error
-    known: dict[str, Any] = {
-        "name": folder.name,
-        "folder": folder,
-        "genotype": record.genotype,
-        "seed": record.seed or 0,
-        "measures": found,
-    }
+    run = Run(name=folder.name, folder=folder, genotype=record.genotype, seed=record.seed or 0, measures=found)
     if isinstance(record, RetrainRecord):
         held_out = record.content.get("valid_accuracy") if record.held_out else None
         accuracy = 100 * held_out if isinstance(held_out, float) else found.get("test_accuracy")
-        return RetrainRun(**known, accuracy=accuracy, record=record)
+        return RetrainRun(**vars(run), accuracy=accuracy, record=record)
     if not isinstance(record, SearchRecord):
         raise UserError(str(folder), f"is a run of nasx {record.kind}", "name a search or a retraining")
     lookup = {name: found[name] for name in found if name.endswith((".valid", ".test"))}
     return SearchRun(
-        **known,
+        **vars(run),
         accuracy=lookup.get(f"{record.content.get('benchmark_data')}.valid"),
         lookup=lookup,
         verdict=record.verdict.text if record.verdict else "",

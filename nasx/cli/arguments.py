@@ -212,7 +212,7 @@ def split_options(words: Sequence[str]) -> Line:
 
 
 def quote_override(text: str) -> str:
-    """A word with quotes where Hydra's grammar would trip over its value or take it for a number.
+    """Quote the value of an override where Hydra's grammar would reject it or parse it as a number.
 
     That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
     """

@@ -55,7 +55,7 @@ CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the files and print their paths, one a line, and how to test what was written."""
+    """Write the files, and print one path per line and the command that tests the result."""
     args = parse("export", words, OPTIONS)
     given = args.options
     if given["format"] not in WRITERS:

@@ -191,9 +191,7 @@ def request(words: Sequence[str]) -> Request:
 
 
 def opened(asked: Request) -> Fit:
-    """Return the fit requested on the command line, with the decisions saved so far.
-
-    Raises UserError for an invalid folder or setting."""
+    """Return the fit that a command line requests, with the decisions made so far. Raises UserError for all faults."""
     if not Path(asked.folder).is_dir():
         raise UserError(asked.folder, "is not a folder", "give a folder with one folder of images per class")
     where = ["dataset=folder", lineage.override("dataset.path", asked.folder)]

@@ -281,7 +281,7 @@ def supernet(args: Arguments) -> Facts:
 
 
 def step_memory(cfg: Config, allow: Sequence[str], classes: int, shape: tuple[int, ...]) -> Facts:
-    """Predicted peak memory of a search step, by what it is taken, and with the settings that lower it."""
+    """Return the predicted peak memory of a search step, its parts, and the peak with settings that lower it."""
     from nasx.searcher.memory import Memory
     from nasx.tracking import environment
     from nasx.tracking.progress import memory

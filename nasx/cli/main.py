@@ -3,7 +3,7 @@
     nasx <command> key=value ...
 
 The functions that Hydra runs live here and import torch only when they run: launchers pickle them by name, and help,
-completion and typos answer at once. Exit codes: 0 done, 1 a job of a sweep failed or a bug, 2 the user can mend it
+completion and typos answer at once. Exit codes: 0 done, 1 a job of a sweep failed or a bug, 2 the user can fix it
 (faults of the system included: files, memory, packages; exceptions of the user's own code), 128 + signal stopped.
 A reader that went away changes none.
 """

@@ -65,7 +65,7 @@ class State(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print a line a run and a total."""
+    """Print one line per run and a total."""
     args = parse("status", words, {}, positional="FOLDER")
     if len(args.positional) > 1:
         raise UserError(
@@ -188,7 +188,7 @@ def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | Non
 
 # ---------------------------------------------------------------------------------------------------- sweeps
 def sweeps(root: Path, now: float) -> Iterator[str]:
-    """Lines about the sweeps under `root` that run, and about the newest one where it has not come to its end."""
+    """Yield lines about the running sweeps under `root`, and about the newest one if it is unfinished."""
     folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
     for folder in folders:
         running, found = lock.holder(folder) is not None, sweep_log.jobs(folder)

@@ -150,7 +150,7 @@ def _refusal(word: str) -> UserError | None:
 
 # ------------------------------------------------------------------------------------------------- one branch
 def opened(folder: Path, allow: Sequence[str]) -> Config:
-    """The configuration of a parent, whose run is not at work. Raises UserError, also where it is not trusted."""
+    """Return the configuration of a parent. Raises UserError if its run is in progress or its code is not trusted."""
     saved, _ = diagnose.open_search(folder, allow)
     if (holder := lock.holder(folder)) is not None:
         raise UserError(str(folder), f"is in use by {holder}", "wait for it to finish, or stop it")

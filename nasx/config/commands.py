@@ -1,4 +1,4 @@
-"""The commands: their keys, their groups, and the groups that they do not read."""
+"""The commands: their keys, their config groups, and the groups that they do not read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nasx.config import schema
 
 
 class Command(NamedTuple):
-    """A command's own keys (a class of nasx.config.job_settings), its groups, and groups that it does not read."""
+    """A command's own keys (a class of nasx.config.job_settings), its config groups, and those it does not read."""
 
     settings: str
     groups: tuple[str, ...] = ()
@@ -23,9 +23,9 @@ class Command(NamedTuple):
 GROUPS = (
     "space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "budget", "logger",
 )  # fmt: skip
-"""Groups whose node is a component."""
+"""Config groups whose node is a component: a mapping with `_target_`."""
 DELTAS = ("pair", "experiment", "launch", "debug")
-"""Groups whose files change the nodes of others."""
+"""Config groups whose files set keys of other groups (`# @package _global_`)."""
 COMMANDS = {
     "search": Command("SearchJob", GROUPS, ("retrain",)),
     "retrain": Command("RetrainJob", GROUPS, ("method", "search", "benchmark", "stages", "stop")),

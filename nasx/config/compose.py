@@ -87,7 +87,7 @@ class Resolved(NamedTuple):
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's loader, whose errors are UserErrors, also for a file that Hydra cannot digest."""
+    """Hydra's config loader, which raises UserError for every file and override that cannot be composed."""
 
     config_dir: str | None = None
     """The folder of --config-dir."""

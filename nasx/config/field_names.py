@@ -1,4 +1,4 @@
-"""Option names of the field's scripts, and the equivalent settings of nasx.
+"""Option names of other architecture search programs, and the equivalent settings of nasx.
 
 Source: the command lines of quark0/darts and its successors (PC-DARTS, RobustDARTS, SmoothDARTS, DrNAS), of
 AutoDL-Projects (NAS-Bench-201, NATS-Bench), and of NNI (its DARTS example and trainer).
@@ -22,7 +22,7 @@ NEEDLESS = frozenset({"report_freq", "print_freq", "print_freq_eval", "log_frequ
 
 
 def remedy(name: str, cfg: Config, groups: Collection[str]) -> str:
-    """Suggest the setting of nasx for an option of the field's scripts; empty for other names.
+    """Suggest the setting of nasx for an option of another program; empty for other names.
 
     `cfg` is the composed configuration, `groups` are those that the command reads.
     """

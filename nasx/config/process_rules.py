@@ -19,7 +19,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
     if max(devices, started) == 1:
         return
     if schema.text_constant((cfg.get("space") or {}).get("_target_"), "data") == "text":
-        # each segment goes on from the one before
+        # each segment continues from the previous one
         yield UserError(place, "jobs on text run in one process only", remedy)
     if command == "retrain" and cfg.get("relaxed"):
         yield UserError(place, "jobs with relaxed=true run in one process only", remedy)

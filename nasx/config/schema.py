@@ -45,7 +45,7 @@ class Field:
     line: int = 0
 
 
-class Part:
+class ComponentNode:
     """Type of a field that holds a component of nasx: a mapping with `_target_`."""
 
 
@@ -280,7 +280,7 @@ def _named(name: str, module: str) -> object:
     if found and isinstance(found[1], ast.Assign | ast.AnnAssign) and found[1].value is not None:
         return evaluate(found[1].value, found[0])
     if found and isinstance(found[1], ast.ClassDef) and found[0].startswith("nasx."):
-        return Part
+        return ComponentNode
     return object
 
 
@@ -308,7 +308,7 @@ _WORDS: dict[object, str] = {
     bool: "true or false",
     str: "text",
     NoneType: "null",
-    Part: "a component: a mapping with _target_",
+    ComponentNode: "a component: a mapping with _target_",
 }
 _SIGNS = {Gt: "above {}", Ge: "at least {}", Le: "at most {}", Lt: "below {}"}
 _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}

@@ -31,7 +31,7 @@ class TextSettings:
 
     data: ClassVar[str] = "text"
     bptt: Positive
-    """Words of a segment, through which gradients flow; the state goes on to the next one."""
+    """Words of a segment, through which gradients flow; the state continues in the next one."""
     short: Fraction
     """Share of training segments of half that length."""
     jitter: NonNegativeFloat

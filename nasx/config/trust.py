@@ -86,7 +86,7 @@ def components(conf: Path) -> frozenset[str]:
 
 
 def from_environment() -> tuple[str, ...]:
-    """Packages that NASX_ALLOW names, parted by commas or spaces."""
+    """Return the packages in NASX_ALLOW, separated by commas or spaces."""
     return tuple(re.findall(r"[^\s,\[\]]+", os.environ.get("NASX_ALLOW", "")))
 
 

@@ -203,11 +203,11 @@ class Signals:
 
     def __enter__(self) -> Signals:
         self._terminals = [file for file in (1, 2) if os.isatty(file)]
-        heard = [n for n in self.numbers if signal.getsignal(n) is not signal.SIG_IGN]
+        handled = [n for n in self.numbers if signal.getsignal(n) is not signal.SIG_IGN]
         with contextlib.suppress(
             ValueError
         ):  # not in the main thread (a launcher's worker): signals stay the launcher's
-            self._before = {n: signal.signal(n, self._ask) for n in heard}
+            self._before = {n: signal.signal(n, self._ask) for n in handled}
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:

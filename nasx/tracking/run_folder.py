@@ -183,7 +183,7 @@ class Run:
         texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
         held = {name: text for name, text in texts.items() if text is not None}
         for name, text in held.items():
-            if content(folder / name) != text.encode():  # damaged while the run was at work
+            if content(folder / name) != text.encode():  # damaged during the run
                 write_atomic(folder / name, text)
         seal = {name: digest(text.encode()) for name, text in held.items()}
         sealed = {"format": versions.FORMAT, **result, "seal": seal}

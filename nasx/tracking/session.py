@@ -160,25 +160,22 @@ def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Sessio
         seed=cfg["seed"],
         precision=(cfg.get("engine") or {}).get("precision", "fp32"),
     )
-    code = own_code.recorded(identity.identifying(cfg, kind))
+    identifying = identity.identifying(cfg, kind)
+    code = own_code.recorded(identifying)
     extra = {"kind": kind, "choices": dict(info.choices), "identity": identity.identity(cfg, kind)}
-    if not distributed.is_main_process():
-        with prepared, distributed.process_group(device), environment.Signals() as signals, progress.warnings_only():
-            ctx = Session(run_folder.ReadOnlyRun(folder), device, cfg, info, signals, code=code)
-            with out_of_memory_errors(ctx, kind), own_code_errors(ctx):
-                yield ctx
-        return
+    main = distributed.is_main_process()
     with (
         prepared,
-        run_folder.Run(folder, identity.identifying(cfg, kind), extra) as run,
+        run_folder.Run(folder, identifying, extra) if main else run_folder.ReadOnlyRun(folder) as run,
         distributed.process_group(device),
         environment.Signals() as signals,
         contextlib.ExitStack() as stack,
-        progress.log_to_folder(folder, quiet=cfg["quiet"]),
+        progress.log_to_folder(folder, quiet=cfg["quiet"]) if main else progress.warnings_only(),
     ):
-        logger = instantiate.build(cfg["logger"], cfg["allow"]).open(folder, identity.identifying(cfg, kind))
-        run.on_row = logger.write
-        stack.callback(logger.close)
+        if main:
+            logger = instantiate.build(cfg["logger"], cfg["allow"]).open(folder, identifying)
+            run.on_row = logger.write
+            stack.callback(logger.close)
         try:
             ctx = Session(run, device, cfg, info, signals, code=code)
             with out_of_memory_errors(ctx, kind), own_code_errors(ctx):
