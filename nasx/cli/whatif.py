@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nasx.cli import arguments, diagnose, invoke, preflight
-from nasx.config import check, commands, components, overrides, plugins, provenance, stages, trust
+from nasx.config import check, commands, components, identity, overrides, plugins, provenance, stages, trust
 from nasx.config.compose import Resolved, make_loader, options, published
 from nasx.config.job_info import JobInfo
 from nasx.core import files, spelling
@@ -248,11 +248,7 @@ def _facts(
     before, after = (
         records.flatten({group: tree[group] for group in CHANGED if group in tree}) for tree in (saved, cfg)
     )
-    differ = {
-        key: [before.get(key), after.get(key)]
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and key not in commands.NON_IDENTITY_SETTINGS
-    }
+    differ = identity.differences(before, after, commands.NON_IDENTITY_SETTINGS)
     words = [str(folder), f"epoch={origin['epoch']}", *changes, *asked.job]
     words += [] if asked.out == "outputs" else [f"out={asked.out}"]
     words += [f"allow=[{','.join(asked.allow)}]"] if asked.allow else []

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from nasx.config.commands import COMMANDS, NON_IDENTITY_KEYS, NON_IDENTITY_SETTINGS
@@ -56,12 +56,15 @@ def changed(cfg: Mapping[str, object], published: Mapping[str, object]) -> dict[
     if cfg.get("budget") == NO_BUDGET["budget"]:
         published = {**published, **NO_BUDGET}
     old, new = (_flat(identifying({**tree, "seed": 0}, kind)) for tree in (published, cfg))
-    same = ("from", "genotype")
-    return {
-        key: [old.get(key), new.get(key)]
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in same
-    }
+    return differences(old, new, ("from", "genotype"))
+
+
+def differences(
+    old: Mapping[str, object], new: Mapping[str, object], ignored: Collection[str]
+) -> dict[str, list[object]]:
+    """Return the keys whose values differ, apart from those in `ignored`: key -> [old, new]; None for an absent one."""
+    keys = sorted((old.keys() | new.keys()).difference(ignored))
+    return {key: [old.get(key), new.get(key)] for key in keys if old.get(key) != new.get(key)}
 
 
 def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
