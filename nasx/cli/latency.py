@@ -68,7 +68,9 @@ def main(words: Sequence[str]) -> int:
             f"device={given['device']}", "nasx runs onnxruntime only on the CPU", "use device=cpu, or runtime=eager"
         )
     if given["out"] and not given["out"].endswith(latency.SUFFIX):
-        raise UserError(f"out={given['out']}", "is not a JSON file", f"use a name that ends in {latency.SUFFIX}")
+        raise UserError(
+            f"out={given['out']}", "is not the name of a JSON file", f"use a name that ends in {latency.SUFFIX}"
+        )
     print(*(found(args) if given["from"] else measured(args)), sep="\n")
     return 0
 

@@ -69,7 +69,9 @@ def main(words: Sequence[str]) -> int:
     args = parse("status", words, {}, positional="FOLDER")
     if len(args.positional) > 1:
         raise UserError(
-            f"nasx status {' '.join(args.positional)}", "names several folders", "name one that holds them all"
+            f"nasx status {' '.join(args.positional)}",
+            f"takes one folder, but {len(args.positional)} are given",
+            "name one that holds them all",
         )
     root = Path(args.positional[0] if args.positional else "outputs").expanduser()
     if args.positional and not root.is_dir():

@@ -109,7 +109,7 @@ def _values(text: str, node: object, prefix: str) -> Iterator[tuple[str, str, st
 
 
 def _written(text: str, node: yaml.Node) -> str:
-    """A value as the file writes it, on one line."""
+    """Return the source text of a value in the YAML file, on one line."""
     if isinstance(node, yaml.SequenceNode):
         return f"[{', '.join(_written(text, item) for item in node.value)}]"
     return " ".join(text[node.start_mark.index : node.end_mark.index].split()) or "null"
