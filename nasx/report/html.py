@@ -155,9 +155,7 @@ def _with_hard_spaces(text: str) -> str:
 def labelled(table: pd.DataFrame) -> Sequence[Row]:
     """Return the groups of a summary, without reference rows, each with a short unique `label`."""
     groups = rows_of(table[table["reference"] == ""])
-    for group, label in zip(groups, labels(groups), strict=True):
-        group["label"] = label
-    return groups
+    return [{**group, "label": label} for group, label in zip(groups, labels(groups), strict=True)]
 
 
 def labels(groups: Sequence[Row]) -> list[str]:

@@ -12,17 +12,17 @@ from __future__ import annotations
 import importlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 
-from nasx.benchmarks.base import Edges
+from nasx.benchmarks.base import Benchmark, Edges
 from nasx.config import own_code
 from nasx.core.plain import Row
 from nasx.core.quantities import lookups, measures
 from nasx.errors import UserError
 from nasx.results import random_baseline
 from nasx.results.collect import rows_of
+from nasx.results.significance import moments
 
 KEYS = [
     "kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
@@ -99,10 +99,8 @@ def _std_over(members: Sequence[Mapping[str, object]]) -> str:
 def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
     """Return mean, sample standard deviation and count of the known values, with one rounding (math.fsum)."""
     known = [x for x in values if not math.isnan(x)]
-    n = len(known)
-    mean = math.fsum(known) / n if n else math.nan
-    std = math.sqrt(math.fsum((x - mean) ** 2 for x in known) / (n - 1)) if n > 1 else math.nan
-    return {f"{measure}_mean": mean, f"{measure}_std": std, f"{measure}_n": n}
+    mean, variance = moments(known)
+    return {f"{measure}_mean": mean, f"{measure}_std": math.sqrt(variance), f"{measure}_n": len(known)}
 
 
 def _settings(rows: Sequence[Row]) -> list[tuple[str, ...]]:
@@ -146,14 +144,15 @@ def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict
     except (ImportError, AttributeError, UserError):
         return {}
     return {
-        kind: {part: float(found[part][key]) for part in found if found[part].get(key) is not None}
+        kind: {part: value for part, values in found.items() if (value := values.get(key)) is not None}
         for kind, key in (("random", "mean"), ("optimum", "optimum"))
     }
 
 
-def _benchmark(name: str) -> Any:
+def _benchmark(name: str) -> Benchmark:
     """Return the benchmark of that name with default settings. Raises ImportError or AttributeError."""
-    return getattr(importlib.import_module(f"nasx.benchmarks.{name}"), name.capitalize())()
+    found: Benchmark = getattr(importlib.import_module(f"nasx.benchmarks.{name}"), name.capitalize())()
+    return found
 
 
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:

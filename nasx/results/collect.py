@@ -14,12 +14,12 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from nasx.benchmarks.base import DATASETS, Edges
 from nasx.config import commands, experiments, own_code
+from nasx.core import plain
 from nasx.core.quantities import columns, lookups, measures
 from nasx.errors import printable
 from nasx.tracking import records, result_file
@@ -136,13 +136,13 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
     return frame
 
 
-def rows_of(frame: pd.DataFrame) -> list[dict[str, Any]]:
+def rows_of(frame: pd.DataFrame) -> list[plain.Row]:
     """Return the rows of a frame as dicts, much faster than `to_dict("records")`; column names must be unique."""
     names = [str(name) for name in frame.columns]
     return [dict(zip(names, row)) for row in zip(*(frame[name].tolist() for name in frame.columns), strict=True)]
 
 
-def mark(row: Mapping[object, object]) -> tuple[str, ...]:
+def mark(row: plain.Row) -> tuple[str, ...]:
     """Return a key that is equal only for a run and its copies."""
     return tuple(str(row.get(key) or "") for key in Record.COPIED)
 

@@ -9,12 +9,12 @@ import glob
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
 from nasx.config import own_code
+from nasx.core.plain import Row
 from nasx.core.quantities import lookups, measures, of_column
 from nasx.core.spelling import suggest
 from nasx.errors import UserError
@@ -118,7 +118,7 @@ def _configurations_warning(name: str, frame: pd.DataFrame) -> Iterator[str]:
 def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """Return both groups as one frame. Raises one UserError with all reasons why they cannot be compared."""
     faults = []
-    one, other = (dict(pair for row in frame.to_dict("records") for pair in _marks(row)) for frame in groups)
+    one, other = (dict(pair for row in rows_of(frame) for pair in _marks(row)) for frame in groups)
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
         shared = f"share {len(twice)} runs ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
@@ -134,7 +134,7 @@ def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFram
     return both
 
 
-def _marks(row: Mapping[Any, Any]) -> Iterator[tuple[object, str]]:
+def _marks(row: Row) -> Iterator[tuple[object, str]]:
     """Yield (key, folder name) of a run, with keys that are equal for copies: its folder, and its record."""
     place = os.path.realpath(row["folder"])
     yield place, os.path.basename(place)
@@ -171,7 +171,7 @@ def choose(both: pd.DataFrame) -> str:
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
     """Return the metric of each search in both groups, and the name of the values. Raises UserError for one value."""
-    found = [by_search(frame.to_dict("records"), metric) for frame in groups]
+    found = [by_search(rows_of(frame), metric) for frame in groups]
     known = [int(frame[metric].notna().sum()) for frame in groups]
     if all(len(own) == 1 < n for own, n in zip(found, known, strict=True)):
         return [[float(x) for x in frame[metric].dropna()] for frame in groups], RETRAININGS

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import pandas as pd
 
@@ -14,7 +13,7 @@ from nasx.errors import UserError
 from nasx.results import differences
 
 
-def pick(frame: pd.DataFrame, wanted: Any) -> pd.DataFrame:
+def pick(frame: pd.DataFrame, wanted: Mapping[str, object] | Iterable[str] | None) -> pd.DataFrame:
     """Return the rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
 
     A column given twice may have either value; `labels` and `overrides` must contain it. A dotted name that is not a

@@ -17,6 +17,7 @@ from nasx.config import experiments, paths, plugins
 from nasx.core.files import load_yaml
 from nasx.core.plain import Row
 from nasx.results import table_columns, targets
+from nasx.results.collect import rows_of
 
 HERE = Path(__file__).parent
 
@@ -43,8 +44,8 @@ def rows(paper: str) -> list[Entry]:
     """
     found: list[Entry] = []
     lines: dict[str, list[Row]] = {}
-    for line in targets.load(paper).to_dict("records"):
-        lines.setdefault(str(line["row"]), []).append({str(key): value for key, value in line.items()})
+    for line in rows_of(targets.load(paper)):
+        lines.setdefault(line["row"], []).append(line)
     for row, own in lines.items():
         left = dict.fromkeys(named(line["dataset"]) for line in own)
         for command, datasets in computed().get(row, ()):

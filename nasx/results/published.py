@@ -20,7 +20,6 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -29,7 +28,7 @@ from nasx.config.experiments import Experiment, Printed
 from nasx.core.plain import Config, Row
 from nasx.core.quantities import value_at
 from nasx.errors import UserError
-from nasx.results.collect import SIZES
+from nasx.results.collect import SIZES, rows_of
 from nasx.results.table_columns import DATASETS, NO_TEST, chosen, distinct, marks, name, value
 from nasx.results.table_formats import Sheet
 from nasx.results.targets import METRICS, PAPERS, ROW, digits, load, means, shown
@@ -55,14 +54,14 @@ def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
     tables are returned as printed. Raises UserError if protocols would mix.
     """
     printed = load(paper)
-    rows = [{str(k): v for k, v in row.items()} for row in ours.to_dict("records")] if len(ours) else []
+    rows = rows_of(ours)
     sheets: list[Sheet] = []
     bare: list[Sheet] = []
     numbers: list[dict[str, object]] = []
     left: list[str] = []
     faults: list[UserError] = []
     for (place, space), section in printed.groupby(["place", "space"], sort=False):
-        lines = [{str(k): v for k, v in line.items()} for line in section.to_dict("records")]
+        lines = rows_of(section)
         matches = {id(row): row for row in rows for line in lines if _fits(line, row)}
         try:
             _same_protocol(paper, str(place), str(space), lines, list(matches.values()))
@@ -171,7 +170,7 @@ def _configuration(folder: str) -> Config:
     return records.configuration(Path(folder)) or {}
 
 
-def _configured(folder: str, key: str) -> Any:
+def _configured(folder: str, key: str) -> object:
     return value_at(_configuration(folder), key)
 
 

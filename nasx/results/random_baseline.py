@@ -16,8 +16,7 @@ Shapes: rows and members are parallel lists: a row of `summary`, and the rows of
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, MutableMapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups
@@ -31,7 +30,7 @@ UNTESTED = {"one cell": "retrainings of a single cell", "chosen cell": "retraini
 Members = Sequence[Row]
 
 
-def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) -> list[str]:
+def judge(rows: Sequence[dict[str, object]], members: Sequence[Members]) -> list[str]:
     """Set `verdicts`, `versus` (text) and `versus_p` of each row; return the notes that explain them."""
     pairs = list(zip(rows, members, strict=True))
     pools: dict[tuple[object, ...], Members] = {}
@@ -41,7 +40,7 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
         key = _key(row, own[0])
         if len(own) > len(pools.get(key, ())):
             pools[key] = own
-    measures, untested = set(), set()
+    measures, untested = set[str](), set[str]()
     for row, own in pairs:
         row["verdicts"], row["versus"], row["versus_p"] = verdicts(own), "", math.nan
         pool = pools.get(_key(row, own[0])) if pools else None
@@ -49,8 +48,8 @@ def judge(rows: Sequence[MutableMapping[str, Any]], members: Sequence[Members]) 
             continue
         name, found = against(own, pool)
         if name and (row["best_of"] or (len(own) > 1 and len(by_search(own, name)) == 1)):
-            row["versus"] = "chosen cell" if row["best_of"] else "one cell"
-            untested.add(row["versus"])
+            row["versus"] = word = "chosen cell" if row["best_of"] else "one cell"
+            untested.add(word)
         elif name:
             row["versus"] = versus(found, name)
             if found is not None:

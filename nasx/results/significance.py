@@ -14,8 +14,10 @@ Biometrika 34 (1947). Quantiles by scipy.special, imported at first use.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from nasx.core.plain import Row
 
 LEVEL = 0.95
 """Confidence level of the interval; 1 - LEVEL is the significance level."""
@@ -55,7 +57,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     return Difference(d, d - half, d + half, 2 * float(stdtr(df, -abs(d) / s)), df, len(a), len(b))
 
 
-def by_search(runs: Iterable[Mapping[Any, Any]], measure: str) -> list[float]:
+def by_search(runs: Iterable[Row], measure: str) -> list[float]:
     """Return the measure of each search in `runs` (rows of `collect`), as the mean over retrainings of its cell.
 
     Runs without the measure are left out; a cell given on the command line counts as one search.
@@ -69,9 +71,10 @@ def by_search(runs: Iterable[Mapping[Any, Any]], measure: str) -> list[float]:
 
 
 def moments(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample variance (n - 1) of at least two values."""
-    mean = math.fsum(values) / len(values)
-    return mean, math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)
+    """Return mean and sample variance (n - 1) with one rounding each; NaN where there are too few values."""
+    n = len(values)
+    mean = math.fsum(values) / n if n else math.nan
+    return mean, math.fsum((x - mean) ** 2 for x in values) / (n - 1) if n > 1 else math.nan
 
 
 def p_text(p: float) -> str:

@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 
 from nasx.core.plain import Row
 from nasx.core.quantities import TITLES, of_column
 from nasx.results.aggregate import errors
+from nasx.results.collect import rows_of
 from nasx.results.table_formats import Sheet
 
 DATASETS = {**TITLES, "imagenet": "ImageNet", "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
@@ -118,7 +119,7 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
     """
     made = []
     table = errors(table) if error else table
-    rows = [{str(k): v for k, v in row.items()} for row in table.to_dict("records")]
+    rows = rows_of(table)
     searches, retrained = ([row for row in rows if row["kind"] == kind] for kind in ("search", "retrain"))
     looked_up = [row for row in searches if row["benchmark"]]
     plain = [row for row in searches if not row["benchmark"]]
@@ -235,9 +236,10 @@ def _made(
     at = next((i for i, (head, _) in enumerate(kept) if head in ABOUT), len(kept))
     measures = [*measures, measure_of("params")._replace(missing="–")]
     numbers: list[tuple[str, Callable[[Row], str]]] = [("n", lambda r: str(r["n"]) if r["n"] else "")]
-    for each in measures:
-        look: dict[str, Any] = {"digits": each.digits, "scale": each.scale, "missing": each.missing or missing}
-        numbers.append((each.head, partial(value, measure=each.name, **look)))
+    numbers += [
+        (m.head, partial(value, measure=m.name, digits=m.digits, scale=m.scale, missing=m.missing or missing))
+        for m in measures
+    ]
     numbers += [("cost", lambda r: cost(r) or "–")] if priced else []
     shown = [*kept[:at], *numbers, *kept[at:]]
     over = sorted({str(row["std_over"]) for row in own if row["n"] > 1})

@@ -19,6 +19,7 @@ import pandas as pd
 
 from nasx.core.plain import Row
 from nasx.errors import UserError
+from nasx.results.collect import rows_of
 from nasx.results.table_columns import DATASETS
 
 PAPERS = {
@@ -57,8 +58,7 @@ def _targets() -> pd.DataFrame:
     with files("nasx").joinpath("results/targets.csv").open(encoding="utf-8") as file:
         table = pd.read_csv(file, dtype=dict.fromkeys(TEXT, "str"), keep_default_na=False, na_values=empty)
     space_counts = table.groupby(["paper", "place", *ROW])["space"].transform("nunique")
-    lines = ({str(k): v for k, v in line.items()} for line in table.to_dict("records"))
-    table["row"] = [_name(line, several > 1) for line, several in zip(lines, space_counts, strict=True)]
+    table["row"] = [_name(line, several > 1) for line, several in zip(rows_of(table), space_counts, strict=True)]
     return table
 
 
