@@ -8,9 +8,9 @@ publish them; accuracies measured by nasx are fractions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from nasx.errors import UserError
 if TYPE_CHECKING:
     from nasx.spaces.base import Space
 
+T = TypeVar("T")
 DATASETS = tuple(TITLES)
 EQUAL = 1e-9
 """Largest difference of means that count as equal, in percentage points."""
@@ -96,25 +97,23 @@ class Benchmark(ABC):
 
         This is the probability that an architecture drawn uniformly is worse.
         """
-        found: dict[str, dict[str, float]] = {name: {} for name in score.datasets}
-        for name, split, value, known in self._placed(score, edges):
-            found[name][split] = float((known < value - EQUAL).mean())
-        return found
+        return self._compared(score, edges, lambda value, known: float((known < value - EQUAL).mean()))
 
     def rank(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, int]]:
         """Return one plus the number of better cells (1 is the best), by dataset and split; {} if unknown."""
-        found: dict[str, dict[str, int]] = {name: {} for name in score.datasets}
-        for name, split, value, known in self._placed(score, edges):
-            found[name][split] = 1 + int((known > value + EQUAL).sum())
-        return found
+        return self._compared(score, edges, lambda value, known: 1 + int((known > value + EQUAL).sum()))
 
-    def _placed(self, score: Score, edges: Edges) -> Iterator[tuple[str, str, float, np.ndarray]]:
-        """Yield dataset, split, accuracy of the cell and of all cells, where both are known."""
+    def _compared(
+        self, score: Score, edges: Edges, compare: Callable[[float, np.ndarray], T]
+    ) -> dict[str, dict[str, T]]:
+        """Return `compare` of the known accuracies of the cell and of all cells, by dataset and split."""
+        found: dict[str, dict[str, T]] = {name: {} for name in score.datasets}
         for name, values in score.datasets.items():
             for split in ("valid", "test"):
                 value, known = values.get(split), self.accuracies(name, split, edges)
                 if value is not None and len(known):
-                    yield name, split, value, known
+                    found[name][split] = compare(value, known)
+        return found
 
     def latencies(self, device: str) -> np.ndarray:
         """Milliseconds of all cells on a device, in the table's order. Raises UserError if they are unknown."""
@@ -138,18 +137,14 @@ class Benchmark(ABC):
         edges = among if isinstance(among, tuple) else among.allowed()
         cells, whole = self.cells(edges), self.cells()
         restricted = {"edges": [list(row) for row in edges]} if cells < whole else {}
-        found: dict[str, Any] = {
+        below = self._compared(score, edges, lambda value, known: round(float(known.max()) - value, 4)) if score else {}
+        return {
             "reference": self.references(edges),
-            "better_than": {},
-            "rank": {},
-            "below_optimum": {},
+            "better_than": self.better_than(score, edges) if score else {},
+            "rank": self.rank(score, edges) if score else {},
+            "below_optimum": {name: values for name, values in below.items() if values},
             "among": {"cells": cells, "of": whole, **restricted} if whole else None,
         }
-        if score is not None:
-            found |= {"better_than": self.better_than(score, edges), "rank": self.rank(score, edges)}
-            for name, split, value, known in self._placed(score, edges):
-                found["below_optimum"].setdefault(name, {})[split] = round(float(known.max()) - value, 4)
-        return found
 
     @abstractmethod
     def info(self) -> dict[str, object]:

@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 
@@ -95,7 +95,17 @@ def name_of(dataset: str, split: str, epochs: int, what: str) -> str:
     return f"{dataset}.{split}.{epochs}.{what}"
 
 
-def column(name: str, values: np.ndarray, source: str, **facts: Any) -> Column:
+class Facts(TypedDict, total=False):
+    """Fields of a `Column` that its name does not determine."""
+
+    meaning: str
+    version: str
+    sha256: str | dict[str, str]
+    license: str
+    date: str
+
+
+def column(name: str, values: np.ndarray, source: str, seeds: tuple[int, ...] = (), **facts: Unpack[Facts]) -> Column:
     """Make a column with the meaning and unit of its name. Raises ValueError for an unknown name."""
     found = NAMES.fullmatch(name)
     if found is None:
@@ -104,23 +114,16 @@ def column(name: str, values: np.ndarray, source: str, **facts: Any) -> Column:
     title, after = TITLES.get(dataset, ""), f"after {found['epochs']} epochs"
     if found["what"] == "runs":
         origin = OFFICIAL.get((dataset, split), f"x-{split}")
-        unit, meaning = (
-            "images",
-            (
-                f"{title} {split} ({origin}), correct images of {IMAGES[dataset, split]} {after}, "
-                f"one training for each seed; {MISSING} = not run"
-            ),
-        )
+        unit, meaning = "images", f"{title} {split} ({origin}), correct images of {IMAGES[dataset, split]} {after}, "
+        meaning += f"one training for each seed; {MISSING} = not run"
     elif found["what"] == "mean":
-        unit, meaning = (
-            "percent",
-            (f"{title} {split} accuracy in percent {after}, the mean over seeds given by the source; NaN = unknown"),
-        )
+        unit, meaning = "percent", f"{title} {split} accuracy in percent {after}, "
+        meaning += "the mean over seeds given by the source; NaN = unknown"
     elif found["seconds"]:
         unit, meaning = "seconds", f"seconds of one 200-epoch training on {title} by the authors"
     else:
         unit, meaning = "milliseconds", f"milliseconds of one forward pass on {found['device']}"
-    return Column(values, source=source, **{"meaning": meaning, "unit": unit, **facts})
+    return replace(Column(values, meaning, unit, source, seeds), **facts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,8 +212,8 @@ def _sound(name: str, each: Column) -> bool:
 
 def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Column]:
     """Read the columns of a file of nasx 0.1.0, which all have one source."""
-    facts = {
-        "source": about["source"],
+    source = about["source"]
+    facts: Facts = {
         "version": about.get("version") or "",
         "sha256": about.get("sha256") or "",
         "license": about.get("license") or "",
@@ -219,15 +222,15 @@ def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
     for i, (dataset, split, epochs, _) in enumerate(about["runs"]):
         measures.setdefault(name_of(dataset, split, epochs, "runs"), []).append(i)
     held = {
-        name: column(name, arrays["counts"][:, own], seeds=tuple(int(about["runs"][i][3]) for i in own), **facts)
-        for name, own in measures.items()
+        name: column(name, arrays["counts"][:, i], source, seeds=tuple(int(about["runs"][k][3]) for k in i), **facts)
+        for name, i in measures.items()
     }
     for i, (dataset, split, epochs) in enumerate(about["measures"]):
         name = name_of(dataset, split, epochs, "mean")
-        held[name] = column(name, arrays["means"][:, i], **facts)
+        held[name] = column(name, arrays["means"][:, i], source, **facts)
     for i, dataset in enumerate(DATASETS):
         name = f"{dataset}.seconds"
-        held[name] = column(name, arrays["seconds"][:, i], **facts)
+        held[name] = column(name, arrays["seconds"][:, i], source, **facts)
     return {name: each for name, each in held.items() if each.known}
 
 

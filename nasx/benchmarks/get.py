@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -70,7 +70,15 @@ def _here(name: str) -> str:
     return ("yes" if all(tests) else "in part") + f", from {'; '.join(sources)}"
 
 
-def asked(words: Iterable[str]) -> dict[str, Any]:
+class Asked(TypedDict):
+    """Keywords of `bench_get`."""
+
+    devices: list[str]
+    brought: str | None
+    mirror: str | None
+
+
+def asked(words: Iterable[str]) -> Asked:
     """Parse the arguments after `nasx bench get NAME` into keywords of `bench_get`. Raises UserError."""
     found = {}
     for word in words:
@@ -207,7 +215,7 @@ def latencies(file: File, path: Path) -> Column:
         license=OFFERS[LATENCY].license,
         meaning=f"milliseconds of one forward pass on CIFAR-10, {DEVICES[file.stem].what}",
         version=HELP_COMMIT,
-        sha256={file.name: file.sha256},
+        sha256={file.name: file.sha256 or ""},
         date=today(),
     )
 

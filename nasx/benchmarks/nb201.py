@@ -18,12 +18,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nasx.benchmarks.base import DATASETS, Benchmark, Edges, Score
-from nasx.benchmarks.columns import IMAGES, Table, name_of
+from nasx.benchmarks.columns import IMAGES, Column, Table, name_of
 from nasx.benchmarks.isomorphism import CELLS, EDGES, OPERATIONS, cell_code, cell_digits
 from nasx.benchmarks.offers import DEVICES, LATENCY, TESTS
 from nasx.benchmarks.store import cache_folder, stamp
@@ -56,10 +55,8 @@ def within(edges: Edges) -> np.ndarray:
     """Return the mask of the cells with operations allowed by `edges`, (15625,) bool; all if `edges` is empty."""
     if len(edges) != len(EDGES):
         return np.ones(CELLS, bool)
-    codes = np.arange(CELLS)
     found = np.ones(CELLS, bool)
-    for power, allowed in zip(range(len(EDGES) - 1, -1, -1), edges, strict=True):
-        digits = codes // len(OPERATIONS) ** power % len(OPERATIONS)
+    for digits, allowed in zip(np.unravel_index(np.arange(CELLS), (len(OPERATIONS),) * len(EDGES)), edges, strict=True):
         found &= np.isin(digits, [OPERATIONS.index(name) for name in allowed if name in OPERATIONS])
     return found
 
@@ -195,18 +192,26 @@ class Nb201(Benchmark):
 
     def info(self) -> dict[str, object]:
         columns = self.table().columns
-        sources: dict[str, dict[str, Any]] = {}
+        first: dict[str, Column] = {}
+        checksums: dict[str, dict[str, str]] = {}
         for each in columns.values():
-            facts = sources.setdefault(
-                each.source, {"version": each.version, "sha256": {}, "license": each.license, "date": each.date or None}
-            )
-            facts["sha256"] |= each.sha256 if isinstance(each.sha256, dict) else {each.version: each.sha256}
+            first.setdefault(each.source, each)
+            own = each.sha256 if isinstance(each.sha256, dict) else {each.version: each.sha256}
+            checksums.setdefault(each.source, {}).update(own)
         return {
             "benchmark": "nb201",
             "file": str(self.file()),
             "embedded": self.file() == EMBEDDED,
             "cells": CELLS,
-            "sources": sources,
+            "sources": {
+                source: {
+                    "version": each.version,
+                    "sha256": checksums[source],
+                    "license": each.license,
+                    "date": each.date or None,
+                }
+                for source, each in first.items()
+            },
             "columns": {name: each.describe() for name, each in columns.items()},
             "missing": self.missing(),
         }

@@ -25,17 +25,17 @@ import gzip
 import pickle
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 
 from nasx.benchmarks import nb201_checks as checks
 from nasx.benchmarks.base import DATASETS
-from nasx.benchmarks.columns import IMAGES, MISSING, Column, Table, column, merged, name_of
+from nasx.benchmarks.columns import IMAGES, MISSING, Column, Facts, Table, column, merged, name_of
 from nasx.benchmarks.foreign_files import load_plain, load_torch
 from nasx.benchmarks.isomorphism import CELLS, cell_code
 from nasx.benchmarks.nb201 import EMBEDDED
@@ -81,6 +81,24 @@ Run = tuple[str, str, int, int]  # dataset, valid or test, epochs, seed
 Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
 
 
+class Trained(TypedDict):
+    """One training in an official file: accuracies by split and epoch (x-valid@199), seconds by epoch."""
+
+    eval_acc1es: dict[str, float]
+    train_times: dict[str, float] | None
+
+
+Results = dict[tuple[str, int], Trained]
+"""(trained on, seed) -> training."""
+
+
+class State(TypedDict):
+    """The trainings of a cell with one budget in an official file."""
+
+    arch_str: str
+    all_results: Results
+
+
 @dataclass
 class Collected:
     """Percentages per run and per measure, seconds per dataset, and the cells read so far.
@@ -101,12 +119,16 @@ class Collected:
         self.seen[row] = True
         return row
 
-
-def put(columns: dict[Any, np.ndarray], key: Run | Measure | str, row: int, value: float) -> None:
-    """Set one value, a percentage unless `key` is text. Raises ValueError for an invalid percentage."""
-    if not 0.0 <= value <= 100.0 and not isinstance(key, str):
-        raise ValueError(f"an accuracy of {value} percent")
-    columns.setdefault(key, np.full(CELLS, np.nan))[row] = value
+    def put(self, key: Run | Measure | str, row: int, value: float) -> None:
+        """Set one value, seconds if `key` is a dataset, else a percentage. Raises ValueError for an invalid one."""
+        if not 0.0 <= value <= 100.0 and not isinstance(key, str):
+            raise ValueError(f"an accuracy of {value} percent")
+        unknown = np.full(CELLS, np.nan)
+        if isinstance(key, str):
+            values = self.seconds.setdefault(key, unknown)
+        else:
+            values = self.runs.setdefault(key, unknown) if len(key) == 4 else self.means.setdefault(key, unknown)
+        values[row] = value
 
 
 def import_nb201(
@@ -146,15 +168,13 @@ def import_nb201(
         raise UserError(str(path), f"contains {cells} of {CELLS} cells", remedy)
     say(f"{path.name}: computing its checksum")
     source, checksum = source or f"{kind} {path.name}", sha256(path)
-    new = _columns(
-        path,
-        collected,
-        source=source,
-        version=path.name,
-        sha256=checksum,
-        license="NAS-Bench-201, NATS-Bench: MIT",
-        date=today(),
-    )
+    facts: Facts = {
+        "version": path.name,
+        "sha256": checksum,
+        "license": "NAS-Bench-201, NATS-Bench: MIT",
+        "date": today(),
+    }
+    new = _columns(path, collected, source, facts)
     agreement = checks.agreement(path, Table(new), remedy)
     kept = add(out, new, path, say=say, alone=not complete)
     return {
@@ -206,7 +226,7 @@ def _short(error: BaseException) -> str:
     return " ".join(str(error).split())[:200]
 
 
-def _kind(path: Path) -> tuple[str, Any]:
+def _kind(path: Path) -> tuple[str, Callable[[Path, Say], Collected] | None]:
     if path.is_dir():
         return "NATS-Bench topology folder", read_folder
     if path.suffix == ".pth":
@@ -235,15 +255,11 @@ def read_csv(path: Path, say: Say) -> Collected:
         keys |= {name: dataset for dataset in DATASETS if (name := f"{dataset}_train_time_s") in names}
         ignored = [name for name in names if name not in keys and name != cell]
         say(f"{path.name}: reading {len(keys)} columns; ignored: {', '.join(ignored) or 'none'}")
-        homes = {
-            name: collected.seconds if isinstance(key, str) else collected.runs if len(key) == 4 else collected.means
-            for name, key in keys.items()
-        }
         for line in reader:
             row = collected.meet(line[cell])
             for name, key in keys.items():
                 if text := line[name]:
-                    put(homes[name], key, row, float(text))
+                    collected.put(key, row, float(text))
     return collected
 
 
@@ -289,8 +305,8 @@ def read_folder(path: Path, say: Say) -> Collected:
     return collected
 
 
-def _take(collected: Collected, name: str | None, budgets: dict[str, Any]) -> None:
-    # One cell of an official file: the state of ArchResults for each budget.
+def _take(collected: Collected, name: str | None, budgets: dict[str, State]) -> None:
+    """Add one cell of an official file."""
     row = None
     for budget, state in budgets.items():
         epochs = BUDGETS.get(budget)
@@ -301,13 +317,13 @@ def _take(collected: Collected, name: str | None, budgets: dict[str, Any]) -> No
             raise ValueError(f"the cell {cell} has the index of {name}")
         row = collected.meet(cell) if row is None else row
         for measure, seed, percent in _accuracies(state["all_results"], epochs):
-            put(collected.runs, (*measure, epochs, seed), row, percent)
+            collected.put((*measure, epochs, seed), row, percent)
         if epochs == 200:
             for dataset in DATASETS:
-                put(collected.seconds, dataset, row, _seconds(state["all_results"], dataset))
+                collected.put(dataset, row, _seconds(state["all_results"], dataset))
 
 
-def _accuracies(results: dict[Any, Any], epochs: int) -> Iterator[tuple[tuple[str, str], int, float]]:
+def _accuracies(results: Results, epochs: int) -> Iterator[tuple[tuple[str, str], int, float]]:
     for (trained_on, seed), result in results.items():
         for (official, split), measure in OFFICIAL.items():
             key = f"{split}@{epochs - 1}"
@@ -315,13 +331,13 @@ def _accuracies(results: dict[Any, Any], epochs: int) -> Iterator[tuple[tuple[st
                 yield measure, int(seed), float(result["eval_acc1es"][key])
 
 
-def _seconds(results: dict[Any, Any], dataset: str) -> float:
-    times = [
-        sum(float(t) for t in result["train_times"].values())
+def _seconds(results: Results, dataset: str) -> float:
+    seconds = [
+        sum(float(t) for t in times.values())
         for (trained_on, _), result in results.items()
-        if TRAINED_ON.get(trained_on) == dataset and result.get("train_times")
+        if TRAINED_ON.get(trained_on) == dataset and (times := result.get("train_times"))
     ]
-    return sum(times) / len(times) if times else float("nan")
+    return sum(seconds) / len(seconds) if seconds else float("nan")
 
 
 def _free_memory_gb() -> float | None:
@@ -334,7 +350,7 @@ def _free_memory_gb() -> float | None:
 
 
 # ------------------------------------------------------------------------------------------------ into a table
-def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column]:
+def _columns(path: Path, collected: Collected, source: str, facts: Facts) -> dict[str, Column]:
     """Convert the collected values to columns by name. Raises UserError unless accuracies are counts of images."""
     found: dict[str, Column] = {}
     for measure in sorted({run[:3] for run in collected.runs}, key=lambda m: (m[2], DATASETS.index(m[0]), m[1])):
@@ -351,10 +367,10 @@ def _columns(path: Path, collected: Collected, **facts: str) -> dict[str, Column
                 )
             counts[known, i] = exact[known].round()
         name = name_of(*measure, "runs")
-        found[name] = column(name, counts, seeds=tuple(seeds), **facts)
+        found[name] = column(name, counts, source, seeds=tuple(seeds), **facts)
     for measure, values in sorted(collected.means.items()):
         name = name_of(*measure, "mean")
-        found[name] = column(name, values, **facts)
+        found[name] = column(name, values, source, **facts)
     for dataset, values in collected.seconds.items():
-        found[f"{dataset}.seconds"] = column(f"{dataset}.seconds", values, **facts)
+        found[f"{dataset}.seconds"] = column(f"{dataset}.seconds", values, source, **facts)
     return {name: each for name, each in found.items() if each.known}

@@ -26,7 +26,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 from nas_201_api import ArchResults, NASBench201API, ResultsCount
@@ -185,7 +185,12 @@ class TableApi(NASBench201API):
         self.arch2infos_dict = Cells(self.answers, self.evaluated_indexes)
 
     def get_more_info(
-        self, index: Any, dataset: str, iepoch: int | None = None, hp: str | int = "12", is_random: bool | int = True
+        self,
+        index: int | str,
+        dataset: str,
+        iepoch: int | None = None,
+        hp: str | int = "12",
+        is_random: bool | int = True,
     ) -> Known:
         """Return accuracies and training time of a cell. Raises NotKnown if the table has no accuracy."""
         if self.verbose:
@@ -193,10 +198,10 @@ class TableApi(NASBench201API):
                 f"Call the get_more_info function with index={index}, dataset={dataset}, iepoch={iepoch}, hp={hp}, "
                 f"and is_random={is_random}."
             )
-        index = self.query_index_by_arch(index)
-        if index not in self.arch2infos_dict:
-            raise ValueError(f"no results of the cell {index}")
-        found = self.arch2infos_dict[index][budget(hp)]
+        number: int = self.query_index_by_arch(index)
+        if number not in self.arch2infos_dict:
+            raise ValueError(f"no results of the cell {number}")
+        found = self.arch2infos_dict[number][budget(hp)]
         if is_random is True:
             is_random = random.choice(found.get_dataset_seeds(dataset))
         train, values, faults = found.get_metrics(dataset, "train", iepoch, is_random), {}, {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from functools import cache
+from typing import NoReturn
 
 import numpy as np
 
@@ -32,10 +33,10 @@ class NotKnown(UserError, KeyError):
     __str__ = Exception.__str__
 
 
-class Known(dict[str, Any]):
+class Known(dict[str, float]):
     """The known values of an official dictionary; its other official keys raise NotKnown, all others KeyError."""
 
-    def __init__(self, where: str, values: Mapping[str, object], faults: Mapping[str, NotKnown] | None = None) -> None:
+    def __init__(self, where: str, values: Mapping[str, float], faults: Mapping[str, NotKnown] | None = None) -> None:
         super().__init__(values)
         self.where, self.faults = where, dict(faults or {})
 
@@ -84,25 +85,18 @@ class Answers:
                 "the table has no latencies of this device",
                 f"it has {', '.join(known)}" if known else "`nasx bench get nb201-latency` downloads them",
             )
-        self._means: dict[tuple[str, str, int], np.ndarray] = {}
-        self._runs: dict[tuple[str, str, int], dict[int, np.ndarray]] = {}
+        self._statistics, self._per_seed = cache(table.statistics), cache(table.per_seed)
 
     def __deepcopy__(self, memo: object) -> Answers:
         return self  # the official class copies what it returns; the table is never changed
 
     def means(self, measure: tuple[str, str], epochs: int) -> np.ndarray:
         """Return the means over seeds, (15625,) in percent, NaN where unknown."""
-        key = (*measure, epochs)
-        if key not in self._means:
-            self._means[key] = self.table.statistics(*measure, epochs)[:, 0]
-        return self._means[key]
+        return self._statistics(*measure, epochs)[:, 0]
 
     def runs(self, measure: tuple[str, str], epochs: int) -> dict[int, np.ndarray]:
         """Return seed -> accuracies, (15625,) in percent, NaN where unknown."""
-        key = (*measure, epochs)
-        if key not in self._runs:
-            self._runs[key] = self.table.per_seed(*measure, epochs)
-        return self._runs[key]
+        return self._per_seed(*measure, epochs)
 
     def seeds(self, row: int, dataset: str, epochs: int) -> list[int]:
         """Return the ascending seeds with a known accuracy on any split of a dataset."""
