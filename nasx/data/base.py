@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,16 @@ from nasx.core.files import user_cache
 from nasx.errors import UserError
 
 OFFLINE = "offline: use dataset=digits"
+
+
+class Parts(NamedTuple):
+    """Images uint8 (n, c, h, w) and labels int64 (n,) of both parts, and the names of the classes."""
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,20 +38,17 @@ class Images:
     std: tuple[float, ...]
     name: str
 
-    def described(self) -> dict[str, list[object]]:
-        """Return the entries for result.json: class names, statistics, shape of an image."""
-        return {
-            "classes": list(self.classes),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "shape": list(self.train_x.shape[1:]),
-        }
-
 
 def data_root(path: str | None = None) -> Path:
     """Return the folder of the datasets: `path`, else NASX_DATA, else nasx in the XDG cache."""
     chosen = path or os.environ.get("NASX_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
+
+
+def places(path: str | None, *names: str) -> list[Path]:
+    """Return the folders to search for a dataset, in order: those with these names, and last `path` itself if set."""
+    root = data_root(path)
+    return [*(root / name for name in names), *([root] if path else [])]
 
 
 def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

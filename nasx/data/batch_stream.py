@@ -21,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ class Opened(Protocol):
     carries: bool
     """Whether batches carry a state from one to the next, as those of text do."""
 
-    def described(self) -> dict[str, list[object]]:
+    def described(self) -> dict[str, Sequence[object]]:
         """Return the entries for result.json: class names, statistics, shape and preprocessing of an image."""
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -144,8 +144,20 @@ class Order:
         return self._pass[1]
 
 
-class Stream(Batches):
-    """Endless full batches of images on a device; `position` is the number of batches drawn.
+class ImageStream(Batches):
+    """Endless full batches of images in an order; `position` is the number of batches drawn."""
+
+    def __init__(self, order: Order) -> None:
+        self.order, self.per_pass = order, order.per_pass
+        self._gen = torch.Generator()
+
+    def items(self, i: int) -> Tensor:
+        """Return the image indices of batch i, (batch,) on the CPU; the generator then gives the draws of the batch."""
+        return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
+
+
+class Stream(ImageStream):
+    """Endless full batches of images on a device.
 
     `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
     Raises UserError for an empty index set or batch.
@@ -163,28 +175,20 @@ class Stream(Batches):
         name: str = "",
         rows: Tensor | None = None,
     ) -> None:
-        self.order = Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name)
+        super().__init__(Order(torch.arange(len(x)) if index is None else index, batch=batch, seed=seed, name=name))
         self.x, self.y, self.augment, self.rows = x, y, augment, rows
-        self.per_pass = self.order.per_pass
-        self._gen = torch.Generator()
-
-    def items(self, i: int) -> Tensor:
-        """Return the image indices of batch i, (batch,) on the CPU."""
-        return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
     def at(self, i: int) -> Batch:
         """Return batch i without moving the position."""
-        seed = self.order.seed_of(i)
-        items = self.order.items(i, self._gen.manual_seed(seed))
+        items = self.items(i)
         draws = self.augment.draws(len(items), self.x.shape[2], self.x.shape[3], self._gen)
         numbers = torch.cat([items[None], draws])
         if self.rows is not None:
             numbers = numbers[:, self.rows]
         numbers = placed(numbers, self.x.device)
         chosen = numbers[0]
-        return Batch(
-            self.augment.apply(self.x.index_select(0, chosen), numbers[1:]), self.y.index_select(0, chosen), seed
-        )
+        x = self.augment.apply(self.x.index_select(0, chosen), numbers[1:])
+        return Batch(x, self.y.index_select(0, chosen), self.order.seed_of(i))
 
 
 def evaluation(
@@ -210,20 +214,55 @@ def evaluation(
         yield Batch(augment.plain(images), labels, hashed(0, "evaluation", i))
 
 
-class Component(Split, Protocol):
-    """Dataset settings that an opened image dataset reads."""
+class Preprocessed(Split, Protocol):
+    """Dataset settings with a preprocessing of images."""
+
+    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
+
+
+class Component(Preprocessed, Protocol):
+    """Dataset settings that an opened dataset in memory reads."""
 
     @property
     def pad(self) -> int: ...
     @property
     def flip(self) -> bool: ...
-    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
 
 
-class Held:
-    """A dataset (see `Opened`) whose images are on the device as bytes."""
+class OpenedImages:
+    """The part of `Opened` that is the same for images in memory and on disk."""
 
     carries = False
+
+    def __init__(
+        self,
+        component: Preprocessed,
+        classes: tuple[str, ...],
+        train_y: np.ndarray,
+        shape: tuple[int, ...],
+        augment: Augment,
+    ) -> None:
+        bounds.check(shape, pad=augment.pad, cutout=augment.cutout)
+        self.component, self.augment = component, augment
+        self.classes, self.train_y, self.shape = classes, train_y, shape
+
+    def described(self) -> dict[str, Sequence[object]]:
+        """Return the entries for result.json; see `Opened`."""
+        return {
+            "classes": list(self.classes),
+            "mean": list(self.augment.mean),
+            "std": list(self.augment.std),
+            "shape": list(self.shape),
+            "preprocessing": self.component.preprocessing(self.shape),
+        }
+
+    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the image indices for weights and architecture; see `Opened`."""
+        return splits(self, self.component, seed)
+
+
+class Held(OpenedImages):
+    """A dataset (see `Opened`) whose images are on the device as bytes."""
 
     def __init__(
         self,
@@ -234,10 +273,7 @@ class Held:
         cutout: int = 0,
         channels_last: bool = False,
     ) -> None:
-        self.component, self.images, self.data = component, images, device_images(images, device)
-        self.classes, self.train_y, self.shape = images.classes, images.train_y, images.train_x.shape[1:]
-        bounds.check(self.shape, pad=component.pad, cutout=cutout)
-        self.augment = Augment(
+        augment = Augment(
             pad=component.pad,
             flip=component.flip,
             mean=images.mean,
@@ -245,14 +281,8 @@ class Held:
             cutout=cutout,
             channels_last=channels_last,
         )
-
-    def described(self) -> dict[str, list[Any]]:
-        """Return the entries for result.json; see `Opened`."""
-        return {**self.images.described(), "preprocessing": self.component.preprocessing(self.shape)}
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image indices for weights and architecture; see `Opened`."""
-        return splits(self.images, self.component, seed)
+        super().__init__(component, images.classes, images.train_y, images.train_x.shape[1:], augment)
+        self.data = device_images(images, device)
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None

@@ -26,7 +26,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 from weakref import WeakSet
 
 import numpy as np
@@ -34,14 +34,13 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nasx.core.batch import Batch, Batches
+from nasx.core.batch import Batch
 from nasx.core.draws import placed
 from nasx.core.plain import State
 from nasx.core.system import signals
 from nasx.data import bounds, decode
 from nasx.data.augment import Augment
-from nasx.data.batch_stream import Order, Part, group_of, hashed
-from nasx.data.splits import Split, splits
+from nasx.data.batch_stream import ImageStream, OpenedImages, Order, Part, Preprocessed, group_of, hashed
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def pixels(path: Path) -> Tensor:
         ) from error
 
 
-class Settings(Split, Protocol):
+class Settings(Preprocessed, Protocol):
     """Dataset settings that the decoded images read."""
 
     @property
@@ -83,7 +82,6 @@ class Settings(Split, Protocol):
     def mean(self) -> tuple[float, ...]: ...
     @property
     def std(self) -> tuple[float, ...]: ...
-    def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
     def transforms(self) -> tuple[Transform, Transform]: ...
 
 
@@ -116,10 +114,8 @@ def pieces(keys: Sequence[Key]) -> Iterator[Sequence[Key]]:
 
 
 # ------------------------------------------------------------------------------------------------------- batches
-class Decoded:
+class Decoded(OpenedImages):
     """A dataset (see `Opened`) whose images are on disk."""
-
-    carries = False
 
     def __init__(
         self,
@@ -133,27 +129,12 @@ class Decoded:
         channels_last: bool,
         workers: int,
     ) -> None:
-        self.component, self.classes, self.device, self.workers = component, classes, torch.device(device), workers
-        self.train_y, self.shape = train.labels, (3, component.size, component.size)
-        bounds.check(self.shape, cutout=cutout)
-        self.parts = {"train": Views(component, train), "test": Views(component, test)}
-        self.augment = Augment(
+        augment = Augment(
             pad=0, flip=False, mean=component.mean, std=component.std, cutout=cutout, channels_last=channels_last
         )
-
-    def described(self) -> dict[str, list[Any]]:
-        """Return the entries for result.json; see `Opened`."""
-        return {
-            "classes": list(self.classes),
-            "mean": list(self.component.mean),
-            "std": list(self.component.std),
-            "shape": list(self.shape),
-            "preprocessing": self.component.preprocessing(self.shape),
-        }
-
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image indices for weights and architecture; see `Opened`."""
-        return splits(self, self.component, seed)
+        super().__init__(component, classes, train.labels, (3, component.size, component.size), augment)
+        self.device, self.workers = torch.device(device), workers
+        self.parts = {"train": Views(component, train), "test": Views(component, test)}
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
@@ -219,14 +200,12 @@ class Decoded:
         return torch.cat(parts)
 
 
-class DecodedStream(Batches):
+class DecodedStream(ImageStream):
     """Endless batches of training images."""
 
     def __init__(self, opened: Decoded, order: Order, rows: Tensor | None) -> None:
-        self.opened, self.order = opened, order
-        self.per_pass = order.per_pass
-        self.rows = torch.arange(order.batch) if rows is None else rows
-        self._gen = torch.Generator()
+        super().__init__(order)
+        self.opened, self.rows = opened, torch.arange(order.batch) if rows is None else rows
         self._ahead: Iterator[Tensor | UserError] | None = None
 
     def __next__(self) -> Batch:
@@ -243,10 +222,6 @@ class DecodedStream(Batches):
         """Return batch i, decoded in this process; the position does not move."""
         views = self.opened.parts["train"]
         return self._made(i, (views[piece] for piece in pieces(self.keys(i))))
-
-    def items(self, i: int) -> Tensor:
-        """Return the image indices of batch i, (batch,) on the CPU."""
-        return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
     def keys(self, i: int) -> list[Key]:
         """Return the images of batch i at `rows`, each with the seed of its crop."""

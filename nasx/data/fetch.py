@@ -15,14 +15,12 @@ import tempfile
 import time
 import zlib
 from pathlib import Path
-from typing import Any
 
 from nasx.core.files import make_folder, sync_all
 from nasx.core.system import sync_folder
 from nasx.errors import UserError
 
 TIMEOUT_S = 30
-SAFELY: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in every Python 3.11
 LEFT_S = 86400
 """Age in seconds after which a partial download counts as abandoned; a younger one may be another run's."""
 
@@ -45,7 +43,8 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
             download_url(url, str(folder), filename=archive, md5=md5)
             if archive != member:
                 with tarfile.open(folder / archive) as packed:
-                    packed.extractall(folder, **SAFELY)
+                    packed.extraction_filter = getattr(tarfile, "data_filter", None)  # not in every Python 3.11
+                    packed.extractall(folder)
             sync_all(folder / member)
             try:
                 (folder / member).rename(target)

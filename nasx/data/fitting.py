@@ -133,13 +133,15 @@ def _arrays(x: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
         raise UserError(
             where, f"is {x.dtype} {x.shape}", "expected uint8 (h, w), (h, w, 3), (n, h, w, 3) or (n, 3, h, w)"
         )
-    several = x.reshape(1, *x.shape[:2], -1) if single else x
-    if several.shape[1] not in (1, 3) and several.shape[3] in (1, 3):
-        several = several.transpose(0, 3, 1, 2)
-    if several.shape[1] == 1:
-        several = several.repeat(3, axis=1)
-    for i, one in enumerate(several):
+    for i, one in enumerate(channels_first(x.reshape(1, *x.shape[:2], -1) if single else x)):
         yield (where if name else f"image {i}"), one
+
+
+def channels_first(x: np.ndarray) -> np.ndarray:
+    """Convert (n, h, w, c) or (n, c, h, w) to (n, c, h, w); the channel of grey images is repeated to three."""
+    if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
+        x = x.transpose(0, 3, 1, 2)
+    return np.repeat(x, 3, axis=1) if x.shape[1] == 1 else x
 
 
 def _rgb(one: Path | Image | np.ndarray) -> Image:

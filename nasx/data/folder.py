@@ -20,13 +20,13 @@ import numpy as np
 from nasx.core.files import NPZ_FAULTS
 from nasx.core.system import physical_memory
 from nasx.data import bounds, decode, fitting, survey
+from nasx.data.base import Parts
 from nasx.data.decode import UnreadableError
 from nasx.data.listing import Files, Listing, held_out
 from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 ON_DISK = "lower dataset.size, or use dataset=photos, which decodes from disk"
-Parts = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]
 
 
 class Pixels(NamedTuple):
@@ -48,7 +48,7 @@ def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
         pixels = _decoded(files, keys, size, pixels, place)
     done = decode.summary(pixels.odd)
     log.info("%s: %s%s", files.folder, found.said, f"; {done}" if done else "")
-    return pixels.x[:cut], train.labels, pixels.x[cut:], found.test.labels, found.classes
+    return Parts(pixels.x[:cut], train.labels, pixels.x[cut:], found.test.labels, found.classes)
 
 
 def _kept(place: Path) -> Pixels | None:
@@ -168,7 +168,8 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
             "remove these test images, or add training images of these labels",
         )
     log.info("%s: %d classes, %s + %s images, %s", path, len(found), f"{cut:,}", f"{len(test_x):,}", how)
-    return train_x, labels[:cut].astype(np.int64), test_x, labels[cut:].astype(np.int64), tuple(map(str, found))
+    labels = labels.astype(np.int64)
+    return Parts(train_x, labels[:cut], test_x, labels[cut:], tuple(map(str, found)))
 
 
 def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +183,7 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
                 f"has 1 image of label {label}, but part of each class is held out as the test set",
                 "add images of this label or remove it, or give train_x, train_y, test_x, test_y",
             )
-        held[own[np.random.RandomState(0).permutation(len(own))[: held_out(len(own), test_fraction)]]] = True
+        held[own[held_out(len(own), test_fraction)]] = True
     order = np.random.RandomState(0).permutation(len(y))
     return order[~held[order]], np.flatnonzero(held)
 
@@ -195,10 +196,7 @@ def _planes(path: Path, x: np.ndarray) -> np.ndarray:
             f"images are {x.dtype} {x.shape}",
             "expected uint8 (n, h, w), (n, h, w, c) or (n, c, h, w)",
         )
-    if x.ndim == 3:
-        x = x[:, None]
-    elif x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
-        x = x.transpose(0, 3, 1, 2)
-    if x.shape[1] not in (1, 3):
+    x = fitting.channels_first(x[:, None] if x.ndim == 3 else x)
+    if x.shape[1] != 3:
         raise UserError(f"dataset.path={path}", f"images have shape {x.shape}", "expected 1 or 3 channels")
-    return np.repeat(x, 3, axis=1) if x.shape[1] == 1 else x
+    return x

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from nasx.core.system import physical_memory
 from nasx.data import decode, listing, survey
-from nasx.data.base import OFFLINE, absent, data_root
+from nasx.data.base import OFFLINE, absent, data_root, places
 from nasx.data.listing import Layout, Listing
 from nasx.data.source import split_faults, statistics_faults
 from nasx.errors import UserError
@@ -147,28 +147,20 @@ class ImageNet:
 
     def places(self) -> list[Path]:
         """Return the folders to search, in order."""
-        root = data_root(self.path)
-        return [*(root / name for name in self.folders), *([root] if self.path or not self.folders else [])]
+        return places(self.path, *self.folders)
 
     def parts(self) -> Layout:
         """The folders of both parts, and the classes. Raises UserError."""
-        root = next(
-            (
-                place
-                for place in self.places()
-                if place.is_dir() and "train" in map(listing.split_of, listing.folders(place))
-            ),
-            None,
+        for place in self.places():
+            if place.is_dir() and "train" in map(listing.split_of, listing.folders(place)):
+                return listing.layout(place, published=True)
+        raise absent(
+            self.name,
+            self.path,
+            self.places(),
+            "train/<class>/*.JPEG and val/<class>/*.JPEG",
+            "unpack the images there, one folder per class",
         )
-        if root is None:
-            raise absent(
-                self.name,
-                self.path,
-                self.places(),
-                "train/<class>/*.JPEG and val/<class>/*.JPEG",
-                "unpack the images there, one folder per class",
-            )
-        return listing.layout(root, published=True)
 
     def listed(self) -> Listing:
         """All images of both parts. Raises UserError."""

@@ -14,14 +14,19 @@ from __future__ import annotations
 import hashlib
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from nasx.core.files import load_yaml
 from nasx.errors import UserError
+
+PUBLISHED = load_yaml(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+"""Dataset -> its published files and their md5."""
+Content = dict[str, np.ndarray | list[int] | list[str]]
+"""A pickled file: images, labels, names of the classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +36,12 @@ class Layout:
     folder: str
     train: dict[str, str]
     test: dict[str, str]
-    meta: tuple[str, str, str]
+    meta: Sequence[str]
+    """The file with the names of the classes, their key in it, and its md5."""
     labels: str
     binary: str
-    binary_train: tuple[str, ...]
-    binary_test: tuple[str, ...]
+    binary_train: list[str]
+    binary_test: list[str]
     label_bytes: int
     binary_names: str
     classes: int
@@ -66,7 +72,7 @@ def verify(path: Path, md5: str, remedy: str) -> bytes:
     return content
 
 
-def unpickled(path: Path, md5: str, remedy: str) -> dict[str, Any]:
+def unpickled(path: Path, md5: str, remedy: str) -> Content:
     """Load the dictionary pickled in a published file. Raises UserError unless its md5 is the published one."""
     content = verify(path, md5, remedy)
     with warnings.catch_warnings():
@@ -77,8 +83,9 @@ def unpickled(path: Path, md5: str, remedy: str) -> dict[str, Any]:
 def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.ndarray, np.ndarray]:
     """Read images and labels (as stored) of a pickled file whose "data" is uint8 (n, 3 s^2). Raises UserError."""
     content = unpickled(path, md5, remedy)
-    size = round((content["data"].shape[1] / 3) ** 0.5)
-    return content["data"].reshape(-1, 3, size, size), np.asarray(content[labels], np.int64)
+    data = np.asarray(content["data"])
+    size = round((data.shape[1] / 3) ** 0.5)
+    return data.reshape(-1, 3, size, size), np.asarray(content[labels], np.int64)
 
 
 # ------------------------------------------------------------------------------------------------ binary records
@@ -109,6 +116,17 @@ def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) ->
         raise UserError(where, f"has {counts[worst]:,} images of class {worst}, expected {each:,}", remedy)
 
 
+def joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Join the images and the labels of several files."""
+    x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    return x, y
+
+
 def missing(folder: Path, names: Mapping[str, object] | Sequence[str]) -> list[str]:
     """Return the file names in `names` that are missing from the folder."""
     return [name for name in names if not (folder / name).is_file()]
+
+
+def most_complete(folders: Iterable[Path], names: Mapping[str, object] | Sequence[str]) -> Path:
+    """Return the folder that lacks the fewest of the files `names`, the first of several."""
+    return min(folders, key=lambda folder: len(missing(folder, names)))

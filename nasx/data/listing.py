@@ -39,18 +39,11 @@ SYSTEM = frozenset(
     {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 )
 """Lower-case names of entries that operating systems create."""
-WORDS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-}
-"""Names of split folders -> split."""
-WORD = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})(sets?|data|dataset|images?|imgs?|split)?")
+WORD = re.compile(
+    r"((?P<train>train(ing)?)|(?P<test>test(ing)?)|(?P<val>val(id|idation)?|dev))"
+    r"(sets?|data|dataset|images?|imgs?|split)?"
+)
+"""Pattern of the word in the name of a split folder; the named group is the split."""
 
 
 class Files(NamedTuple):
@@ -141,7 +134,8 @@ def image(name: str) -> bool:
 def split_of(name: str) -> str | None:
     """Return the split (train, val, test) in a folder's name; None if it contains none or several."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
-    found = {WORDS[match[1]] for part in re.findall(r"[a-z]+", spaced) if (match := WORD.fullmatch(part))}
+    words = filter(None, map(WORD.fullmatch, re.findall(r"[a-z]+", spaced)))
+    found = {split for word in words for split, text in word.groupdict().items() if text}
     return found.pop() if len(found) == 1 else None
 
 
@@ -249,7 +243,7 @@ def listed(found: Layout, test_fraction: float) -> Listing:
         train = [path for part in found.train for path in below(found.root, part, name, unread)]
         test = [] if found.test is None else below(found.root, found.test, name, unread)
         if found.test is None and len(train) > 1:
-            held = set(np.random.RandomState(0).permutation(len(train))[: held_out(len(train), test_fraction)].tolist())
+            held = set(held_out(len(train), test_fraction).tolist())
             train, test = ([p for i, p in enumerate(train) if (i in held) is part] for part in (False, True))
         if not train or not test:
             place = found.root / (found.test if train and found.test else found.train[0]) / name
@@ -286,9 +280,9 @@ def listed(found: Layout, test_fraction: float) -> Listing:
     return Listing(train_part, test_part, found.classes, said)
 
 
-def held_out(n: int, test_fraction: float) -> int:
-    """Return the number of test images of a class of n: at least one, and not all."""
-    return min(max(1, round(test_fraction * n)), n - 1)
+def held_out(n: int, test_fraction: float) -> np.ndarray:
+    """Return the indices of the test images of a class of n: at least one, and not all."""
+    return np.random.RandomState(0).permutation(n)[: min(max(1, round(test_fraction * n)), n - 1)]
 
 
 def below(root: Path, part: str, name: str, unread: Counter[str]) -> list[str]:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from nasx.data import bounds, shrink
-from nasx.data.base import OFFLINE, Images, absent, data_root, statistics
+from nasx.data.base import OFFLINE, Images, Parts, absent, data_root, statistics
 from nasx.data.splits import Split, read_split
 from nasx.errors import UserError
 
@@ -100,7 +100,7 @@ class Source(ABC):
         """Raise UserError, with all searched folders, unless the files exist or can be downloaded."""
 
     @abstractmethod
-    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[str, ...]]:
+    def read(self) -> Parts:
         """Read training images and labels, test images and labels, class names. Raises UserError."""
 
     def number_of_classes(self) -> int | None:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from nasx.data.base import Text, data_root
-from nasx.data.layouts import missing
+from nasx.data.base import Text, places
+from nasx.data.layouts import missing, most_complete
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,12 +39,11 @@ class Ptb:
 
     def places(self) -> list[Path]:
         """Return the folders to search, in order; `path` may be the parent or the folder of the files."""
-        root = data_root(self.path)
-        return [root / self.name, root] if self.path else [root / self.name]
+        return places(self.path, self.name)
 
     def folder(self) -> Path:
         """Return the folder with the three files. Raises UserError with all searched folders."""
-        best = min(self.places(), key=lambda folder: len(missing(folder, FILES)))
+        best = most_complete(self.places(), FILES)
         lacks = missing(best, FILES)
         if not lacks:
             return best
