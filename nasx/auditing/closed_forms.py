@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,18 +64,24 @@ class Observed(NamedTuple):
 
 
 def observe(
-    method: Method, problem: ClosedForm, *, steps: int = STEPS, moment: Moment = EARLY, **settings: Any
+    method: Method,
+    problem: ClosedForm,
+    *,
+    steps: int = STEPS,
+    moment: Moment = EARLY,
+    w: Tree | None = None,
+    a: Tree | None = None,
 ) -> Observed | None:
     """Steps of a method on a closed form by plain SGD; None if it takes no architecture step."""
     seen: set[int] = set()
     outcome = problem.outcome
 
-    def watched(w: Tree, mix: Tree, batch: Batch, **options: Any) -> Outcome:
+    def watched(w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         seen.add(batch.seed)
-        return outcome(w, mix, batch, **options)
+        return outcome(w, mix, batch, track=track, evaluation=evaluation)
 
     problem.outcome = watched  # type: ignore[method-assign]
-    search = problems.search(problem, lr=LR, a_lr=0.1, **settings)
+    search = problems.search(problem, lr=LR, a_lr=0.1, w=w, a=a)
     moment.set(search)
     points: list[Point] = []
     for i in range(steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 
 class Finding(NamedTuple):
@@ -13,7 +13,7 @@ class Finding(NamedTuple):
     outcome: Literal["pass", "fail", "note"]
     text: str
     """One sentence, without the full stop."""
-    values: Mapping[str, Any] = {}
+    values: Mapping[str, object] = {}
     """What was measured, as plain values."""
     source: str = ""
     """Where the threshold comes from."""

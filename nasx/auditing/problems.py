@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Problem, Search, Tree
+from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Search, Tree
 
 
 def real(*values: object) -> Tensor:
@@ -251,7 +251,7 @@ class Recorder(Search):
 
 
 def search(
-    problem: Any,
+    problem: ClosedForm,
     *,
     w: Tree | None = None,
     a: Tree | None = None,
@@ -280,5 +280,4 @@ def search(
         if adam
         else torch.optim.SGD(a.values(), lr=a_lr, weight_decay=a_weight_decay)
     )
-    bound: Problem = problem
-    return Recorder(problem=bound, w=w, a=a, w_opt=w_opt, a_opt=a_opt, clip=clip)
+    return Recorder(problem=problem, w=w, a=a, w_opt=w_opt, a_opt=a_opt, clip=clip)

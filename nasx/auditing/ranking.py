@@ -39,7 +39,7 @@ class RankedJob(SearchJob):
         """Kendall's tau-b of the supernet as it is; None if all one-shot accuracies are equal."""
         codes = np.random.default_rng(self.ctx.config["seed"]).choice(CELLS, CELLS_RANKED, replace=False)
         genotypes = [self.space.parse(cell_text(int(code))) for code in codes]
-        known = [self.benchmark.query(genotype).datasets["cifar10"]["valid"] for genotype in genotypes]
+        known = [answer.datasets["cifar10"]["valid"] for answer in map(self.benchmark.query, genotypes) if answer]
         index = self.a_index[:IMAGES]
         scores = []
         for genotype in genotypes:

@@ -21,7 +21,7 @@ import copy
 import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -35,10 +35,12 @@ from nasx.auditing.problems import EARLY, LATE, Moment, Recorder, copied
 from nasx.config import instantiate
 from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
 from nasx.core.plain import Config
-from nasx.core.trees import shortened
+from nasx.core.trees import Length
+from nasx.diagnostics.probes import compared
 from nasx.searcher.memory import Storages
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
+from nasx.spaces.base import Logits
 
 S = TypeVar("S", bound=Search)
 WARM_STEPS = 20
@@ -55,9 +57,13 @@ class Softplus(TorchFunctionMode):
     """Inside, every relu is a softplus of beta 5."""
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
-        if func in (F.relu, torch.relu):
+        if func in (F.relu, torch.relu) and isinstance(args[0], Tensor):
             return F.softplus(args[0], beta=5.0)
         return func(*args, **(kwargs or {}))
 
@@ -65,7 +71,7 @@ class Softplus(TorchFunctionMode):
 class ExactRecorder(Recorder):
     """A recorder whose finite differences are double backward."""
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: object) -> Tree:
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Unpack[Length]) -> Tree:
         return second.exact(v)
 
 
@@ -74,8 +80,8 @@ class TenthRecorder(Recorder):
 
     by = 10.0
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: object) -> Tree:
-        return second.central(v, **shortened(length, self.by)) if found is None else found
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Unpack[Length]) -> Tree:
+        return second.central(v, shorter=self.by, **length) if found is None else found
 
 
 class ThousandthRecorder(TenthRecorder):
@@ -168,9 +174,10 @@ def definition(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
     with Softplus():
         exact = stepped(start, build, ExactRecorder)
         for kind in (TenthRecorder, ThousandthRecorder):
-            pairs, what = differing(stepped(start, build, kind), exact), f"with exact products, probes / {kind.by:g}"
+            pairs = list(differing(stepped(start, build, kind), exact))
+            what = f"with exact products, probes / {kind.by:g}"
             said = [against("finite differences (softplus)", x, y, f"the {part} {what}") for part, x, y in pairs]
-            right = all(x.values["difference"] <= SMOOTH for x in said)
+            right = all(bool(compared(x, y)[2] <= SMOOTH) for _, x, y in pairs)
             if right:
                 break
         source = "docs/methods/kinks.md: a smooth supernet is within 1e-2 at the published radius of DARTS"
@@ -218,7 +225,7 @@ def passes(start: Start, method: Method) -> tuple[int, int]:
     def backward(g: Tensor) -> None:
         count["backward"] += 1
 
-    def forward(module: object, inputs: object, output: Any) -> None:
+    def forward(module: object, inputs: object, output: Logits) -> None:
         count["forward"] += 1
         if output.main.requires_grad:
             output.main.register_hook(backward)

@@ -18,7 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from nasx.core.selection import Selection
 from nasx.core.trees import (
     Activate,
     Decision,
+    Length,
     Number,
     Second,
     Tree,
@@ -44,7 +45,6 @@ from nasx.core.trees import (
     like,
     norm,
     shift,
-    shortened,
     step_length,
     vanishes,
 )
@@ -54,7 +54,7 @@ from nasx.errors import UserError
 __all__ = [
     "Activate", "Batch", "Carried", "Cost", "Decision", "Method", "Number", "Outcome", "Problem", "Search",
     "Second", "Selection", "Snapshot", "Step", "Tree", "combine", "detached", "directional", "dot", "frozen",
-    "gradient", "gradients", "like", "logs", "norm", "shift", "shortened", "state_kwargs", "step_length",
+    "gradient", "gradients", "like", "logs", "norm", "shift", "state_kwargs", "step_length",
     "store_state", "vanishes", "without_writes",
 ]  # fmt: skip
 
@@ -179,14 +179,14 @@ class Search:
         before = self.arch_penalty
         return replace(self, arch_penalty=penalty if before is None else lambda a: combine(before(a), penalty(a), 1.0))
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Any) -> Tree:
+    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Unpack[Length]) -> Tree:
         """Return `found`, or `second` along v by a central difference of `length`, and compare it if probes are on.
 
         The comparison `name` is with double backward, `name-half` with a central difference of half the length.
         """
         found = second.central(v, **length) if found is None else found
         self.compare(name, found, lambda: second.exact(v), 1, 2)
-        self.compare(f"{name}-half", found, lambda: second.central(v, **shortened(length, 2)), 2, 2)
+        self.compare(f"{name}-half", found, lambda: second.central(v, shorter=2, **length), 2, 2)
         return found
 
     def compare(self, name: str, found: Tree, better: Callable[[], Tree], forward: int, backward: int) -> None:

@@ -28,7 +28,7 @@ import yaml
 from nasx.core.system import CLOSE_EARLY, NONBLOCK, lock_file, open_file, replace, sync_file, sync_folder
 from nasx.errors import UserError
 
-SAFE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The safe loader, from libyaml if available, which is ten times faster."""
 TEMPORARY = re.compile(r"\.nasx-[0-9a-f]{16}\.part")
 """Pattern of the names of temporary files."""

@@ -114,10 +114,22 @@ _UNITS = {name.lower(): unit for name, unit in vars().items() if isinstance(unit
 def _read() -> Iterator[Quantity]:
     with Path(__file__).with_name("quantities.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            kept: dict[str, Any] = row | {name: tuple(row[name].split()) for name in ("kinds", "needs")}
-            kept |= {name: int(row[name]) for name in ("better", "digits")}
-            kept |= {name: float(row[name]) for name in ("scale", "printed")}
-            yield Quantity(**kept | {"unit": _UNITS[row["unit"]]})
+            yield Quantity(
+                row["name"],
+                row["title"],
+                _UNITS[row["unit"]],
+                tuple(row["kinds"].split()),
+                tuple(row["needs"].split()),
+                int(row["better"]),
+                float(row["scale"]),
+                row["column"],
+                row["head"],
+                int(row["digits"]),
+                float(row["printed"]),
+                row["chart"],
+                row["panel"],
+                row["label"],
+            )
 
 
 QUANTITIES = tuple(_read())

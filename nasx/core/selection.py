@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from nasx.core.batch import Batch
 from nasx.core.trees import Tree
 
 
-def unavailable(*_: object) -> Any:
+def unavailable(*_: object) -> NoReturn:
     """Default of the functions of a `Selection`. Raises NotImplementedError."""
     raise NotImplementedError("this Selection was made without it")
 

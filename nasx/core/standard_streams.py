@@ -12,9 +12,12 @@ import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, TextIO
 
 from nasx.errors import UserError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 
 class Stream(io.FileIO):
@@ -22,14 +25,14 @@ class Stream(io.FileIO):
 
     fault: OSError | None = None
 
-    def write(self, data: Any, /) -> Any:
+    def write(self, data: ReadableBuffer, /) -> int:
         """Return the number of bytes written; None if a non-blocking pipe is full."""
         if self.fault is None:
             try:
                 return super().write(data)
             except OSError as error:
                 self.fault = error
-        return len(data)
+        return memoryview(data).nbytes
 
 
 @contextlib.contextmanager
@@ -63,16 +66,16 @@ def _raw(stream: object) -> object:
     return getattr(buffer, "raw", buffer)
 
 
-def _over(stream: Any, number: int) -> Any:
+def _over(stream: TextIO | None, number: int) -> TextIO:
     """Return a text stream over a `Stream` that replaces Python's stream of the descriptor `number`."""
     raw = _raw(stream)
     if stream is not None:
         if type(raw) is not io.FileIO or raw.fileno() != number:
             return stream
         stream.flush()
-    end: object = Stream(number, "w", closefd=False)
+    end = Stream(number, "w", closefd=False)
     return io.TextIOWrapper(
-        end if raw is not None and raw is stream.buffer else io.BufferedWriter(end),
+        end if stream is not None and raw is stream.buffer else io.BufferedWriter(end),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors=getattr(stream, "errors", "replace"),
         line_buffering=getattr(stream, "line_buffering", True),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -120,6 +120,13 @@ def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.0
     return {k: (plus[k] - minus[k]) / (2 * eps) for k in plus}
 
 
+class Length(TypedDict, total=False):
+    """The length of a central difference: the distance `radius` of the probes, or the step `eps` if it is given."""
+
+    radius: float
+    eps: Number | None
+
+
 class Second(NamedTuple):
     """d^2 loss / dy dx of loss(x, y), or d^2 loss / dx^2 of loss(x) if `y` is None, applied to a tree v like x.
 
@@ -137,9 +144,9 @@ class Second(NamedTuple):
         leaves = detached(x, requires_grad=True)
         return gradient(self.loss(leaves), leaves)
 
-    def central(self, v: Tree, radius: float = 0.01, eps: Tensor | float | None = None) -> Tree:
-        """Compute the product with v by a central difference. Two passes."""
-        return directional(self.slope, self.x, v, radius, eps)
+    def central(self, v: Tree, radius: float = 0.01, eps: Number | None = None, shorter: float = 1.0) -> Tree:
+        """Compute the product with v by a central difference of a `shorter`-th of this length. Two passes."""
+        return directional(self.slope, self.x, v, radius / shorter, None if eps is None else eps / shorter)
 
     def exact(self, v: Tree) -> Tree:
         """Compute the product with v by double backward: one pass, and one backward pass through it."""
@@ -156,8 +163,3 @@ def frozen(tree: Tree) -> Iterator[Tree]:
     yield tree
     moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]
     assert not moved, f"moved: {moved}"
-
-
-def shortened(length: Mapping[str, Any], by: float) -> dict[str, Any]:
-    """Return the arguments for a central difference of a `by`-th of its length; None stays None."""
-    return {name: None if x is None else x / by for name, x in length.items()}

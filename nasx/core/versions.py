@@ -11,7 +11,8 @@ gives a new identity.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+
+from nasx.core.plain import Config
 
 FORMAT = 1
 """Format of a run folder, in config.yaml and result.json. Files of 0.1.0, without a number, are read too."""
@@ -55,11 +56,8 @@ INTRODUCED: dict[str, dict[str, object]] = {
     "nasx.data.images.ImageNet16": {"size": None},
 }
 """Class of a component -> setting added since 0.1.0 -> the value that reproduces 0.1.0."""
-INTRODUCED_GROUPS: dict[str, Any] = {
-    "budget": {"_target_": "nasx.searcher.budget.NoBudget"},
-    "epoch": None,
-    "relaxed": False,
-}
+NO_BUDGET: Config = {"_target_": "nasx.searcher.budget.NoBudget"}
+INTRODUCED_GROUPS = {"budget": NO_BUDGET, "epoch": None, "relaxed": False}
 """Group or key added since 0.1.0 -> the component or value that reproduces 0.1.0."""
 REVISED = {"nasx.data.images.Folder": 1}
 """Class of a component with a changed computation but the same settings -> the format of the change.
@@ -108,15 +106,17 @@ def stable(value: object, number: int = FORMAT) -> object:
     )
 
 
-def completed(value: object) -> Any:
+def completed(config: Config) -> dict[str, object]:
     """Convert a configuration of any version to current class names; missing settings get the values it ran with."""
+    target = present(str(config.get("_target_")))
+    whole = INTRODUCED.get(target, {}) | dict(config) | ({"_target_": target} if "_target_" in config else {})
+    return {key: _completed(item) for key, item in whole.items()}
+
+
+def _completed(value: object) -> object:
     if isinstance(value, list):
-        return [completed(item) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    target = present(str(value.get("_target_")))
-    whole = INTRODUCED.get(target, {}) | dict(value) | ({"_target_": target} if "_target_" in value else {})
-    return {key: completed(item) for key, item in whole.items()}
+        return [_completed(item) for item in value]
+    return completed(value) if isinstance(value, Mapping) else value
 
 
 def newer(held: Mapping[str, object]) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -26,6 +26,23 @@ from nasx.core.bilevel import Batch, Problem, Tree, detached, gradient
 DENSE = 64
 """Largest number of architecture parameters with a dense Hessian."""
 BATCH_NORM = "train"
+
+
+class Cost(TypedDict):
+    """Passes and wall time of diagnostics, and how an eigenvalue among them was computed."""
+
+    solver: NotRequired[str]
+    batch_norm: NotRequired[str]
+    forward: int
+    backward: int
+    seconds: float
+
+
+class Curvature(TypedDict):
+    """Entries of a metrics row: the dominant eigenvalue, None if it is not finite, and its cost."""
+
+    eigenvalue: float | None
+    diagnostics: Cost
 
 
 class Eigenvalue(NamedTuple):
@@ -93,7 +110,7 @@ def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> flo
     return float(found[0]) if math.isfinite(found[0]) else None  # ARPACK's result for NaN depends on its version
 
 
-def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: float = 0.0) -> dict[str, Any]:
+def curvature(problem: Problem, w: Tree, a: Tree, val: Batch, *, weight_decay: float = 0.0) -> Curvature:
     """Return the dominant eigenvalue and its cost as entries of a metrics row."""
     began = time.perf_counter()
     found = eigenvalue(problem, w, a, val, weight_decay=weight_decay)

@@ -17,8 +17,6 @@ Values stay on the device until a row is written.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -48,7 +46,7 @@ class Probes:
         values = torch.cat([values, torch.ones_like(values[:1])])
         self.sums[name] = self.sums[name] + values if name in self.sums else values
 
-    def entries(self) -> dict[str, Any]:
+    def entries(self) -> dict[str, dict[str, float]]:
         """Return and reset {name: {cosine, norm, difference, count}} of this epoch; empty without comparisons."""
         found = {}
         for name, sums in self.sums.items():

@@ -21,7 +21,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +31,11 @@ from nasx.core.bilevel import Batch, Search, Step, Tree, detached, without_write
 from nasx.core.plain import Row, State
 from nasx.diagnostics import agreement, structure
 from nasx.diagnostics.agreement import look
-from nasx.diagnostics.curvature import curvature
+from nasx.diagnostics.curvature import Cost, curvature
 from nasx.diagnostics.probes import Probes
 from nasx.diagnostics.stop import EigenvalueStop, NoStop
 from nasx.errors import UserError
 from nasx.spaces.base import Space
-
-Cost = dict[str, Any]
 
 
 def short(values: Tensor) -> object:
@@ -52,13 +49,14 @@ def short(values: Tensor) -> object:
 
 def measure(
     search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (), weight_decay: float = 0.0
-) -> dict[str, object]:
-    """Compute the diagnostics that need passes, at the current weights, as entries of a metrics row with their cost.
+) -> tuple[dict[str, object], Cost]:
+    """Compute the diagnostics that need passes, at the current weights, as entries of a metrics row, and their cost.
 
     `cells` are the cells of the supernet; without them nodes and operations are skipped.
     """
     problem, w = search.problem, search.w
-    row, began = curvature(problem, w, search.a, val, weight_decay=weight_decay), time.perf_counter()
+    top, began = curvature(problem, w, search.a, val, weight_decay=weight_decay), time.perf_counter()
+    row: dict[str, object] = {**top}
     mix = detached(problem.relax(search.a))
     trained, validated = look(problem, w, mix, train, cells), look(problem, w, mix, val, cells)
     for part, seen in (("train", trained), ("val", validated)):
@@ -71,8 +69,8 @@ def measure(
         row["correlation_single"] = agreement.correlations(trained, trained)
         row["node_cosine"] = agreement.node_cosine(validated)
         row["output_cosine"] = agreement.output_cosine(validated)
-    row["diagnostics"] = added(row["diagnostics"], 2, 2, time.perf_counter() - began)
-    return row
+    row["diagnostics"] = cost = added(top["diagnostics"], 2, 2, time.perf_counter() - began)
+    return row, cost
 
 
 def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cost:
@@ -176,7 +174,7 @@ class Watch:
         """Return the entries of the row of `epoch`: mixture, cell and, when due, curvature and gradients."""
         now = means(mix)
         before = self.rows[-1]["mix"] if self.rows else self.start
-        row: dict[str, Any] = {
+        row: dict[str, object] = {
             "mix": now,
             "entropy": structure.entropy(now),
             "saturation": structure.saturation(now),
@@ -191,25 +189,25 @@ class Watch:
             row |= self.running.entries()
         if self.probe_every:
             row["probes"] = self.probes.entries()
-        row |= self._costly(epoch)
-        if self.looked is not None:
-            row["diagnostics"] = added(
-                row.get("diagnostics"), *(self.looked[key] for key in ("forward", "backward", "seconds"))
-            )
+        measured, cost = self._costly(epoch)
+        row |= measured
+        if (own := self.looked) is not None:
+            row["diagnostics"] = added(cost, own["forward"], own["backward"], own["seconds"])
             self.looked = None
         return row
 
-    def _costly(self, epoch: int) -> dict[str, object]:
-        """Return the diagnostics that are due after `epoch` and need passes of their own."""
+    def _costly(self, epoch: int) -> tuple[dict[str, object], Cost | None]:
+        """Return the diagnostics that are due after `epoch` and need passes of their own, and their cost."""
         search, decay = self.search, self.weight_decay
         if not self.due(epoch) and not self.stop.due(epoch):
-            return {}
+            return {}, None
         val = self.val.at(self.val.position)
         with uncompiled():
             if self.due(epoch):
                 train = self.train.at(self.train.position)
                 return measure(search, train, val, cells=self.cells, weight_decay=decay)
-            return curvature(search.problem, search.w, search.a, val, weight_decay=decay)
+            top = curvature(search.problem, search.w, search.a, val, weight_decay=decay)
+            return {**top}, top["diagnostics"]
 
     def ended(self) -> dict[str, object] | None:
         """Return the result of the stopping rule on the rows so far."""
@@ -230,6 +228,6 @@ class Watch:
         return self.stop.acts and self.ended() is not None
 
 
-def means(mix: Tree) -> dict[str, Any]:
+def means(mix: Tree) -> dict[str, list[list[float]]]:
     """Convert a mixture for metrics rows: mean over cells, nested lists (edges, operations)."""
     return {name: x.mean(0).tolist() for name, x in mix.items()}

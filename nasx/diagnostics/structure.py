@@ -31,7 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.families import family
@@ -97,7 +97,7 @@ def _reached(edges: Sequence[Edge], start: frozenset[str], side: int) -> set[str
     return found
 
 
-def describe(edges: Sequence[Edge]) -> dict[str, object]:
+def describe(edges: Sequence[Edge]) -> dict[str, float]:
     """Return depth, width and counts of one cell."""
     counts = dict.fromkeys(FAMILIES.values(), 0)
     for operation in operations(edges):
@@ -113,7 +113,7 @@ def describe(edges: Sequence[Edge]) -> dict[str, object]:
     }
 
 
-def cells(genotype: str) -> dict[str, dict[str, Any]]:
+def cells(genotype: str) -> dict[str, dict[str, float]]:
     """Return `describe` of each cell in the text of a genotype. Raises UserError if it cannot be parsed."""
     return {name: describe(edges) for name, edges in genotype_edges(genotype).items()}
 

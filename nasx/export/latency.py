@@ -11,7 +11,7 @@ Shapes: inputs (batch, channels, height, width).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from nasx.export import graph, runtime
 from nasx.spaces import operations
 from nasx.spaces.base import Genotype, Space
 from nasx.spaces.expected_cost import EdgeCosts, edge_table
-from nasx.spaces.latency import Key, Latencies, Timed, network_size
+from nasx.spaces.latency import Key, Latencies, Size, Timed, network_size
 
 Runtime = Literal["eager", "compiled", "onnxruntime"]
 COPIES = 5
@@ -95,7 +95,7 @@ def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
     return list(found)
 
 
-def keys(space: Space, shape: Sequence[int], size: dict[str, Any]) -> list[Key]:
+def keys(space: Space, shape: Sequence[int], size: Size) -> list[Key]:
     """The operations of the space at all places of its networks, each once. Raises UserError where there are none."""
     return list(
         dict.fromkeys(

@@ -10,8 +10,10 @@ The metadata is that of model.safetensors (export/model.py lists them), as prope
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -62,13 +64,12 @@ class OnnxModel:
         return predictions(images, self.facts, self.probabilities)
 
 
-def library() -> Any:
+def library() -> ModuleType:
     """Return the package onnxruntime. Raises UserError where it is not installed."""
     try:
-        import onnxruntime
+        return import_module("onnxruntime")
     except ImportError as error:
         raise UserError("onnxruntime", "is not installed", extras.install("onnx")) from error
-    return onnxruntime
 
 
 def session(source: str | bytes, threads: int) -> InferenceSession:

@@ -22,12 +22,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differentiable
 from torch.distributions import Dirichlet, kl_divergence
 
 from nasx.core.bilevel import Batch, Search, Tree, detached, gradient
@@ -46,15 +46,16 @@ class Sample(torch.autograd.Function):
     """A sample of a Dirichlet distribution with its pathwise derivative: `Dirichlet.rsample` with a generator."""
 
     @staticmethod
-    def forward(ctx: Any, concentration: Tensor, gen: torch.Generator) -> Tensor:
+    def forward(ctx: FunctionCtx, concentration: Tensor, gen: torch.Generator) -> Tensor:
         sample = torch._sample_dirichlet(concentration, generator=gen)
         ctx.save_for_backward(sample, concentration)
         return sample
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        sample, concentration = ctx.saved_tensors
+    def backward(ctx: BackwardCFunction, grad: Tensor) -> tuple[Tensor, None]:
+        saved: Sequence[Tensor] = ctx.saved_tensors
+        sample, concentration = saved
         total = concentration.sum(-1, keepdim=True).expand_as(concentration)
         slope = torch._dirichlet_grad(sample, concentration, total)
         return slope * (grad - (sample * grad).sum(-1, keepdim=True)), None

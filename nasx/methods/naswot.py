@@ -18,8 +18,8 @@ Deviations
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +49,16 @@ class Agreement(TorchFunctionMode):
 
     kernel: Tensor | None = None
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> object:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
         found = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in ("relu", "relu_"):  # of torch.nn.functional, of torch, and of tensors
+        # of torch.nn.functional, of torch, and of tensors
+        if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(found, Tensor):
             signs = (found.flatten(1) > 0).to(torch.float32) * 2 - 1
             agree = ((signs @ signs.T).double().cpu() + signs.size(1)) / 2  # whole numbers, exact up to 2^24 values
             self.kernel = agree if self.kernel is None else self.kernel + agree

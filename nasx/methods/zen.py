@@ -24,7 +24,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ def scales(network: nn.Module) -> Iterator[list[Tensor]]:
     """Within the block a list fills with s, (), of each batch norm that is passed; 1 where that is 0."""
     found: list[Tensor] = []
 
-    def scale(norm: nn.Module, given: tuple[Any, ...]) -> None:
+    def scale(norm: nn.Module, given: tuple[Tensor, ...]) -> None:
         s = given[0].var((0, 2, 3), correction=0).mean().sqrt()
         found.append(torch.where(s > 0, s, 1.0))
 

@@ -28,24 +28,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, NotRequired, TypedDict
 
 import torch
 from torch import Tensor
 
 from nasx.core import budgets
 from nasx.core.bilevel import Tree, detached, gradient
+from nasx.core.plain import Result
 from nasx.errors import UserError
 from nasx.spaces import latency
 from nasx.spaces.cost import Counts
 from nasx.spaces.cost import Limit as CostLimit
 from nasx.spaces.expected_cost import CostModel, nearest
+from nasx.spaces.latency import Size
 
 if TYPE_CHECKING:
     from nasx.benchmarks.base import Benchmark
     from nasx.core.constraints import Channels, Layers, Pixels, PositiveFloat
     from nasx.searcher.problem import RelaxedProblem
-    from nasx.spaces.base import Genotype, Size
+    from nasx.spaces.base import Genotype
 
 WEIGHTS = {"hinge": 1.0, "linear": 0.1, "logarithmic": 0.6, "multiplicative": 0.07}
 """Form -> default weight. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet; multiplicative:
@@ -124,6 +126,28 @@ class Budget:
         return Limit(self, problem, model, target, count)
 
 
+class Counted(TypedDict):
+    """The text of a genotype and the cost of its network; `lookup` are the benchmark's numbers, which the job adds."""
+
+    genotype: str
+    cost: float
+    lookup: NotRequired[Result | None]
+
+
+class Choice(TypedDict):
+    """The record of a budget: the architecture found, the nearest one within the budget, and which of both is kept."""
+
+    quantity: str
+    target: float
+    expected: float
+    cost: float
+    ratio: float
+    met: bool
+    enforced: bool
+    found: Counted
+    nearest: Counted | None
+
+
 class Limit:
     """The limit of one search: `target` in multiply-adds, parameters or milliseconds."""
 
@@ -164,7 +188,7 @@ class Limit:
         """Compute the expected cost of a mixture."""
         return float(self.device_model(mix))
 
-    def kept(self, mix: Tree) -> tuple[Tree, dict[str, object]]:
+    def kept(self, mix: Tree) -> tuple[Tree, Choice]:
         """Return the mixture to discretize, and the record of the found and the nearest architecture within the budget.
 
         The mixture is that of the nearest architecture if the found one costs more and `enforce` is set.
@@ -172,14 +196,15 @@ class Limit:
         space, budget = self.problem.space, self.budget
         mix = {name: x.detach().cpu() for name, x in mix.items()}
 
-        def described(tree: Tree) -> dict[str, Any]:
+        def counted(tree: Tree) -> Counted:
             genotype = space.discretize(tree)
             return {"genotype": str(genotype), "cost": self.count(genotype)}
 
-        found = described(mix)
-        chosen, cost, near, enforced = mix, found["cost"], None, False
+        found = counted(mix)
+        near: Counted | None = None
+        chosen, cost, enforced = mix, found["cost"], False
         if cost > self.target and (close := nearest(space, mix, self.model, self.target)) is not None:
-            near, enforced = described(close), budget.enforce
+            near, enforced = counted(close), budget.enforce
             if enforced:
                 chosen, cost = close, near["cost"]
         return chosen, {

@@ -177,7 +177,7 @@ class Replayed:
         numbers: dict[str, Any] = {k: put(k, getattr(search, k)) for k in ("updates", "progress")}
         if search.epoch:
             numbers["epoch"] = put("epoch", search.epoch)
-        problem.options = {k: put(f"options.{k}", x) if x else x for k, x in options.items()}
+        problem.options = {k: put(f"options.{k}", x) if isinstance(x, float) and x else x for k, x in options.items()}
         for i, group in enumerate(groups):
             group["lr"] = put(f"lr.{i}", rates[i], torch.float32 if fused else torch.float64)
         try:
@@ -321,7 +321,7 @@ def cuda(device: torch.device) -> Capture:
     return capture
 
 
-def _end(device: torch.device, pool: Any) -> None:
+def _end(device: torch.device, pool: tuple[int, int]) -> None:
     """End what torch 2.11 leaves open if the end of a failed capture raises (2.15 does not).
 
     The allocator stays in capture mode (memory used by several streams is never reused), and so does the default

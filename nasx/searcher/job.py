@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
+from nasx.benchmarks.base import Benchmark
 from nasx.config import identity, instantiate, stages
 from nasx.core import distributed, metrics, versions
-from nasx.core.bilevel import Search, Selection, Step, Tree, detached
+from nasx.core.bilevel import Method, Search, Selection, Step, Tree, detached
 from nasx.core.plain import Result, State
 from nasx.data.batch_stream import hashed
+from nasx.data.source import Source
 from nasx.diagnostics import verdict
 from nasx.diagnostics.recorder import Watch
 from nasx.errors import UserError
@@ -28,6 +30,7 @@ from nasx.searcher.memory import Memory, Peak
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 from nasx.searcher.warm_start import warm_start
+from nasx.spaces.base import Genotype, Space
 from nasx.tracking import environment
 from nasx.tracking.job import Job
 from nasx.tracking.progress import SelectionProgress, duration, memory
@@ -51,14 +54,16 @@ class SearchJob(Job):
         cfg = self.stage.config
 
         def build(group: str) -> Any:
-            return instantiate.build(cfg.get(group) or versions.INTRODUCED_GROUPS[group], cfg["allow"])
+            return instantiate.build(cfg[group], cfg["allow"])
 
         self.settings, self.warm_up_s = build("search"), 0.0
         self.decided: list[object] = []
         self.measured: dict[str, float] = {}
         self.chosen: dict[str, object] = {}
-        self.space, self.method = build("space"), build("method")
-        self.benchmark, self.source = build("benchmark"), build("dataset")
+        self.space: Space = build("space")
+        self.method: Method = build("method")
+        self.benchmark: Benchmark = build("benchmark")
+        self.source: Source = build("dataset")
         self.engine_settings = engine = replace(build("engine"), **(path or {}))
         settings = self.settings
         self.data = self.source.open(
@@ -80,7 +85,8 @@ class SearchJob(Job):
             classes=len(self.data.classes),
             parallel=distributed.world_size() > 1,
         )
-        self.limit = build("budget").open(self.problem, self.benchmark, getattr(self.data, "shape", ()))
+        budget = instantiate.build(cfg.get("budget") or versions.NO_BUDGET, cfg["allow"])
+        self.limit = budget.open(self.problem, self.benchmark, getattr(self.data, "shape", ()))
         gen = torch.Generator().manual_seed(hashed(cfg["seed"], "architecture"))
         a = self.method.start(self.space.init(gen))
         a = {k: x.to(ctx.device).requires_grad_() for k, x in a.items()}
@@ -162,7 +168,7 @@ class SearchJob(Job):
         return None
 
     # ------------------------------------------------------------------------------------------- what is found
-    def genotype(self, mix: Tree) -> Any:
+    def genotype(self, mix: Tree) -> Genotype:
         return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
 
     def lookup(self, mix: Tree) -> Result | None:
@@ -223,15 +229,17 @@ class SearchJob(Job):
             )
         super().tick(_)
 
-    def row(self, means: dict[str, float]) -> dict[str, Any]:
-        row: dict[str, Any] = self.metric.convert(means)
+    def row(self, means: dict[str, float]) -> dict[str, object]:
+        row: dict[str, object] = {**self.metric.convert(means)}
+        epoch = int(means["epoch"])
         mix = detached(self.problem.relax(self.search.a))
-        if self.settings.evaluate_every and row["epoch"] % self.settings.evaluate_every == 0:
+        if self.settings.evaluate_every and epoch % self.settings.evaluate_every == 0:
             row |= self.evaluate()
-        row |= {"genotype": str(self.genotype(mix)), "lookup": self.lookup(mix)}
+        genotype = str(self.genotype(mix))
+        row |= {"genotype": genotype, "lookup": self.lookup(mix)}
         if self.limit is not None:
             row["expected_cost"] = self.limit.expected(mix)
-        row |= self.watch.entries(row["epoch"], mix, row["genotype"])
+        row |= self.watch.entries(epoch, mix, genotype)
         self.watch.rows.append(row)
         self.loop.stopped = self.watch.stopped
         return row
@@ -243,8 +251,7 @@ class SearchJob(Job):
             return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
-            earlier: Tree = self.space.encode(self.space.parse(stopped["genotype"]))
-            return earlier
+            return self.space.encode(self.space.parse(str(stopped["genotype"])))
         gen, train = torch.Generator().manual_seed(hashed(self.ctx.config["seed"], "choose")), self.watch.train
         selection = Selection(
             self.score,
@@ -262,8 +269,7 @@ class SearchJob(Job):
             lambda: train.at(train.position),
             self.chosen,
         )
-        chosen: Tree = self.method.select(self.search, selection)
-        return chosen
+        return self.method.select(self.search, selection)
 
     def final(self) -> dict[str, float]:
         """Return the supernet's final evaluation, from the row of the last epoch if it has one."""

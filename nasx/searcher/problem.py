@@ -18,7 +18,7 @@ the states to the loss of weight steps only.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,7 @@ class RelaxedProblem:
     ) -> None:
         self.space, self.supernet, self.activate, self.classes = space, supernet, activate, classes
         self.auxiliary = auxiliary
-        self.options: dict[str, Any] = {}
+        self.options: dict[str, object] = {}
         self.bf16 = engine is not None and engine.precision == "bf16"
         self.compiled, self.parallel = False, parallel
         if parallel:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from nasx.config.stages import count, name, stage_config, with_defaults
 from nasx.core.plain import Config, Result, State
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from nasx.spaces.base import Space
 
 
@@ -62,7 +64,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
     )
 
 
-def component_node(space: Any, node: Config) -> dict[str, object]:
+def component_node(space: DataclassInstance, node: Config) -> dict[str, object]:
     """Return the configuration node of a space: `node` with the values of its fields."""
 
     def plain(value: object) -> object:

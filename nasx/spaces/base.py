@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple, Self, TypedDict, Unpack
+from typing import ClassVar, NamedTuple, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from nasx.core.trees import Activate, Decision, Number, Tree
 from nasx.errors import UserError
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.expected_cost import CostModel, Counter, EdgeCosts, Site, edge_table
-from nasx.spaces.latency import Latencies
+from nasx.spaces.latency import Latencies, Size
 
 
 class Logits(NamedTuple):
@@ -72,17 +72,6 @@ class Supernet(nn.Module, ABC):
     def forward(
         self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None
     ) -> Logits: ...
-
-
-class Size(TypedDict, total=False):
-    """The size of a discrete network. `layers` and `channels` None: the space's own for retraining."""
-
-    layers: int | None
-    channels: int | None
-    stem: str
-    """cifar (the default), imagenet or single."""
-    auxiliary: bool
-    """Whether it has an auxiliary head (by default not)."""
 
 
 class Space(ABC):

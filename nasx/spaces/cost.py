@@ -14,7 +14,7 @@ from nasx.core import budgets
 from nasx.core.trees import Number
 from nasx.errors import UserError
 from nasx.spaces import operations
-from nasx.spaces.base import Size
+from nasx.spaces.latency import Size
 
 
 def plain_only(size: Size, space: str) -> None:

@@ -17,15 +17,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple, ParamSpec, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 EPS = 1e-5  # PyTorch's batch-norm default, as in all released supernets
-Wrapper = Callable[[Callable[..., Any]], Callable[..., Any]]
-"""Takes a function of tensors and returns one that gives the same values."""
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Wrapper(Protocol):
+    """Takes a function of tensors and returns one that gives the same values."""
+
+    def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 class Style(NamedTuple):

@@ -28,12 +28,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from nasx.core.trees import Decision, Tree
+
+Genotype = TypeVar("Genotype")
 
 
 class Site(NamedTuple):
@@ -80,9 +82,13 @@ class Choices(Protocol):
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]: ...
 
-    def discretize(self, mix: Tree) -> Any: ...
 
-    def encode(self, genotype: Any) -> Tree: ...
+class Discretization(Choices, Protocol[Genotype]):
+    """The methods of a space that a search for an architecture within a budget uses."""
+
+    def discretize(self, mix: Tree) -> Genotype: ...
+
+    def encode(self, genotype: Genotype) -> Tree: ...
 
 
 class CostModel(ABC):
@@ -189,7 +195,7 @@ def edge_table(space: Choices, sites: Iterable[Site], counter: OperationCosts) -
     return table
 
 
-def swaps(space: Choices, mix: Tree, weights: Tree) -> Iterator[tuple[Tree, float]]:
+def swaps(space: Discretization[Genotype], mix: Tree, weights: Tree) -> Iterator[tuple[Tree, float]]:
     """Mixtures that discretize to another operation on one kept edge than `mix`, and how much weight each swap loses.
 
     The new operation takes over the weight of the old one, so that the same edges are kept; what is lost is the
@@ -209,7 +215,7 @@ def swaps(space: Choices, mix: Tree, weights: Tree) -> Iterator[tuple[Tree, floa
                         yield swapped, row[operation] - row[other]
 
 
-def nearest(space: Choices, mix: Tree, model: CostModel, target: float) -> Tree | None:
+def nearest(space: Discretization[Genotype], mix: Tree, model: CostModel, target: float) -> Tree | None:
     """A mixture whose architecture costs at most `target`: `mix` with operations of kept edges swapped greedily.
 
     Of the swaps that reach the target at once, the one that loses the least mixture weight is made; where none does,

@@ -30,7 +30,7 @@ import ast
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from nasx.errors import UserError
 
@@ -57,7 +57,7 @@ class Call(NamedTuple):
     """A call in the text, name(*args, **named); it is never executed."""
 
     name: str
-    args: tuple[Any, ...]
+    args: tuple[object, ...]
     named: dict[str, object]
 
 
@@ -126,7 +126,7 @@ class _Literals:
     def named(
         self, node: ast.expr, keys: Sequence[str | None], items: Sequence[ast.expr], depth: int
     ) -> dict[str, object]:
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for key, item in zip(keys, items, strict=True):
             if key is None:
                 raise self.fault(node, "a key must be a string")
@@ -140,9 +140,10 @@ class _Literals:
             return call.args[0]
         if call.name != "range":
             return call
-        if call.named or not 1 <= len(call.args) <= 2 or not all(isinstance(bound, int) for bound in call.args):
+        bounds = [bound for bound in call.args if isinstance(bound, int)]
+        if call.named or not 1 <= len(call.args) == len(bounds) <= 2:
             raise self.fault(node, "range takes one or two integers")
-        values = range(*call.args)
+        values = range(*bounds)
         if len(values) > MAX_RANGE:
             raise self.fault(node, f"the range has more than {MAX_RANGE} numbers")
         return tuple(values)

@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypedDict
 
 from nasx.core.files import read_json
 from nasx.core.plain import Config, Row
@@ -24,6 +24,17 @@ FORMAT = "nasx latency 1"
 SUFFIX = ".json"
 SIZES = ("layers", "channels", "stem")
 AGAIN = "measure it with nasx latency"
+
+
+class Size(TypedDict, total=False):
+    """The size of a discrete network. `layers` and `channels` None: the space's own for retraining."""
+
+    layers: int | None
+    channels: int | None
+    stem: str
+    """cifar (the default), imagenet or single."""
+    auxiliary: bool
+    """Whether it has an auxiliary head (by default not)."""
 
 
 class Key(NamedTuple):
@@ -55,7 +66,7 @@ class Latencies:
     scale: float
 
     @property
-    def size(self) -> dict[str, Any]:
+    def size(self) -> Size:
         """Layers, channels and stem of the networks, as `Space.network` takes them (None: the space's own)."""
         return network_size(self.about)
 
@@ -84,9 +95,9 @@ class Latencies:
         )
 
 
-def network_size(about: Config) -> dict[str, Any]:
+def network_size(about: Config) -> Size:
     """Return layers, channels and stem of a table's networks."""
-    return {name: about[name] for name in SIZES}
+    return {"layers": about["layers"], "channels": about["channels"], "stem": about["stem"]}
 
 
 def said(key: Key) -> str:

@@ -11,7 +11,7 @@ Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -261,7 +261,7 @@ class RelaxedCell(nn.Module):
         pending: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         passing: list[Tensor | None] = [None] * (self.inputs + self.nodes)
         leaving = zip(self.bundles, mix.split(self.sizes), drawn, strict=True)
-        bundles: dict[int, tuple[Any, Tensor, list[RandomTensors]]] = dict(zip(self.sources, leaving, strict=True))
+        bundles = dict(zip(self.sources, leaving, strict=True))
         beta = {} if edge_weights is None else dict(zip(self.sources, edge_weights.split(self.sizes), strict=True))
         shifts = {} if bias is None else dict(zip(self.sources, bias.split(self.sizes), strict=True))
         for node in range(self.inputs + self.nodes):
@@ -270,6 +270,7 @@ class RelaxedCell(nn.Module):
             if node not in bundles:
                 continue
             (bundle, rows, draws), x = bundles[node], states[node]
+            assert isinstance(bundle, MixedEdges)
             seen = x[:, : self.width] if self.partial > 1 else x
             by = shifts[node].unbind() if shifts else [None] * len(bundle.edges)
             for edge, y, shift in zip(bundle.edges, bundle(seen, rows, draws, naive), by, strict=True):

@@ -36,7 +36,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations, product
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, Unpack
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 
 import torch
 from torch import nn
@@ -44,12 +44,13 @@ from torch import nn
 from nasx.core.trees import Activate, Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Network, Size, Space, Supernet
+from nasx.spaces.base import Genotype, Network, Space, Supernet
 from nasx.spaces.darts.edges import PAIRS, Pair, edges_of, incidence, kept_mask, pair_slices
 from nasx.spaces.darts.genotype import EDGES, KINDS, NODES, DartsGenotype, UntiedDartsGenotype, read
 from nasx.spaces.darts.network import SIZES, AuxiliaryHead, DartsNetwork, plan, sites
 from nasx.spaces.expected_cost import Site
 from nasx.spaces.genotypes import Cell
+from nasx.spaces.latency import Size
 from nasx.spaces.selection import Lists, best, choosable, softmax_by_node, strongest, top
 
 if TYPE_CHECKING:
@@ -198,19 +199,17 @@ class Darts(Space):
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         """See `Space.narrow`; searched edges are then fixed to those that the mixture keeps (Amended-DARTS, B.2)."""
-        found: dict[str, Any] = {}
-        if self.edges == "searched":
-            found = {"edges": "fixed", "keep": str(self.discretize(mix))}
+        space = self if self.edges != "searched" else replace(self, edges="fixed", keep=str(self.discretize(mix)))
         if keep is None:
-            return replace(self, **found)
+            return space
         if self.untied:
             raise UserError(
                 "stages.keep",
                 "untied cells cannot be narrowed: all cells share the list of operations of an edge",
                 "set space.untied=false, or stages.keep=[null]",
             )
-        found |= {kind: strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS}
-        return replace(self, **found)
+        normal, reduce = (strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS)
+        return replace(space, normal=normal, reduce=reduce)
 
     def _cell(self, kind: str, mix: Tree, i: int) -> Cell:
         names = self.edge_operations(kind)

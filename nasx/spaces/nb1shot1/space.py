@@ -49,10 +49,11 @@ import torch
 from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Size, Space, Supernet
+from nasx.spaces.base import Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.edge_operations import Style
 from nasx.spaces.expected_cost import CostModel, Counter
+from nasx.spaces.latency import Size
 from nasx.spaces.nb1shot1.cost import WiringCosts, wiring_costs
 from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Nb101Genotype
 from nasx.spaces.nb1shot1.network import Nb101Network

@@ -34,10 +34,11 @@ import torch.nn.functional as F
 
 from nasx.core.trees import Activate, Tree
 from nasx.spaces import genotypes, rules
-from nasx.spaces.base import Genotype, Size, Space, Supernet
+from nasx.spaces.base import Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.edge_operations import Style
 from nasx.spaces.expected_cost import Site
+from nasx.spaces.latency import Size
 from nasx.spaces.nb201.cost import CellCosts
 from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
 from nasx.spaces.nb201.network import Nb201Network, sites

@@ -32,8 +32,9 @@ from torch import Tensor
 from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
-from nasx.spaces.base import Genotype, Network, Size, Space, Supernet
+from nasx.spaces.base import Genotype, Network, Space, Supernet
 from nasx.spaces.cost import plain_only
+from nasx.spaces.latency import Size
 from nasx.spaces.recurrent.genotype import OPERATIONS, RecurrentGenotype
 from nasx.spaces.selection import best, choosable
 
