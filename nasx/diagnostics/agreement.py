@@ -24,7 +24,7 @@ Deviations
 2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; here only
    search.diagnose_steps=1 does. Otherwise the alignment is that of one batch, and there is no split.
 3. The first and the last third of a type's cells are split: five of NAS-Bench-201's fifteen, as in the paper's figure.
-4. Eq. 20 is known here by what it is of, the per-cell gradients of second-order DARTS; the weight step is that of
+4. Eq. 20 is taken to be the per-cell gradients of second-order DARTS; the weight step is that of
    its released code (heavy ball, unclipped), and the product is taken by double backward, not by differences.
 5. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
 
@@ -53,7 +53,7 @@ Names = Mapping[str, Sequence[Sequence[str]]]
 
 
 # ------------------------------------------------------------------------------------------------------ one pass
-class Heard(NamedTuple):
+class BundleInput(NamedTuple):
     """Recorded arguments of a bundle of edges: its input, and the random draws of each bank."""
 
     bundle: MixedEdges
@@ -61,31 +61,31 @@ class Heard(NamedTuple):
     noise: list[Tensor | None]
 
 
-class Look(NamedTuple):
+class PassGradients(NamedTuple):
     """One pass: mixture gradients; for each watched cell node values and per-sample gradients, (n, D) each, and the
     recorded inputs of its bundles."""
 
     mix: Tree
     values: list[list[Tensor]]
     slopes: list[list[Tensor]]
-    heard: list[list[Heard]]
+    heard: list[list[BundleInput]]
 
 
 @contextmanager
-def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[Heard]]]]:
+def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[BundleInput]]]]:
     """Record the nodes of each cell and the inputs of its bundles during the pass in the block.
 
-    The modules that put out the nodes of a cell are its `node_modules`, else the cell itself.
+    The modules that return the nodes of a cell are its `node_modules`, else the cell itself.
     """
     nodes: list[list[Tensor]] = [[] for _ in cells]
-    heard: list[list[Heard]] = [[] for _ in cells]
+    heard: list[list[BundleInput]] = [[] for _ in cells]
 
     def watch(i: int, module: nn.Module) -> RemovableHandle:
         return module.register_forward_hook(lambda _, __, out: nodes[i].extend([out] if type(out) is Tensor else out))
 
     def listen(i: int, bundle: nn.Module) -> RemovableHandle:
         return bundle.register_forward_pre_hook(
-            lambda module, given: heard[i].append(Heard(module, given[0].detach(), [own for own, _ in given[2]]))
+            lambda module, given: heard[i].append(BundleInput(module, given[0].detach(), [own for own, _ in given[2]]))
         )
 
     hooks = [watch(i, module) for i, cell in enumerate(cells) for module in getattr(cell, "node_modules", [cell])]
@@ -97,7 +97,7 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
             hook.remove()
 
 
-def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.Module] = ()) -> Look:
+def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.Module] = ()) -> PassGradients:
     """Compute the gradients of one batch with respect to the mixture and to the nodes of the watched cells.
 
     Cost: one forward and one backward pass.
@@ -110,7 +110,7 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
     zeros = [torch.zeros_like(x) if g is None else g for x, g in zip([*leaves.values(), *flat], found, strict=True)]
     own, rest = dict(zip(leaves, zeros, strict=False)), iter(zeros[len(leaves) :])
     slopes = [[next(rest).flatten(1) * len(batch.y) for _ in cell] for cell in nodes]
-    return Look(own, [[node.detach().flatten(1) for node in cell] for cell in nodes], slopes, heard)
+    return PassGradients(own, [[node.detach().flatten(1) for node in cell] for cell in nodes], slopes, heard)
 
 
 def second_order(search: Search, mix: Tree, train: Batch, val: Batch) -> Tree:
@@ -223,8 +223,8 @@ def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Te
     return float((g * x).sum() / g.numel())
 
 
-def correlations(one: Look, other: Look) -> dict[str, list[float]]:
-    """Return `correlation` between two looks at each node of the first, the middle and the last cell."""
+def correlations(one: PassGradients, other: PassGradients) -> dict[str, list[float]]:
+    """Return the correlation at each node of the first, the middle and the last cell."""
     count = len(one.values)
     places = {"first": 0, "middle": count // 2, "last": count - 1}
     return {
@@ -236,7 +236,7 @@ def correlations(one: Look, other: Look) -> dict[str, list[float]]:
     }
 
 
-def stages(seen: Look) -> list[list[int]]:
+def stages(seen: PassGradients) -> list[list[int]]:
     """Group the cells with equal edges, operations and shape, in order."""
     found: dict[object, list[int]] = {}
     for i, (nodes, heard) in enumerate(zip(seen.values, seen.heard, strict=True)):
@@ -245,7 +245,7 @@ def stages(seen: Look) -> list[list[int]]:
     return [cells for cells in found.values() if len(cells) > 1]
 
 
-def node_cosine(seen: Look) -> list[float]:
+def node_cosine(seen: PassGradients) -> list[float]:
     """Return the mean cosine of d L / d x_j over pairs of cells and nodes j of each stage."""
     found = []
     for cells in stages(seen):
@@ -255,7 +255,7 @@ def node_cosine(seen: Look) -> list[float]:
 
 
 @torch.no_grad()
-def output_cosine(seen: Look) -> list[dict[str, float]]:
+def output_cosine(seen: PassGradients) -> list[dict[str, float]]:
     """Return the mean cosine of an operation's outputs over pairs of cells and edges, {operation: value} per stage.
 
     At the current weights; runs each operation once.

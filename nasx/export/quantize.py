@@ -95,7 +95,7 @@ def compared(models: Mapping[str, bytes], images: Opened, batch: int, repeats: i
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """The comparison for people."""
+    """Return the lines of a table of the comparison."""
     width = max(len(row.name) for row in rows) + 2
     return [f"{'file'.ljust(width)}accuracy      size   latency (1 image, 1 thread; 10 to 90 %)"] + [
         f"{row.name.ljust(width)}{100 * row.tested.accuracy:6.2f} %{row.size / 1e6:7.3f} MB   "

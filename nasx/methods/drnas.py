@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +31,7 @@ from torch.autograd.function import BackwardCFunction, FunctionCtx, once_differe
 from torch.distributions import Dirichlet, kl_divergence
 
 from nasx.core.bilevel import Batch, Search, Tree, detached, gradient
-from nasx.methods.wrapper import Wrapper
+from nasx.methods.wrapper import Sampling
 
 if TYPE_CHECKING:
     from nasx.core.constraints import NonNegativeFloat
@@ -62,19 +62,17 @@ class Sample(torch.autograd.Function):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrNas(Wrapper):
+class DrNas(Sampling):
     """Steps of the inner method, each on a Dirichlet sample."""
 
-    samples_mixture: ClassVar[bool] = True
     kl: NonNegativeFloat = 0.0
 
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        def draw(a: Tree, batch: Batch) -> Tree:
-            gen = search.generator(batch)
-            return search.problem.relax(a, lambda logits: Sample.apply(dirichlet(logits).concentration, gen).to(logits))
+    def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
+        gen = search.generator(batch)
+        return search.problem.relax(a, lambda logits: Sample.apply(dirichlet(logits).concentration, gen).to(logits))
 
-        view = search.with_sampler(draw)
-        return self.inner.step(view.with_arch_penalty(self.penalty) if self.kl else view, train, val)
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        return super().step(search.with_arch_penalty(self.penalty) if self.kl else search, train, val)
 
     def penalty(self, a: Tree) -> Tree:
         """The gradient of kl * KL(Dir(elu(a) + 1) || Dir(1)), summed over edges."""

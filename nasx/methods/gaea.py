@@ -16,15 +16,13 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Batch, Search, Tree
-from nasx.methods.wrapper import Wrapper
+from nasx.methods.wrapper import Sampling
 
 
 def simplex(logits: Tensor) -> Tensor:
@@ -33,13 +31,11 @@ def simplex(logits: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gaea(Wrapper):
+class Gaea(Sampling):
     """Steps of the inner method along gradients by the mixture weights."""
-
-    samples_mixture: ClassVar[bool] = True
 
     def start(self, a: Tree) -> Tree:
         return {k: torch.zeros_like(x) for k, x in a.items()}
 
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        return self.inner.step(search.with_sampler(lambda a, batch: search.problem.relax(a, simplex)), train, val)
+    def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
+        return search.problem.relax(a, simplex)

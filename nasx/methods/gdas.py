@@ -30,15 +30,14 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Activate, Batch, Number, Search, Tree
-from nasx.methods.wrapper import Wrapper, concrete
+from nasx.methods.wrapper import Sampling, concrete
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
@@ -63,10 +62,9 @@ def hard(tau: Number, gen: torch.Generator, slope: Literal["all", "sampled", "ot
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gdas(Wrapper):
+class Gdas(Sampling):
     """Steps of the inner method, each on a sampled architecture."""
 
-    samples_mixture: ClassVar[bool] = True
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 0.1
     gradient: Literal["released", "sampled", "straight_through"] = "sampled"
@@ -75,14 +73,10 @@ class Gdas(Wrapper):
         """Temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs - 1, 1)
 
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+    def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
         tau, problem = self.tau(search), search.problem
-
-        def draw(a: Tree, batch: Batch) -> Tree:
-            slope: Literal["all", "sampled"] = "all" if self.gradient == "straight_through" else "sampled"
-            mix = problem.relax(a, hard(tau, search.generator(batch), slope))
-            if self.gradient != "released":
-                return mix
-            return problem.biased(mix, problem.relax(a, hard(tau, search.generator(batch), "others")))
-
-        return self.inner.step(search.with_sampler(draw), train, val)
+        slope: Literal["all", "sampled"] = "all" if self.gradient == "straight_through" else "sampled"
+        mix = problem.relax(a, hard(tau, search.generator(batch), slope))
+        if self.gradient != "released":
+            return mix
+        return problem.biased(mix, problem.relax(a, hard(tau, search.generator(batch), "others")))

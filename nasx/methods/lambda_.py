@@ -10,11 +10,11 @@ p_l is layer l's own copy of the mixture weights. With Delta = d Lambda / d g,
 
 perturbed in p-space (P leaves the simplex, as intended). The architecture step is DARTS' first order.
 
-`difference` says how d/dw Lambda is taken: the `central` difference above, `one_sided` (+ and - by turns), or `exact`,
-by double backward. The released code has the central difference at eps0 = 1e-4, so that is the default. On networks
-with relu it is not the penalty's gradient: on a supernet of NAS-Bench-201 its cosine to `exact` is -0.03 before the
-first update and 0.08 after 60, and it is 40 and 17 times as long, since the jumps of the gradient at the kinks between
-the two probes count in full (docs/methods/kinks.md).
+`difference` says how d/dw Lambda is taken: the `central` difference above, `one_sided` (alternately + and -), or
+`exact`, by double backward. The released code has the central difference at eps0 = 1e-4, so that is the default. On
+networks with relu it is not the penalty's gradient: on a supernet of NAS-Bench-201 its cosine to `exact` is -0.03
+before the first update and 0.08 after 60, and it is 40 and 17 times as long, since the jumps of the gradient at the
+kinks between the two probes count in full (docs/methods/kinks.md).
 
 Source: Movahedi, Adabinejad, Imani, Keshavarz, Dehghani, Shakery, Araabi (2023), eqs. 5-13, 24-25, appendix A.
 Cost per weight step: three passes (`central`), two (`one_sided`) or two with one backward pass more (`exact`); per

@@ -11,7 +11,7 @@ Deviation: random search as published for NAS-Bench-201 has a budget in training
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -34,13 +34,18 @@ class Random(Method):
         raise NotImplementedError("random search trains nothing")
 
     def select(self, search: Search, selection: Selection) -> Tree:
-        best, best_score = search.problem.sample(selection.gen), None
-        for draw in range(self.samples):
-            mix = best if draw == 0 else search.problem.sample(selection.gen)
-            accuracy = selection.score(mix)
-            selection.tick()
-            if accuracy is None:
-                break
-            if best_score is None or accuracy > best_score:
-                best, best_score = mix, accuracy
-        return best
+        return best_of(self.samples, search, selection, selection.score)
+
+
+def best_of(samples: int, search: Search, selection: Selection, accuracy: Callable[[Tree], float | None]) -> Tree:
+    """Draw architectures uniformly and return the most accurate, of equals the first; the first if one is unknown."""
+    best, highest = search.problem.sample(selection.gen), None
+    for draw in range(samples):
+        mix = best if draw == 0 else search.problem.sample(selection.gen)
+        found = accuracy(mix)
+        selection.tick()
+        if found is None:
+            break
+        if highest is None or found > highest:
+            best, highest = mix, found
+    return best

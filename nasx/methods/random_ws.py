@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Batch, Cost, Method, Search, Selection, Tree, detached, logs
+from nasx.methods.random import best_of
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Draws
@@ -42,11 +43,7 @@ class RandomWs(Method):
 
     @torch.no_grad()
     def select(self, search: Search, selection: Selection) -> Tree:
-        best, best_accuracy = search.problem.sample(selection.gen), torch.tensor(-1.0)
-        for draw in range(self.samples):
-            mix = best if draw == 0 else search.problem.sample(selection.gen)
-            accuracy = search.problem.outcome(detached(search.w), mix, next(selection.val)).accuracy
-            selection.tick()
-            if accuracy > best_accuracy:
-                best, best_accuracy = mix, accuracy
-        return best
+        def accuracy(mix: Tree) -> float:
+            return float(search.problem.outcome(detached(search.w), mix, next(selection.val)).accuracy)
+
+        return best_of(self.samples, search, selection, accuracy)

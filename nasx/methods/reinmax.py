@@ -20,15 +20,14 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from nasx.core.bilevel import Activate, Batch, Search, Tree
-from nasx.methods.wrapper import Wrapper, gumbel
+from nasx.methods.wrapper import Sampling, gumbel
 
 if TYPE_CHECKING:
     from nasx.core.constraints import AtLeast1
@@ -53,14 +52,10 @@ def estimated(logits: Tensor, hot: Tensor, tau: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinMax(Wrapper):
+class ReinMax(Sampling):
     """Steps of the inner method, each on a sampled architecture."""
 
-    samples_mixture: ClassVar[bool] = True
     tau: AtLeast1 = 1.0
 
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        def draw(a: Tree, batch: Batch) -> Tree:
-            return search.problem.relax(a, sampled(self.tau, search.generator(batch)))
-
-        return self.inner.step(search.with_sampler(draw), train, val)
+    def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
+        return search.problem.relax(a, sampled(self.tau, search.generator(batch)))

@@ -19,24 +19,20 @@ Deviations
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from nasx.core.bilevel import Batch, Number, Search, Tree
-from nasx.methods.wrapper import Wrapper, concrete
+from nasx.methods.wrapper import Sampling, concrete
 
 if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat
 
 
 @dataclass(frozen=True, kw_only=True)
-class Snas(Wrapper):
+class Snas(Sampling):
     """Steps of the inner method, each on a sample of a concrete distribution."""
 
-    samples_mixture: ClassVar[bool] = True
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 1.0
 
@@ -44,10 +40,5 @@ class Snas(Wrapper):
         """Temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs, 1)
 
-    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        tau = self.tau(search)
-
-        def draw(a: Tree, batch: Batch) -> Tree:
-            return search.problem.relax(a, concrete(tau, search.generator(batch)))
-
-        return self.inner.step(search.with_sampler(draw), train, val)
+    def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
+        return search.problem.relax(a, concrete(self.tau(search), search.generator(batch)))

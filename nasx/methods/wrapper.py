@@ -6,8 +6,11 @@ in their place (GDAS, DrNAS), another selection at the end (DARTS-PT). A wrapper
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,7 +24,7 @@ class Wrapper(Method):
     """A method around another one, to which it delegates whatever it does not override.
 
     One that changes the mixtures of the inner steps sets `samples_mixture` and overrides `step` with
-    `inner.step(search.with_sampler(...), train, val)`.
+    `inner.step(search.with_sampler(...), train, val)`, as `Sampling` does.
     """
 
     inner: Method
@@ -84,6 +87,20 @@ class Wrapper(Method):
 
     def select(self, search: Search, selection: Selection) -> Tree:
         return self.inner.select(search, selection)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Wrapper):
+    """Steps of the inner method, each batch with a mixture by `sample`."""
+
+    samples_mixture: ClassVar[bool] = True
+
+    @abstractmethod
+    def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
+        """Return the mixture of `a` for passes over `batch`. Random numbers come from the batch's seed."""
+
+    def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
+        return self.inner.step(search.with_sampler(partial(self.sample, search)), train, val)
 
 
 def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:

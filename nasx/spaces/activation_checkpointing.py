@@ -11,7 +11,6 @@ torch.utils.checkpoint, which second derivatives can pass through.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -19,24 +18,24 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from nasx.spaces.blocks import Cell
 from nasx.spaces.edge_operations import Norm
 
 
 def recompute(supernet: nn.Module) -> nn.Module:
-    """Let every cell of `supernet` (each module with a `run`) recompute itself; returns the same module."""
+    """Let every cell of `supernet` recompute itself; returns the same module."""
     for cell in supernet.modules():
-        if hasattr(cell, "run"):
-            cell.run = Recomputed(cell)  # type: ignore[assignment]
+        if isinstance(cell, Cell):
+            cell.run = Recomputed(cell)
     return supernet
 
 
 class Shell(nn.Module):
     """A cell's body as a module's forward, so that weights can be substituted in it."""
 
-    def __init__(self, cell: nn.Module) -> None:
+    def __init__(self, cell: Cell[object]) -> None:
         super().__init__()
-        self.cell = cell
-        self.body: Callable[..., object] = cell.run  # type: ignore[assignment]
+        self.cell, self.body = cell, cell.run
 
     def forward(self, *args: object) -> object:
         return self.body(*args)
@@ -45,7 +44,7 @@ class Shell(nn.Module):
 class Recomputed:
     """Stands for a cell's `run`. No module, so that the cell does not contain itself."""
 
-    def __init__(self, cell: nn.Module) -> None:
+    def __init__(self, cell: Cell[object]) -> None:
         self.shell = Shell(cell)
 
     def __call__(self, *args: object) -> object:

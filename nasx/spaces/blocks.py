@@ -7,8 +7,9 @@ Shapes: x (n, 3, h, w) -> Logits (n, classes).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Generic
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,20 @@ from torch import Tensor, nn
 
 from nasx.core import distributed
 from nasx.core.trees import Tree
-from nasx.spaces.edge_operations import Norm, Wrapper, shifted, weight
+from nasx.spaces.edge_operations import Norm, R, Wrapper, shifted, weight
+
+
+class Cell(nn.Module, Generic[R]):
+    """A relaxed cell: `run` is `body`, a function of its arguments, or a wrapped `body` (compiled, checkpointed)."""
+
+    body: Callable[..., R]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.run = self.body
+
+    def wrap(self, how: Wrapper) -> None:
+        self.run = how(self.body)
 
 
 @contextmanager
@@ -48,8 +62,8 @@ def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
 def wrap(supernet: nn.Module, how: Wrapper) -> None:
     """Replace how cells are computed by what `how` makes of it, such as a compiled function."""
     for cell in supernet.modules():
-        if hasattr(cell, "wrap"):
-            cell.wrap(how)  # type: ignore[operator]
+        if isinstance(cell, Cell):
+            cell.wrap(how)
 
 
 def synchronize(supernet: nn.Module) -> None:
@@ -93,8 +107,8 @@ class FactorizedReduceNorm(nn.Module):
         return out
 
 
-class Ordered(nn.Module):
-    """Brings a mixture (cells, edges, operations) into the executor's edge order, one kernel for all cells.
+class EdgeOrder(nn.Module):
+    """Sort the edges of a mixture (cells, edges, operations) as the cells compute them, in one kernel for all cells.
 
     Leaves out the first `skip` operations: a leading `none` is never computed, and its gradient is zero.
     """
@@ -108,7 +122,7 @@ class Ordered(nn.Module):
         return self.sort(mix)[..., self.skip :].unbind(0)
 
     def sort(self, mix: Tensor) -> Tensor:
-        """(cells, edges, ...) in the executor's order."""
+        """Sort (cells, edges, ...) by source node, as `RelaxedCell.order` does."""
         return mix.index_select(1, self.get_buffer("order"))
 
     def edges(self, mix: Tree, name: str, cells: int) -> Iterator[Tensor | None]:

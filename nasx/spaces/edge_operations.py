@@ -35,7 +35,7 @@ class Wrapper(Protocol):
 
 
 class Style(NamedTuple):
-    """How batch norms are made: running statistics, affine parameters, batch norm behind pools, momentum."""
+    """How batch norms are made: running statistics, affine parameters, batch norm after pools, momentum."""
 
     tracked: bool = False
     affine: bool = False

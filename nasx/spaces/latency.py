@@ -101,7 +101,7 @@ def network_size(about: Config) -> Size:
 
 
 def said(key: Key) -> str:
-    """An operation for people."""
+    """Describe an operation."""
     return f"{key.operation}, {key.channels} channels, {key.width} x {key.height}, stride {key.stride}"
 
 

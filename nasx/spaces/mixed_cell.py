@@ -10,7 +10,7 @@ Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number, vanishes
+from nasx.spaces.blocks import Cell
 from nasx.spaces.edge_operations import EdgeOperations, Style, Wrapper
 from nasx.spaces.operations import merge
 
@@ -180,7 +181,7 @@ class MixedEdges(nn.Module):
                         yield local, column, y if mask is None else y * mask[:, i]
 
 
-class RelaxedCell(nn.Module):
+class RelaxedCell(Cell[list[Tensor]]):
     """A directed acyclic cell over mixed edges.
 
     `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
@@ -213,11 +214,10 @@ class RelaxedCell(nn.Module):
         bundles = [MixedEdges(by_source[s], self.width, style, skip) for s in self.sources]
         self.bundles, self.stride = nn.ModuleList(bundles), bundles[0].stride
         self.sizes = [len(by_source[s]) for s in self.sources]
-        self.run: Callable[..., list[Tensor]] = self.body
 
     def wrap(self, how: Wrapper) -> None:
         if len(self.order) <= self.WHOLE:
-            self.run = how(self.body)
+            super().wrap(how)
             return
         for bundle in self.bundles:
             bundle.merged = how(bundle.merged)  # type: ignore[arg-type,assignment]

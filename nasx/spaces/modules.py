@@ -82,26 +82,25 @@ class Pool(nn.Module):
         return x if self.norm is None else self.norm(x)
 
 
-class ReLUConvBN(nn.Module):
-    """ReLU, convolution (padding kernel // 2), BN."""
+class ConvBN(nn.Module):
+    """Convolution (padding kernel // 2) and BN, with a ReLU before or after them."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
         self.norm = norm(c_out)
+
+
+class ReLUConvBN(ConvBN):
+    """ReLU, convolution (padding kernel // 2), BN."""
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         out: Tensor = self.norm(self.conv(F.relu(x)))
         return out
 
 
-class ConvBNReLU(nn.Module):
+class ConvBNReLU(ConvBN):
     """Convolution (padding kernel // 2), BN, ReLU: the order of NAS-Bench-101."""
-
-    def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
-        self.norm = norm(c_out)
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         return F.relu(self.norm(self.conv(x)))

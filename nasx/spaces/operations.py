@@ -23,7 +23,7 @@ from nasx.spaces.modules import Norm
 Merged = Callable[[int, int, int, Style], EdgeOperations]
 """(edges, channels, stride, style) -> the operation on so many edges."""
 Plain = Callable[[int, int, Norm, Norm | None], nn.Module]
-"""(channels, stride, maker of batch norms, the same for a norm behind pools or None) -> the operation on one edge."""
+"""(channels, stride, maker of batch norms, the same for a norm after pools or None) -> the operation on one edge."""
 T = TypeVar("T", bound=type[EdgeOperations])
 
 

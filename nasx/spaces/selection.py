@@ -25,6 +25,11 @@ def choosable(names: Sequence[str]) -> tuple[int, ...]:
     return tuple(k for k, name in enumerate(names) if name != "none")
 
 
+def draw(n: int, gen: torch.Generator) -> int:
+    """Draw one of the numbers 0 to n - 1 uniformly."""
+    return int(torch.randint(n, (), generator=gen, device=gen.device))
+
+
 def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
     """Return each edge's `keep` operations of largest weight in the first cell of `mix` (cells, edges, operations)."""
     rows = mix.detach().cpu()[0].tolist() if len(mix) else [[0.0] * len(own) for own in lists]

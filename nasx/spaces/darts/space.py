@@ -7,7 +7,7 @@ operations other than `none`; keep the two best edges (ties: the lower predecess
 other than `none` (ties: the lower index). With `max_skips` the weakest skip connections of a normal cell are then taken
 out one by one, and the cell is selected again each time, until at most that many are left (P-DARTS, section 3.3).
 
-Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the executor need not know of them)
+Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the supernet does not depend on them)
     edge_norm        one logit for each edge, softmax over the edges of a node (PC-DARTS, eq. 3); mix also has
                      "normal.edge" (cells, 1, 14), by which partial channels scale what they pass by
     edges=searched   one logit beta for each unordered pair of predecessors of a node; the weight of an edge is the sum
@@ -51,7 +51,7 @@ from nasx.spaces.darts.network import SIZES, AuxiliaryHead, DartsNetwork, plan, 
 from nasx.spaces.expected_cost import Site
 from nasx.spaces.genotypes import Cell
 from nasx.spaces.latency import Size
-from nasx.spaces.selection import Lists, best, choosable, softmax_by_node, strongest, top
+from nasx.spaces.selection import Lists, best, choosable, draw, softmax_by_node, strongest, top
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, NonNegative, Positive, ThreeOrMoreLayers
@@ -310,8 +310,7 @@ class Darts(Space):
     def sample(self, gen: torch.Generator) -> Genotype:
         found: dict[str, list[Cell]] = {kind: [] for kind in KINDS}
         for kind, _, nodes in self._free():
-            drawn = [torch.randint(len(node), (), generator=gen, device=gen.device).item() for node in nodes]
-            found[kind].append(tuple(pair for node, k in zip(nodes, drawn, strict=True) for pair in node[int(k)]))
+            found[kind].append(tuple(pair for node in nodes for pair in node[draw(len(node), gen)]))
         return self._join(found)
 
     def parse(self, text: str) -> Genotype:

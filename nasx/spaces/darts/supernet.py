@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
-from nasx.spaces.blocks import ConvNorm, FactorizedReduceNorm, Ordered
+from nasx.spaces.blocks import ConvNorm, EdgeOrder, FactorizedReduceNorm
 from nasx.spaces.darts.network import plan
 from nasx.spaces.edge_operations import Style
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
@@ -66,7 +66,7 @@ class DartsSupernet(Supernet):
             before, last, halved = last, 4 * c, reduction
             if auxiliary and i == 2 * layers // 3:
                 self.auxiliary = auxiliary(last, classes)
-        self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
+        self.ordered = EdgeOrder(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.classifier = nn.Linear(last, classes)
 
     def forward(

@@ -62,14 +62,14 @@ class Nb101Genotype(Genotype):
     def pruned(self) -> Nb101Genotype:
         """The cell without the vertices that lie on no path from input to output (both always stay)."""
         last = len(self.matrix) - 1
-        forward = _reached(self.matrix, 0)
-        backward = _reached(tuple(zip(*self.matrix, strict=True)), last)
+        forward = reached(self.matrix, 0)
+        backward = reached(tuple(zip(*self.matrix, strict=True)), last)
         kept = sorted((forward & backward) | {0, last})
         matrix = tuple(tuple(self.matrix[i][j] for j in kept) for i in kept)
         return Nb101Genotype(matrix, tuple(self.ops[i] for i in kept))
 
 
-def _reached(matrix: Matrix, start: int) -> set[int]:
+def reached(matrix: Matrix, start: int) -> set[int]:
     """Vertices that a path from `start` reaches, `start` included."""
     found, open_ = {start}, [start]
     while open_:

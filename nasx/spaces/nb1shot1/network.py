@@ -10,11 +10,11 @@ from nasx.errors import UserError
 from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.cost import no_drop_path
-from nasx.spaces.nb1shot1.genotype import Matrix, Nb101Genotype, _reached
+from nasx.spaces.nb1shot1.genotype import Matrix, Nb101Genotype, reached
 
 
 def widths(matrix: Matrix, c_in: int, c_out: int) -> list[int]:
-    """Channels of each vertex of a pruned cell: the output's shared out, others as wide as their widest target."""
+    """Return the channels of each vertex: the output's divided among its inputs, others those of the widest target."""
     last = len(matrix) - 1
     out = [c_in, *[0] * (last - 1), c_out]
     entering = [v for v in range(1, last) if matrix[v][last]]
@@ -63,7 +63,7 @@ class Nb101Network(Network):
     def __init__(self, genotype: Nb101Genotype, classes: int, layers: int, channels: int, momentum: float) -> None:
         super().__init__()
         cell = genotype.pruned()
-        if len(_reached(cell.matrix, 0)) < len(cell.matrix):
+        if len(reached(cell.matrix, 0)) < len(cell.matrix):
             raise UserError("genotype", "its output is not connected to its input", "choose another cell")
         self.stem = modules.ConvBNReLU(3, channels, 3, norm=modules.batch_norm(momentum=momentum))
         self.cells = nn.ModuleList()

@@ -21,7 +21,7 @@ blocks that do not reach the output are left out; 2,685, 7,773, 55,854 up to iso
 (tests/spaces/test_nb1shot1_space.py). The literature's 6,240 and 363,648 for variants 1 and 3 equal none of these.
 
 Network (NAS-Bench-101): 3x3 convolution-BN-ReLU to C = 128, three stacks of three cells, between stacks a 2x2 max-pool
-of stride 2 and twice the channels, global average pool, linear. In a cell the output's channels are shared out among
+of stride 2 and twice the channels, global average pool, linear. In a cell the output's channels are divided among
 the vertices that enter it; an inner vertex has the widest of its targets; vertices are cut to the width of what they
 enter; each vertex that the cell's input enters has a 1x1 convolution-BN-ReLU of it.
 
@@ -55,9 +55,9 @@ from nasx.spaces.edge_operations import Style
 from nasx.spaces.expected_cost import CostModel, Counter
 from nasx.spaces.latency import Size
 from nasx.spaces.nb1shot1.cost import WiringCosts, wiring_costs
-from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Nb101Genotype
+from nasx.spaces.nb1shot1.genotype import DUMMY, INPUT, OPERATIONS, OUTPUT, PARENTS, VERTICES, Nb101Genotype, reached
 from nasx.spaces.nb1shot1.network import Nb101Network
-from nasx.spaces.selection import best, top
+from nasx.spaces.selection import best, draw, top
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, PositiveFloat
@@ -138,12 +138,9 @@ class Nb1Shot1(Space):
         parents = {i: chosen[name] if name else tuple(range(i)) for i, name in self.inputs.items()}
         out = self.blocks + 1
         parents[out] = chosen["output"]
-        live, open_ = {out}, [out]
-        while open_:  # walk back from the output: blocks that do not reach it lose their edges
-            fresh = {p for p in parents.get(open_.pop(), ()) if p} - live
-            live |= fresh
-            open_ += fresh
-        matrix = [[int(j in live and i in parents.get(j, ())) for j in range(out + 1)] for i in range(out + 1)]
+        incoming = tuple(tuple(int(i in parents.get(j, ())) for i in range(out + 1)) for j in range(out + 1))
+        live = reached(incoming, out)  # blocks that do not reach the output lose their edges
+        matrix = [[incoming[j][i] if j in live else 0 for j in range(out + 1)] for i in range(out + 1)]
         labels = [INPUT, *names, OUTPUT]
         if out + 1 < VERTICES:
             matrix = [[*row[:out], 0, row[out]] for row in matrix]
@@ -173,12 +170,18 @@ class Nb1Shot1(Space):
         chosen = {}
         for name, k in self.choices.items():
             options = list(combinations(range(self.shapes()[name][-1]), k))
-            chosen[name] = options[int(torch.randint(len(options), (), generator=gen, device=gen.device).item())]
+            chosen[name] = options[draw(len(options), gen)]
         return self.build(tuple(OPERATIONS[i] for i in drawn), chosen)
 
     def parse(self, text: str) -> Nb101Genotype:
         genotype = Nb101Genotype.parse(text)
-        if self.discretize(self.encode_checked(genotype)) != genotype:
+        if len(genotype.matrix) != VERTICES:
+            raise UserError(
+                "genotype, matrix",
+                f"has {len(genotype.matrix)} vertices instead of {VERTICES}",
+                "write the cell as this space does, pruned vertices included",
+            )
+        if self.discretize(self.encode(genotype)) != genotype:
             raise UserError(
                 "genotype",
                 f"is not a cell of variant {self.variant}",
@@ -186,16 +189,6 @@ class Nb1Shot1(Space):
                 "reach the output must have none, and with four blocks vertex 5 must be empty",
             )
         return genotype
-
-    def encode_checked(self, genotype: Nb101Genotype) -> Tree:
-        """`encode`, after a check of the number of vertices."""
-        if len(genotype.matrix) != VERTICES:
-            raise UserError(
-                "genotype, matrix",
-                f"has {len(genotype.matrix)} vertices instead of {VERTICES}",
-                "write the cell as this space does, pruned vertices included",
-            )
-        return self.encode(genotype)
 
     def size(self) -> int:
         """Number of choices; several may be one cell."""

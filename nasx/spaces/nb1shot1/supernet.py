@@ -5,7 +5,7 @@ Source: NAS-Bench-1Shot1 (Zela et al. 2020), section 3. Shapes: x (n, 3, h, w) -
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
-from nasx.spaces.blocks import ConvNorm
-from nasx.spaces.edge_operations import ConvNormReLU, Style, Wrapper
+from nasx.spaces.blocks import Cell, ConvNorm
+from nasx.spaces.edge_operations import ConvNormReLU, Style
 from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
 
 
-class ChoiceCell(nn.Module):
+class ChoiceCell(Cell[Tensor]):
     """NAS-Bench-1Shot1's relaxed cell of B choice blocks.
 
     Block b sees its own projection of the cell's input and all earlier blocks, each scaled by its input weight
@@ -34,14 +34,10 @@ class ChoiceCell(nn.Module):
             [MixedEdges([Edge(b, b, b, 1, operations)], channels, style) for b in range(self.blocks)]
         )
         self.still: list[RandomTensors] = [(None, None)] * len(operations)  # nothing in this space is random
-        self.run: Callable[..., Tensor] = self.body
-
-    def wrap(self, how: Wrapper) -> None:
-        self.run = how(self.body)
 
     @property
     def node_modules(self) -> list[nn.Module]:
-        """The modules that put out the cell's nodes; a cell without this puts them out itself."""
+        """The modules that return the cell's nodes; a cell without this property returns them itself."""
         return list(self.bundles)
 
     def projections(self, x: Tensor, naive: bool) -> list[Tensor]:

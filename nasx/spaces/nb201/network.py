@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,17 +9,7 @@ from torch import Tensor, nn
 from nasx.spaces import modules, operations
 from nasx.spaces.base import Logits, Network
 from nasx.spaces.cost import no_drop_path
-from nasx.spaces.expected_cost import Site
-from nasx.spaces.nb201.genotype import EDGES, Nb201Genotype
-
-
-def sites(layers: int, channels: int, shape: tuple[int, ...]) -> Iterator[Site]:
-    """The six edges of each cell of a network of `layers` cells a stage for images of `shape` (3, height, width)."""
-    h, w = shape[-2:]
-    for stage in range(3):
-        h, w = (-(-h // 2), -(-w // 2)) if stage else (h, w)
-        for edge in layers * list(range(len(EDGES))):
-            yield Site("cell", 0, edge, channels * 2**stage, 1, h, w)
+from nasx.spaces.nb201.genotype import Nb201Genotype
 
 
 class Nb201Cell(nn.Module):

@@ -41,7 +41,7 @@ from nasx.spaces.expected_cost import Site
 from nasx.spaces.latency import Size
 from nasx.spaces.nb201.cost import CellCosts
 from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
-from nasx.spaces.nb201.network import Nb201Network, sites
+from nasx.spaces.nb201.network import Nb201Network
 from nasx.spaces.published import resolve
 from nasx.spaces.selection import Lists, best, softmax_by_node, strongest
 
@@ -141,4 +141,8 @@ class Nb201(Space):
         return CellCosts.of(values, self.edge_operations("cell"))
 
     def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
-        return sites(size.get("layers") or 5, size.get("channels") or 16, shape)
+        layers, channels, (h, w) = size.get("layers") or 5, size.get("channels") or 16, shape[-2:]
+        for stage in range(3):
+            h, w = (-(-h // 2), -(-w // 2)) if stage else (h, w)
+            for edge in layers * list(range(len(EDGES))):
+                yield Site("cell", 0, edge, channels * 2**stage, 1, h, w)

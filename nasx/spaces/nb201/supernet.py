@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Supernet
-from nasx.spaces.blocks import ConvNorm, Ordered
+from nasx.spaces.blocks import ConvNorm, EdgeOrder
 from nasx.spaces.edge_operations import Norm, Style, weight
 from nasx.spaces.mixed_cell import Edge, RelaxedCell
 from nasx.spaces.nb201.genotype import EDGES
 from nasx.spaces.selection import Lists
 
 
-class Residual(nn.Module):
+class ResidualReduction(nn.Module):
     """NAS-Bench-201's reduction block: two relu-conv-norm 3x3 (the first at stride 2), shortcut avgpool and 1x1."""
 
     def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
@@ -50,11 +50,11 @@ class Nb201Supernet(Supernet):
         self.reductions = nn.ModuleDict()
         for stage in range(3):
             if stage:
-                self.reductions[str(len(self.cells))] = Residual(c, 2 * c, tracked=tracked)
+                self.reductions[str(len(self.cells))] = ResidualReduction(c, 2 * c, tracked=tracked)
                 c *= 2
             for _ in range(layers):
                 self.cells.append(RelaxedCell(edges, 1, 3, c, style, partial, skip))
-        self.ordered = Ordered(self.cells[0].order, skip)  # type: ignore[arg-type]
+        self.ordered = EdgeOrder(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)
 

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 
 from nasx.core.trees import Number, Tree
 from nasx.spaces.base import Logits, Network, Supernet
+from nasx.spaces.blocks import Cell
 from nasx.spaces.cost import no_drop_path
-from nasx.spaces.edge_operations import Norm, Wrapper
+from nasx.spaces.edge_operations import Norm
 
 if TYPE_CHECKING:
     from nasx.core.regularizers import Regularizers
@@ -158,8 +159,8 @@ class RecurrentNetwork(Network):
 
 
 # ------------------------------------------------------------------------------------------------------ relaxed
-class RelaxedRecurrentCell(nn.Module):
-    """A cell of mixed edges; `run` is `body` or a wrapped `body` (compiled, checkpointed).
+class RelaxedRecurrentCell(Cell[Tensor]):
+    """A cell of mixed edges.
 
     Biases of edges (`Space.biased`) are not read: batch norm of the node would subtract them.
     """
@@ -171,10 +172,6 @@ class RelaxedRecurrentCell(nn.Module):
         self.first = uniform(2 * width, 2 * width)
         self.nodes = nn.ParameterList([uniform(width, 2 * width) for _ in self.into])
         self.norm = Norm(width, tracked=tracked)
-        self.run: Callable[..., Tensor] = self.body
-
-    def wrap(self, how: Wrapper) -> None:
-        self.run = how(self.body)
 
     def body(
         self, word: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None, mix: Tensor, naive: bool

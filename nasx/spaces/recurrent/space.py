@@ -36,7 +36,7 @@ from nasx.spaces.base import Genotype, Network, Space, Supernet
 from nasx.spaces.cost import plain_only
 from nasx.spaces.latency import Size
 from nasx.spaces.recurrent.genotype import OPERATIONS, RecurrentGenotype
-from nasx.spaces.selection import best, choosable
+from nasx.spaces.selection import best, choosable, draw
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Nodes
@@ -122,11 +122,9 @@ class Recurrent(Space):
         return {"recurrent": hot}
 
     def sample(self, gen: torch.Generator) -> RecurrentGenotype:
-        def draw(n: int) -> int:
-            return int(torch.randint(n, (), generator=gen, device=gen.device))
-
         names = [self.operations[k] for k in self.choosable]
-        return RecurrentGenotype(tuple((names[draw(len(names))], draw(node)) for node in range(1, self.nodes + 1)))
+        nodes = ((names[draw(len(names), gen)], draw(node, gen)) for node in range(1, self.nodes + 1))
+        return RecurrentGenotype(tuple(nodes))
 
     def parse(self, text: str) -> RecurrentGenotype:
         genotype = RecurrentGenotype.parse(text)
