@@ -1,7 +1,7 @@
 """Random numbers of a step, drawn from the seeds of its batches only.
 
-A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU the numbers of a seed
-equal those of every earlier version. Methods and networks draw from `Draws`. `RecordedDraws` records their requests,
+A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU, a seed gives the same
+numbers as in every earlier version. Methods and networks draw from `Draws`. `RecordedDraws` records their requests,
 and `ReplayedDraws` serves a step captured in a CUDA graph, so that the graph can be replayed with the seeds of other
 batches.
 """

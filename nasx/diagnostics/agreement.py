@@ -224,7 +224,7 @@ def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Te
 
 
 def correlations(one: PassGradients, other: PassGradients) -> dict[str, list[float]]:
-    """Return the correlation at each node of the first, the middle and the last cell."""
+    """Return `correlation` between two passes at each node of the first, the middle and the last cell."""
     count = len(one.values)
     places = {"first": 0, "middle": count // 2, "last": count - 1}
     return {
