@@ -36,8 +36,8 @@ class Networks(NamedTuple):
 
     def feasible(self, quantity: str, target: float) -> None:
         """Raise UserError where no network of the space keeps to a budget of macs or params."""
-        from nasx.spaces.latency import Size
         from nasx.spaces.cost import Counts
+        from nasx.spaces.latency import Size
 
         if quantity not in ("macs", "params"):
             return
