@@ -202,7 +202,7 @@ def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
             "compiled": EngineSettings(compile="on"),
             "compiled, channels_last": EngineSettings(compile="on", channels_last=True),
         }
-    return found
+    return {label: engine for label, engine in found.items() if args.engine in label}
 
 
 def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -324,6 +324,7 @@ def main() -> None:
     parser.add_argument("--kernels", action="store_true", help="count those of compiled engines; they compile longer")
     parser.add_argument("--only", choices=("network", "steps", "data"), help="one part")
     parser.add_argument("--method", default="", help="steps of methods whose label holds this text")
+    parser.add_argument("--engine", default="", help="engines whose label holds this text")
     parser.add_argument("--runs", type=int, help="pairs of runs for each row")
     parser.add_argument("--space", choices=("nb201", "darts"), help="one space")
     parser.add_argument("--device", type=torch.device, default=environment.device("auto"))
