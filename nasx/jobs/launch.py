@@ -9,7 +9,6 @@ they stop, and write a checkpoint. Workers whose parent dies stop in the same wa
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import multiprocessing
 import os
@@ -23,7 +22,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any
 
 from nasx.config import identity
 from nasx.config.job_info import JobInfo
@@ -60,9 +58,6 @@ def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> Result
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    grace: dict[str, Any] = {"shutdown_timeout": GRACE_S}
-    if "shutdown_timeout" not in {field.name for field in dataclasses.fields(LaunchConfig)}:
-        grace = {}  # torch before 2.12 waits for 30 s
     with tempfile.TemporaryDirectory(prefix="nasx-") as errors, quiet_agent():
         plan = LaunchConfig(
             min_nodes=1,
@@ -74,8 +69,8 @@ def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> Result
             rdzv_endpoint="localhost:0",
             local_addr="localhost",
             signals_to_handle=SIGNALS,
-            **grace,
         )
+        plan.shutdown_timeout = GRACE_S  # torch before 2.12 ignores it and waits for 30 s
         try:
             result: Result = elastic_launch(plan, worker)(work, cfg, info, errors)[0]
         except SignalException as stop:

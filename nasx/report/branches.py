@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
+from nasx.core.plain import Row
 from nasx.core.quantities import TITLES, Quantity, per_epoch
 from nasx.errors import printable
 from nasx.report import curves, style
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 ITSELF, STOPPED = "no change", "stopping there"
-Row = Mapping[str, object]
 
 
 class Outcome(NamedTuple):
@@ -54,27 +54,27 @@ class Outcomes(NamedTuple):
     ends: dict[str, Outcome]
     """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
 
-    def both(self, name: str, field: str) -> tuple[Any, Any] | None:
-        """A field of a branch and of the search itself; None if one is unknown."""
-        one, other = (getattr(self.ends[key], field) if key in self.ends else None for key in (name, ITSELF))
-        return None if one is None or other is None or name == ITSELF else (one, other)
+    def compared(self, name: str) -> tuple[Outcome, Outcome]:
+        """Return the ends of a branch and of the search itself, which is not compared with itself."""
+        unknown = Outcome("")
+        return self.ends.get(name, unknown), unknown if name == ITSELF else self.ends.get(ITSELF, unknown)
 
     def gain(self, name: str) -> float | None:
         """Accuracy of a branch minus that of the search itself; None if one is unknown."""
-        found = self.both(name, "accuracy")
-        return None if found is None else found[0] - found[1]
+        one, other = (end.accuracy for end in self.compared(name))
+        return None if one is None or other is None else one - other
 
     def better(self, name: str) -> bool | None:
         """Return whether a branch ended better; None if that is not known."""
         if (gain := self.gain(name)) is not None:
             return gain > 0
-        found = self.both(name, "collapsed")
-        return None if found is None else found[1] and not found[0]
+        one, other = (end.collapsed for end in self.compared(name))
+        return None if one is None or other is None else other and not one
 
     def extra(self, name: str) -> float | None:
         """Passes over those of the search itself, minus 1; None if they are unknown."""
-        found = self.both(name, "passes")
-        return None if found is None or not found[1] else found[0] / found[1] - 1
+        one, other = (end.passes for end in self.compared(name))
+        return None if one is None or not other else one / other - 1
 
 
 def extras(found: Sequence[Outcomes], name: str) -> list[float]:
@@ -180,9 +180,9 @@ def _over_epochs(
         at, mean, _, _ = curves.band(runs, quantity.name, quantity.scale)
         own = at >= (0 if name == ITSELF else min(epochs))  # before, all are their parents
         axes.plot(at[own], mean[own], color=colors[name], label=name, zorder=3 - bool(i))
-        last = max(last, *at)
+        last = max([last, *at])
     for epoch in set(epochs):
-        axes.axvline(epoch, **curves.LEVEL)
+        curves.constant(axes, epoch, vertical=True)
     curves.finish(axes, quantity.title, quantity.unit, last)
 
 
@@ -197,8 +197,7 @@ def _at_the_end(axes: Axes, found: Sequence[Outcomes], colors: Mapping[str, str]
         axes.plot(known, [y] * len(known), "o", color=color, markersize=5, alpha=0.7)
         axes.plot([fmean(known)], [y], "|", color=color, markersize=14, markeredgewidth=2)
         if extra := extras(found, name):
-            look: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "va": "center", **curves.NOTE}
-            axes.annotate(f"{100 * fmean(extra):+.0f} %", (1.0, y), xytext=(4, 0), **look)
+            curves.note(axes, f"{100 * fmean(extra):+.0f} %", y, "center")
     axes.set_yticks(range(len(values)), list(values))
     axes.invert_yaxis()
     axes.set_title("At the end, and extra passes")

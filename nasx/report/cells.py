@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 from xml.sax.saxutils import escape
 
 from nasx.core import extras
@@ -25,6 +25,9 @@ from nasx.errors import UserError
 from nasx.report.style import FAMILIES, FONT, FORMATS, INK, whole, write
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.families import family
+
+if TYPE_CHECKING:
+    from pygraphviz import AGraph
 
 FILL = {"input": "darkseagreen2", "node": "lightblue", "output": "palegoldenrod"}
 _INDEXED = re.compile(r"c_\{k(-\d)?\}")
@@ -45,9 +48,9 @@ def svg(edges: Sequence[Edge]) -> str:
     return str(_laid_out(edges).draw(format="svg").decode())
 
 
-def _laid_out(edges: Sequence[Edge]) -> Any:
+def _laid_out(edges: Sequence[Edge]) -> AGraph:
     """Return the cell as a graph with a computed layout."""
-    graph = _graphviz().AGraph(directed=True, strict=False)
+    graph = _graphviz()(directed=True, strict=False)
     type_ = {"fontname": f"{FONT}, Verdana, sans-serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
     graph.node_attr.update(style="filled", shape="rect", align="center", fontsize="17", height="0.5", width="0.5")
@@ -120,7 +123,7 @@ def _label(name: str) -> str:
     return f'<{head}<font point-size="12"><sub>{tail.rstrip("}").replace("-", "−")}</sub></font>>'
 
 
-def _sharp(graph: Any) -> bytes:
+def _sharp(graph: AGraph) -> bytes:
     """Render the existing layout as PNG at twice the screen resolution."""
     graph.graph_attr.update(dpi="160")
     try:
@@ -130,8 +133,8 @@ def _sharp(graph: Any) -> bytes:
 
 
 @lru_cache(maxsize=1)
-def _graphviz() -> Any:
-    """Import pygraphviz, configured once to use matplotlib's font, for the same pictures on every machine.
+def _graphviz() -> type[AGraph]:
+    """Return pygraphviz's graphs, configured once to use matplotlib's font, for the same pictures on every machine.
 
     Its font library also reads the machine's templates and warns about newer ones during the first layout; these
     warnings are suppressed. A FONTCONFIG_FILE set by the user is respected.
@@ -147,7 +150,8 @@ def _graphviz() -> Any:
         first = pygraphviz.AGraph(directed=True)
         first.add_node("a")
         first.layout("dot")
-    return pygraphviz
+    graphs: type[AGraph] = pygraphviz.AGraph
+    return graphs
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,14 +28,11 @@ from nasx.spaces.families import family
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, FigureBase
+    from matplotlib.typing import LineStyleType
 
 Runs = Mapping[str, Sequence[str | Path]]
 """Label -> run folders that differ only in the seed."""
-LEVEL: dict[str, Any] = {"color": SOFT, "linewidth": 1.0, "linestyle": (0, (2, 2)), "zorder": 1}
-"""Look of a line at a constant value."""
-NOTE: dict[str, Any] = {"textcoords": "offset points", "fontsize": 8, "color": SOFT}
-"""Look of the words next to it."""
-MEASURED: tuple[tuple[str, str, Any], ...] = (
+MEASURED: tuple[tuple[str, str, LineStyleType], ...] = (
     ("train", "training", "-"),
     ("val", "validation batches", (0, (4, 2))),
     ("valid", "whole validation split", (0, (1, 1.2))),
@@ -90,7 +87,7 @@ def line(
     quantity: Quantity,
     label: str,
     colour: str,
-    dash: object = "-",
+    dash: LineStyleType = "-",
     most: float = math.inf,
 ) -> bool:
     """Draw mean and band of a quantity over runs; return False if no row has it.
@@ -108,6 +105,18 @@ def line(
         edges = np.maximum(mean - spread, low), np.minimum(mean + spread, high)
         axes.fill_between(epochs, *edges, color=colour, alpha=0.18, linewidth=0)
     return True
+
+
+def constant(axes: Axes, value: float, *, vertical: bool = False) -> None:
+    """Draw a line at a constant value, horizontal or vertical."""
+    draw = axes.axvline if vertical else axes.axhline
+    draw(value, color=SOFT, linewidth=1.0, linestyle=(0, (2, 2)), zorder=1)
+
+
+def note(axes: Axes, text: str, y: float, va: str) -> None:
+    """Write words to the right of the axes at the height y of the data."""
+    place, units = (1.0, y), ("axes fraction", "data")
+    axes.annotate(text, place, (4, 0), units, "offset points", ha="left", va=va, fontsize=8, color=SOFT)
 
 
 def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
@@ -172,9 +181,8 @@ def trajectory(
     drawn = [line(axes, runs, quantity, label, next(colours), most=most) for label, runs in groups.items()]
     for kind, where, words in (("optimum", "bottom", "optimum"), ("random", "top", "random mean")):
         if kind in reference and any(drawn):
-            axes.axhline(reference[kind], **LEVEL)
-            text, place = f"{words}\n{reference[kind]:.2f}", (1.0, reference[kind])
-            axes.annotate(text, place, xytext=(4, 0), ha="left", va=where, xycoords=("axes fraction", "data"), **NOTE)
+            constant(axes, reference[kind])
+            note(axes, f"{words}\n{reference[kind]:.2f}", reference[kind], where)
     axes.margins(y=0.12)
     finish(axes, f"Found cell, {TITLES.get(dataset, dataset)} {split}", quantity.unit, last_epoch(groups))
     return any(drawn)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from nasx.report.curves import LEVEL, NOTE
+from nasx.report import curves
 from nasx.report.style import CYCLE, SOFT, figure
 
 if TYPE_CHECKING:
@@ -41,14 +41,19 @@ def draw(
         axes.plot([math.fsum(own) / len(own)], [row], "|", color=colour, markersize=17, markeredgewidth=2)
     for name, words, offset, align in (("random", "random mean", -4, "right"), ("optimum", "optimum", 4, "left")):
         if name in reference:
-            axes.axvline(reference[name], **LEVEL)
-            look: dict[str, Any] = {
-                "xycoords": ("data", "axes fraction"),
-                "ha": align,
-                "annotation_clip": False,
-                **NOTE,
-            }
-            axes.annotate(f"{words} {reference[name]:.2f}", (reference[name], 0.0), xytext=(offset, 3), **look)
+            curves.constant(axes, reference[name], vertical=True)
+            text, place, units = f"{words} {reference[name]:.2f}", (reference[name], 0.0), ("data", "axes fraction")
+            axes.annotate(
+                text,
+                place,
+                (offset, 3),
+                units,
+                "offset points",
+                annotation_clip=False,
+                ha=align,
+                fontsize=8,
+                color=SOFT,
+            )
     axes.set_yticks(range(len(known)), list(known))
     axes.set_ylim(len(known) - 0.2, -0.7)
     axes.grid(visible=False, axis="y")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -48,8 +48,7 @@ def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
 
 def rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
     """Split a figure into rows with these heights in inches."""
-    grid: Any = made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)
-    return [row[0] for row in grid]
+    return [row[0] for row in made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)]
 
 
 def height(rows: Sequence[Row], name: str) -> float:
@@ -80,9 +79,11 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
         operations = ["input", *map(str, range(1, count))]
     # a colour map from white to deep blue with uniform lightness, readable in grey and for the colour-blind
     shades = LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
-    look: Any = {"aspect": "auto", "interpolation": "nearest", "cmap": shades, "vmin": 0.0, "vmax": top}
+    extent = epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5
     for k, axes in enumerate(panels):
-        image = axes.imshow(weights[:, :, k].T, **look, extent=(epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5))
+        image = axes.imshow(
+            weights[:, :, k].T, shades, aspect="auto", interpolation="nearest", vmin=0.0, vmax=top, extent=extent
+        )
         axes.set_title(operations[k], fontsize=8, fontweight="normal", pad=4)
         axes.grid(False)
         axes.tick_params(length=0, labelsize=7.5)

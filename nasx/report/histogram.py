@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -44,14 +44,22 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
             left = float(np.mean(values)) > (low + high) / 2
             text = f"{label}: {', '.join(f'{value:.2f}' for value in sorted(values))}"
             at, gap, side = (min(values), -7, "right") if left else (max(values), 7, "left")
-            look: dict[str, Any] = {"textcoords": "offset points", "va": "center", "color": INK, "fontsize": 8.5}
-            look["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
-            axes.annotate(text, (at, height), xytext=(gap, 0), ha=side, **look)
+            axes.annotate(
+                text,
+                (at, height),
+                (gap, 0),
+                textcoords="offset points",
+                ha=side,
+                va="center",
+                color=INK,
+                fontsize=8.5,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.0},
+            )
         if hidden:
             text = f"{hidden:,} cells are left of the axis"
             axes.text(0.0, -0.2, text, transform=axes.transAxes, fontsize=7.5, color=SOFT)
-        limits: dict[str, Any] = {"xlim": (low, high), "ylim": (0, top + (len(found) + 0.6) * step)}
-        axes.set(title=title, xlabel=xlabel, ylabel="cells", **limits)
+        ylim = 0, top + (len(found) + 0.6) * step
+        axes.set(title=title, xlabel=xlabel, ylabel="cells", xlim=(low, high), ylim=ylim)
         axes.grid(visible=False)
     return made
 
