@@ -261,7 +261,7 @@ class OpenedImages:
         return splits(self, self.component, seed)
 
 
-class Held(OpenedImages):
+class InMemory(OpenedImages):
     """A dataset (see `Opened`) whose images are on the device as bytes."""
 
     def __init__(

@@ -16,7 +16,7 @@ Source: released code of DARTS, cnn/train_imagenet.py; O. Russakovsky et al. 201
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -25,7 +25,7 @@ from nasx.core.system import physical_memory
 from nasx.data import decode, listing, survey
 from nasx.data.base import OFFLINE, absent, data_root, places
 from nasx.data.listing import Layout, Listing
-from nasx.data.source import split_faults, statistics_faults
+from nasx.data.source import raise_all, split_faults, statistics_faults
 from nasx.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,46 +61,37 @@ class ImageNet:
 
     def check(self) -> None:
         """Check settings and folders, without torch and without listing files. Raises one UserError with all faults."""
-        faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
+        raise_all(self.faults(), self.parts)
+
+    def faults(self) -> Iterator[UserError]:
+        """Yield the faults of the settings."""
+        yield from split_faults(self)
+        yield from statistics_faults(self.mean, self.std)
         if not 8 <= self.size <= self.resize:
-            faults.append(
-                UserError(
-                    f"dataset.size={self.size}, dataset.resize={self.resize}",
-                    "are out of range",
-                    "use 8 <= size <= resize; ImageNet has 224 and 256",
-                )
+            yield UserError(
+                f"dataset.size={self.size}, dataset.resize={self.resize}",
+                "are out of range",
+                "use 8 <= size <= resize; ImageNet has 224 and 256",
             )
         elif (needed := 15 * self.resize**2) > physical_memory() // 2:  # three channels, as bytes and as float32
-            faults.append(
-                UserError(
-                    f"dataset.resize={self.resize}",
-                    f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more "
-                    "than half of this machine's memory",
-                    "lower it; ImageNet has 256",
-                )
+            yield UserError(
+                f"dataset.resize={self.resize}",
+                f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more than half of this "
+                "machine's memory",
+                "lower it; ImageNet has 256",
             )
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
-            faults.append(
-                UserError(
-                    f"dataset.scale={list(self.scale)}, dataset.ratio={list(self.ratio)}",
-                    "are not ranges",
-                    "use [0.08,1] and [0.75,1.3333]",
-                )
+            yield UserError(
+                f"dataset.scale={list(self.scale)}, dataset.ratio={list(self.ratio)}",
+                "are not ranges",
+                "use [0.08,1] and [0.75,1.3333]",
             )
         if self.jitter is not None and (min(self.jitter) < 0 or self.jitter[3] > 0.5):
-            faults.append(
-                UserError(
-                    f"dataset.jitter={list(self.jitter)}",
-                    "is out of range",
-                    "use brightness, contrast and saturation of at least 0, hue from 0 to 0.5; or null",
-                )
+            yield UserError(
+                f"dataset.jitter={list(self.jitter)}",
+                "is out of range",
+                "use brightness, contrast and saturation of at least 0, hue from 0 to 0.5; or null",
             )
-        try:
-            self.parts()
-        except UserError as error:
-            faults.append(error)
-        if faults:
-            raise UserError.join(faults)
 
     def known_shape(self) -> tuple[int, int, int]:
         """Return channels, height and width of the images."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -30,7 +30,7 @@ from nasx.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-    from nasx.data.batch_stream import Held
+    from nasx.data.batch_stream import InMemory
 
 log = logging.getLogger("nasx")
 SMALLEST = 8
@@ -69,6 +69,17 @@ def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | N
             "does not match dataset.mean or is not positive",
             "give one positive number per channel",
         )
+
+
+def raise_all(faults: Iterator[UserError], find: Callable[[], object]) -> None:
+    """Raise one UserError with all faults of the settings and the one that `find` raises, if there are any."""
+    found = list(faults)
+    try:
+        find()
+    except UserError as error:
+        found.append(error)
+    if found:
+        raise UserError.join(found)
 
 
 # --------------------------------------------------------------------------------------------- images in memory
@@ -126,21 +137,20 @@ class Source(ABC):
 
     def check(self) -> None:
         """Check settings and existence of the files, without torch. Raises one UserError with all faults."""
-        faults = [*split_faults(self), *statistics_faults(self.mean, self.std)]
+        raise_all(self.faults(), self.find)
+
+    def faults(self) -> Iterator[UserError]:
+        """Yield the faults of the settings."""
+        yield from split_faults(self)
+        yield from statistics_faults(self.mean, self.std)
         if self.pad < 0:
-            faults.append(UserError(f"dataset.pad={self.pad}", "is negative", "use 0 for no random crop"))
+            yield UserError(f"dataset.pad={self.pad}", "is negative", "use 0 for no random crop")
         if self.size is not None and self.size < SMALLEST:
-            faults.append(UserError(f"dataset.size={self.size}", "is too small", f"use at least {SMALLEST}"))
+            yield UserError(f"dataset.size={self.size}", "is too small", f"use at least {SMALLEST}")
         elif self.size and self.side and self.size > self.side:
-            faults.append(self.too_large(self.side, self.side))
+            yield self.too_large(self.side, self.side)
         elif shape := self.known_shape():
-            faults += bounds.faults(shape, pad=self.pad)
-        try:
-            self.find()
-        except UserError as error:
-            faults.append(error)
-        if faults:
-            raise UserError.join(faults)
+            yield from bounds.faults(shape, pad=self.pad)
 
     def load(self) -> Images:
         """Load all images, after a download if `download` is set. Raises UserError."""
@@ -199,11 +209,11 @@ class Source(ABC):
 
     def open(
         self, device: torch.device | str, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None
-    ) -> Held:
+    ) -> InMemory:
         """Load the dataset onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
-        from nasx.data.batch_stream import Held  # imports torch
+        from nasx.data.batch_stream import InMemory  # imports torch
 
-        return Held(self, self.load(), device, cutout=cutout, channels_last=channels_last)
+        return InMemory(self, self.load(), device, cutout=cutout, channels_last=channels_last)
 
     def absent(self, looked: list[Path], expected: str, remedy: str) -> UserError:
         """Return the error for files that were not found."""
