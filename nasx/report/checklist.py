@@ -11,31 +11,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from nasx.config import own_code
+from nasx.core.files import load_yaml
 from nasx.core.plain import Row
 from nasx.results import random_baseline
 
 ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
 """Columns that are equal within an ablation."""
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to state"}
-QUESTIONS = (
-    "Is the code that trains the final architectures public?",
-    "Is the code of the search method public?",
-    "Is the code released now, without waiting for a clean-up?",
-    "Do all methods share one benchmark: space, data, protocol?",
-    "Are there ablations: one method with a part switched off or changed?",
-    "Are the final architectures evaluated in the same way?",
-    "Is performance shown over time, not only at the end?",
-    "Is random search a baseline?",
-    "Are runs repeated with different seeds, and are the seeds reported?",
-    "Is a tabular or surrogate benchmark used if one exists?",
-    "Are confounders fixed: hardware, versions, code?",
-    "Are the tuning of hyperparameters and its cost reported?",
-    "Is the time of the whole method reported, from search to final network?",
-    "Is the whole setup reported?",
-)
+QUESTIONS = load_yaml(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 Answer = tuple[str, str]
 """State, and the evidence in the runs."""
 
