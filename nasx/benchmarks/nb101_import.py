@@ -14,7 +14,6 @@ over all records, which makes numpy fast enough. The end of training of every ru
 
 from __future__ import annotations
 
-import binascii
 import json
 import re
 import struct
@@ -35,6 +34,7 @@ BLOCK = 8192  # records checked together
 MAX_RECORD = 1 << 16  # bytes; the benchmark's are a few hundred
 CHECKED = 1000  # the hashes of the first CHECKED graphs, and of every CHECKED-th one after, are recomputed
 REMEDY = "download nasbench_only108.tfrecord or nasbench_full.tfrecord again and compare its size"
+_FAULTS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error)
 _HASH = re.compile(r"[0-9a-f]{32}")
 
 
@@ -204,17 +204,7 @@ def import_nb101(
                 for record in block:
                     try:
                         collected.take(record)
-                    except (
-                        ValueError,
-                        KeyError,
-                        TypeError,
-                        IndexError,
-                        AttributeError,
-                        struct.error,
-                        binascii.Error,
-                        RecursionError,
-                        OverflowError,
-                    ) as error:
+                    except _FAULTS as error:
                         raise ValueError(f"record {runs}: {error}") from error
                     runs += 1
                 if number % 10 == 0:

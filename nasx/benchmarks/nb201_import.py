@@ -111,7 +111,7 @@ class Collected:
     seconds: dict[str, np.ndarray] = field(default_factory=dict)
     seen: np.ndarray = field(default_factory=lambda: np.zeros(CELLS, bool))
 
-    def meet(self, cell: str) -> int:
+    def new_row(self, cell: str) -> int:
         """Return the row of a new cell. Raises ValueError if it occurred before."""
         row = cell_code(cell)
         if self.seen[row]:
@@ -256,7 +256,7 @@ def read_csv(path: Path, say: Say) -> Collected:
         ignored = [name for name in names if name not in keys and name != cell]
         say(f"{path.name}: reading {len(keys)} columns; ignored: {', '.join(ignored) or 'none'}")
         for line in reader:
-            row = collected.meet(line[cell])
+            row = collected.new_row(line[cell])
             for name, key in keys.items():
                 if text := line[name]:
                     collected.put(key, row, float(text))
@@ -315,7 +315,7 @@ def _take(collected: Collected, name: str | None, budgets: dict[str, State]) -> 
         cell = state["arch_str"]
         if name is not None and cell != name:
             raise ValueError(f"the cell {cell} has the index of {name}")
-        row = collected.meet(cell) if row is None else row
+        row = collected.new_row(cell) if row is None else row
         for measure, seed, percent in _accuracies(state["all_results"], epochs):
             collected.put((*measure, epochs, seed), row, percent)
         if epochs == 200:

@@ -304,10 +304,11 @@ def lookup_lines(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str,
     The reference lines are computed over the cells that all these runs can select, or over the whole benchmark
     if the runs do not record this.
     """
-    last = next((rows for runs in read.values() for rows in runs if rows and curves.looked_up(rows)), None)
-    if last is None:
+    each = (rows for runs in read.values() for rows in runs if rows)
+    last, known = next(((rows, found) for rows in each if (found := curves.looked_up(rows))), ([], None))
+    if known is None:
         return []
-    split = curves.looked_up(last)[1]  # type: ignore[index]
+    split = known[1]
     return [
         (dataset, split, curves.recorded(folders, dataset, split) or curves.reference(last, dataset, split))
         for dataset, scores in last[-1]["lookup"].items()

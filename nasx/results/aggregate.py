@@ -73,7 +73,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
             often = "occurs more than once among runs of one configuration (other code or settings?); n counts each"
             notes.append(f"{first['method']} on {first['space']}: seed {twice} {often}")
         rows.append(row)
-    notes += random_baseline.judge(rows, list(groups.values()))
+    notes += random_baseline.compare_with_random(rows, list(groups.values()))
     table = pd.DataFrame(rows)
     if len(table):
         table["settings"] = _settings(rows)

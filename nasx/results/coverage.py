@@ -15,9 +15,7 @@ from typing import NamedTuple
 
 from nasx.config import experiments, paths, plugins
 from nasx.core.files import load_yaml
-from nasx.core.plain import Row
 from nasx.results import table_columns, targets
-from nasx.results.collect import rows_of
 
 HERE = Path(__file__).parent
 
@@ -43,11 +41,8 @@ def rows(paper: str) -> list[Entry]:
     A row on a dataset for which nothing is said has neither command nor reason.
     """
     found: list[Entry] = []
-    lines: dict[str, list[Row]] = {}
-    for line in rows_of(targets.load(paper)):
-        lines.setdefault(line["row"], []).append(line)
-    for row, own in lines.items():
-        left = dict.fromkeys(named(line["dataset"]) for line in own)
+    for name, own in targets.load(paper).groupby("row", sort=False):
+        row, left = str(name), dict.fromkeys(map(named, own["dataset"]))
         for command, datasets in computed().get(row, ()):
             found.append(Entry(row, ", ".join(x for x in left if x in datasets), (command,)))
         for reason, datasets in not_run().get(row, {}).items():

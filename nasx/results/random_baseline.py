@@ -30,7 +30,7 @@ UNTESTED = {"one cell": "retrainings of a single cell", "chosen cell": "retraini
 Members = Sequence[Row]
 
 
-def judge(rows: Sequence[dict[str, object]], members: Sequence[Members]) -> list[str]:
+def compare_with_random(rows: Sequence[dict[str, object]], members: Sequence[Members]) -> list[str]:
     """Set `verdicts`, `versus` (text) and `versus_p` of each row; return the notes that explain them."""
     pairs = list(zip(rows, members, strict=True))
     pools: dict[tuple[object, ...], Members] = {}
