@@ -19,7 +19,7 @@ from torch import Tensor
 from nasx.cli.info import compose_job
 from nasx.config import instantiate
 from nasx.data.batch_stream import Batch
-from nasx.report import style
+from nasx.report import figure_style
 from nasx.train import recipe
 
 ROWS, BATCH = 6, 32
@@ -54,15 +54,15 @@ def main(file: str, *words: str) -> None:
         f"CutMix, share {cutmix.share:.2f}{off['cutmix']}": cutmix.x,
         f"recipe\n{settings.recipe}": own.x,
     }
-    with style.style():
-        made = style.figure(1.5 * len(columns), 1.45 * ROWS + 0.4)
+    with figure_style.style():
+        made = figure_style.figure(1.5 * len(columns), 1.45 * ROWS + 0.4)
         axes = made.subplots(ROWS, len(columns))
         for column, (title, x) in enumerate(columns.items()):
             axes[0, column].set_title(title, fontsize=8)
             for row in range(ROWS):
                 axes[row, column].imshow(shown(x[row], images.described()), interpolation="nearest")
                 axes[row, column].axis("off")
-        print(*style.save(made, Path(file)))
+        print(*figure_style.save(made, Path(file)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 
 import torch
 
-from nasx.core.bilevel import Batch, Search, Second, Tree, detached, dot, gradient, gradients, norm
+from nasx.core.bilevel import Batch, Search, SecondDerivative, Tree, detached, dot, gradient, gradients, norm
 from nasx.data.images import Cifar10
 from nasx.methods.darts import Darts
 from nasx.methods.lambda_ import Lambda
@@ -30,10 +30,13 @@ def measured(search: Search, train: Batch, val: Batch, args: argparse.Namespace)
     v, _ = gradients(search.outcome(w, search.a, val).loss, w, search.a)
     _, delta = Lambda().align(search, gradient(search.problem.outcome(w, mix, train).loss, mix))
     clean = detached(mix)
-    products: dict[str, tuple[Second, Tree]] = {
-        "M v": (Second(lambda w, a: search.loss(w, a, train), search.w, search.a), v),
-        "H v": (Second(lambda w: search.problem.outcome(w, clean, train).loss, search.w), v),
-        "penalty": (Second(lambda mix, w: search.problem.outcome(w, mix, train).loss, clean, search.w), delta),
+    products: dict[str, tuple[SecondDerivative, Tree]] = {
+        "M v": (SecondDerivative(lambda w, a: search.loss(w, a, train), search.w, search.a), v),
+        "H v": (SecondDerivative(lambda w: search.problem.outcome(w, clean, train).loss, search.w), v),
+        "penalty": (
+            SecondDerivative(lambda mix, w: search.problem.outcome(w, mix, train).loss, clean, search.w),
+            delta,
+        ),
     }
     found: Found = {}
     for name in args.products:

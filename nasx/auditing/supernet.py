@@ -33,9 +33,9 @@ from nasx.auditing.closed_forms import against
 from nasx.auditing.findings import Finding, added, passed
 from nasx.auditing.problems import EARLY, LATE, Moment, Recorder, copied
 from nasx.config import instantiate
-from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached, gradient
+from nasx.core.bilevel import Batch, Method, Search, SecondDerivative, Tree, detached, gradient
 from nasx.core.plain import Config
-from nasx.core.trees import Length
+from nasx.core.second_derivatives import Length
 from nasx.diagnostics.probes import compared
 from nasx.searcher.memory import Storages
 from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
@@ -71,7 +71,9 @@ class Softplus(TorchFunctionMode):
 class ExactRecorder(Recorder):
     """A recorder whose finite differences are double backward."""
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Unpack[Length]) -> Tree:
+    def probed(
+        self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
+    ) -> Tree:
         return second.exact(v)
 
 
@@ -80,7 +82,9 @@ class TenthRecorder(Recorder):
 
     by = 10.0
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Unpack[Length]) -> Tree:
+    def probed(
+        self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
+    ) -> Tree:
         return second.central(v, shorter=self.by, **length) if found is None else found
 
 

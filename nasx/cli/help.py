@@ -55,7 +55,7 @@ def command(name: str, line: Line) -> str:
     from nasx.cli import preflight
     from nasx.config import provenance
 
-    fault, texts = "", load_yaml((Path(__file__).parent / "help.yaml").read_text(encoding="utf-8"))[name]
+    fault, texts = "", load_yaml((Path(__file__).parent / "command_help.yaml").read_text(encoding="utf-8"))[name]
     try:
         line = preflight.normalize(name, line)
         preflight.check_line(name, line)

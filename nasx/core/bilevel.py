@@ -6,8 +6,8 @@
 operations. L1 is the loss on training batches, L2 on validation batches. A method uses two pure functions, `relax` and
 `outcome`, and updates `w` and `a` only through `Search`; it is independent of space, network and data.
 
-All second-order terms use one primitive, `Second` (trees.py). Weights are never modified and restored: a probe
-evaluates the loss at other weights by substitution, so the current weights stay bit-identical.
+All second-order terms use one primitive, `SecondDerivative` (second_derivatives.py). Weights are never modified and
+restored: a probe evaluates the loss at other weights by substitution, so the current weights stay bit-identical.
 
 Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
 a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
@@ -26,18 +26,16 @@ from torch import Tensor
 from nasx.core.batch import Batch, Carried, state_kwargs, store_state, without_writes
 from nasx.core.draws import Draws
 from nasx.core.schedules import scaled
+from nasx.core.second_derivatives import Length, SecondDerivative, directional, step_length
 from nasx.core.selection import Selection
 from nasx.core.trees import (
     Activate,
     Decision,
-    Length,
     Number,
-    Second,
     Tree,
     check_gradient,
     combine,
     detached,
-    directional,
     dot,
     frozen,
     gradient,
@@ -45,7 +43,6 @@ from nasx.core.trees import (
     like,
     norm,
     shift,
-    step_length,
     vanishes,
 )
 from nasx.errors import UserError
@@ -53,7 +50,7 @@ from nasx.errors import UserError
 # What methods import: the interface, and the tools on trees of tensors.
 __all__ = [
     "Activate", "Batch", "Carried", "Cost", "Decision", "Method", "Number", "Outcome", "Problem", "Search",
-    "Second", "Selection", "Snapshot", "Step", "Tree", "combine", "detached", "directional", "dot", "frozen",
+    "SecondDerivative", "Selection", "Snapshot", "Step", "Tree", "combine", "detached", "directional", "dot", "frozen",
     "gradient", "gradients", "like", "logs", "norm", "shift", "state_kwargs", "step_length",
     "store_state", "vanishes", "without_writes",
 ]  # fmt: skip
@@ -179,7 +176,9 @@ class Search:
         before = self.arch_penalty
         return replace(self, arch_penalty=penalty if before is None else lambda a: combine(before(a), penalty(a), 1.0))
 
-    def probed(self, name: str, second: Second, v: Tree, found: Tree | None = None, **length: Unpack[Length]) -> Tree:
+    def probed(
+        self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
+    ) -> Tree:
         """Return `found`, or `second` along v by a central difference of `length`, and compare it if probes are on.
 
         The comparison `name` is with double backward, `name-half` with a central difference of half the length.

@@ -1,4 +1,4 @@
-"""Trees (flat mappings of names to tensors): gradients, arithmetic, directional derivatives, decisions.
+"""Trees (flat mappings of names to tensors): gradients, arithmetic, decisions.
 
 Two trees in one expression have the same names and shapes.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple, TypedDict
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -101,59 +101,6 @@ def norm(tree: Tree) -> Tensor:
 def dot(x: Tree, y: Tree) -> Tensor:
     """Compute the global inner product as a 0-d tensor."""
     return torch.stack([(x[k] * y[k]).sum() for k in x]).sum()
-
-
-def step_length(v: Tree, radius: float) -> Tensor:
-    """Return the probe length radius / ||v||, for a probe at distance `radius`. Finite if v = 0."""
-    length = norm(v)
-    return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
-
-
-def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.01, eps: Number | None = None) -> Tree:
-    """Compute the derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
-
-    (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact if g is
-    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves; `x` is unchanged.
-    """
-    eps = step_length(v, radius) if eps is None else eps
-    plus, minus = g(shift(x, v, eps)), g(shift(x, v, -eps))
-    return {k: (plus[k] - minus[k]) / (2 * eps) for k in plus}
-
-
-class Length(TypedDict, total=False):
-    """The length of a central difference: the distance `radius` of the probes, or the step `eps` if it is given."""
-
-    radius: float
-    eps: Number | None
-
-
-class Second(NamedTuple):
-    """d^2 loss / dy dx of loss(x, y), or d^2 loss / dx^2 of loss(x) if `y` is None, applied to a tree v like x.
-
-    `y` are leaves. No state changes.
-    """
-
-    loss: Callable[..., Tensor]
-    x: Tree
-    y: Tree | None = None
-
-    def slope(self, x: Tree) -> Tree:
-        """Compute d loss / dy (d loss / dx without `y`) at x. One pass."""
-        if self.y is not None:
-            return gradient(self.loss(detached(x), self.y), self.y)
-        leaves = detached(x, requires_grad=True)
-        return gradient(self.loss(leaves), leaves)
-
-    def central(self, v: Tree, radius: float = 0.01, eps: Number | None = None, shorter: float = 1.0) -> Tree:
-        """Compute the product with v by a central difference of a `shorter`-th of this length. Two passes."""
-        return directional(self.slope, self.x, v, radius / shorter, None if eps is None else eps / shorter)
-
-    def exact(self, v: Tree) -> Tree:
-        """Compute the product with v by double backward: one pass, and one backward pass through it."""
-        x = detached(self.x, requires_grad=True)
-        y = x if self.y is None else self.y
-        slope = dot(gradient(self.loss(x) if self.y is None else self.loss(x, y), x, create=True), v)
-        return gradient(slope, y) if slope.requires_grad else {k: torch.zeros_like(t) for k, t in y.items()}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from nasx.core.bilevel import (
     Number,
     Outcome,
     Search,
-    Second,
+    SecondDerivative,
     Tree,
     combine,
     detached,
@@ -72,15 +72,15 @@ class Difference:
         self.search, self.batch, self.radius = search, batch, radius
 
     @cached_property
-    def _loss_w(self) -> Second:
+    def _loss_w(self) -> SecondDerivative:
         search, batch = self.search, self.batch
         mix = detached(search.mixture(search.a, batch))
-        return Second(lambda w: search.problem.outcome(w, mix, batch).loss, search.w)
+        return SecondDerivative(lambda w: search.problem.outcome(w, mix, batch).loss, search.w)
 
     @cached_property
-    def _loss_wa(self) -> Second:
+    def _loss_wa(self) -> SecondDerivative:
         search, batch = self.search, self.batch
-        return Second(lambda w, a: search.loss(w, a, batch), search.w, search.a)
+        return SecondDerivative(lambda w, a: search.loss(w, a, batch), search.w, search.a)
 
     def hessian(self, u: Tree, name: str = "Hu") -> Tree:
         """Compute H u, a tree like the weights."""

@@ -44,7 +44,7 @@ from nasx.core.bilevel import (
     Cost,
     Number,
     Search,
-    Second,
+    SecondDerivative,
     Tree,
     combine,
     detached,
@@ -139,7 +139,7 @@ class Lambda(Alternating):
 
     def penalty(self, search: Search, batch: Batch, mix: Tree, delta: Tree, base: Tree) -> Tree:
         """Compute d Lambda / d w by perturbing the mixture along Delta; `base` is d L1 / d w at `mix`."""
-        second = Second(lambda mix, w: search.problem.outcome(w, mix, batch).loss, mix, search.w)
+        second = SecondDerivative(lambda mix, w: search.problem.outcome(w, mix, batch).loss, mix, search.w)
         if self.difference == "exact":
             return second.exact(delta)
         found = None
@@ -169,7 +169,7 @@ class Lambda(Alternating):
         outcome = search.problem.outcome(w, mix, val)
         g = gradient(outcome.loss, mix)
         _, delta = self.align(search, g)
-        second = Second(lambda mix: search.problem.outcome(w, mix, val).loss, mix)
+        second = SecondDerivative(lambda mix: search.problem.outcome(w, mix, val).loss, mix)
         if self.difference == "exact":
             slope = second.exact(delta)
         else:

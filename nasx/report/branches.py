@@ -18,7 +18,7 @@ from rich.table import Table
 from nasx.core.plain import Row
 from nasx.core.quantities import TITLES, Quantity, per_epoch
 from nasx.errors import printable
-from nasx.report import curves, style
+from nasx.report import curves, figure_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -155,11 +155,11 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
         folders = [each.ends[name].folder for each in found if name in each.ends and each.ends[name].folder]
         if folders:
             groups[name] = [curves.derived(curves.read_metrics(folder)) for folder in folders]
-    colors = {name: style.CYCLE[i - 1] if i else style.INK for i, name in enumerate(groups)}
+    colors = {name: figure_style.CYCLE[i - 1] if i else figure_style.INK for i, name in enumerate(groups)}
     measure = found[0].measure
     panels = [per_epoch("found.skip"), *([per_epoch(f"lookup.{measure}")] if measure else [])]
-    with style.style():
-        made = style.figure(3.6 * (len(panels) + bool(measure)), 3.6)
+    with figure_style.style():
+        made = figure_style.figure(3.6 * (len(panels) + bool(measure)), 3.6)
         axes = made.subplots(1, len(panels) + bool(measure), squeeze=False)[0]
         for one, quantity in zip(axes, panels, strict=False):
             _over_epochs(one, groups, quantity, [each.epoch for each in found], colors)
@@ -169,7 +169,7 @@ def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
             axes[1].set_title("Found cell, benchmark")
         handles, labels = axes[0].get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=4)
-        return style.save(made, path)
+        return figure_style.save(made, path)
 
 
 def _over_epochs(
@@ -193,7 +193,7 @@ def _at_the_end(axes: Axes, found: Sequence[Outcomes], colors: Mapping[str, str]
         if known := [x for x in ends if x is not None]:
             values[name] = known
     for y, (name, known) in enumerate(values.items()):
-        color = colors.get(name, style.SOFT)
+        color = colors.get(name, figure_style.SOFT)
         axes.plot(known, [y] * len(known), "o", color=color, markersize=5, alpha=0.7)
         axes.plot([fmean(known)], [y], "|", color=color, markersize=14, markeredgewidth=2)
         if extra := extras(found, name):

@@ -22,7 +22,7 @@ from xml.sax.saxutils import escape
 from nasx.core import extras
 from nasx.core.files import no_link
 from nasx.errors import UserError
-from nasx.report.style import FAMILIES, FONT, FORMATS, INK, whole, write
+from nasx.report.figure_style import FAMILIES, FONT, FORMATS, INK, whole, write
 from nasx.spaces.edges import Edge, genotype_edges
 from nasx.spaces.families import family
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from nasx.core.plain import Row
 from nasx.core.quantities import QUANTITIES, Quantity
 from nasx.errors import UserError
-from nasx.report import cells, curves, style
+from nasx.report import cells, curves, figure_style
 from nasx.spaces.edges import Edge
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 Rows = Sequence[Row]
 Groups = Mapping[str, Sequence[Rows]]
 COLOURS = {
-    **{colour.lower(): f"--c{i}" for i, colour in enumerate(style.CYCLE)},
-    **{colour.lower(): f"--op-{name}" for name, colour in style.FAMILIES.items()},
-    style.INK: "--ink",
-    style.SOFT: "--soft",
-    style.FAINT: "--line",
+    **{colour.lower(): f"--c{i}" for i, colour in enumerate(figure_style.CYCLE)},
+    **{colour.lower(): f"--op-{name}" for name, colour in figure_style.FAMILIES.items()},
+    figure_style.INK: "--ink",
+    figure_style.SOFT: "--soft",
+    figure_style.FAINT: "--line",
     "#eaeef2": "--grid",
 }
 """The project's colour -> CSS variable of the page."""
@@ -101,9 +101,9 @@ def _strip(node: ET.Element, prefix: str) -> None:
 
 def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
     """Return the figure made by `make` as inline SVG without background; empty if it makes none."""
-    with style.style():
+    with figure_style.style():
         made = make()
-        return "" if made is None else inline(style.svg(made, transparent=True), prefix, label)
+        return "" if made is None else inline(figure_style.svg(made, transparent=True), prefix, label)
 
 
 # -------------------------------------------------------------------------------------------------------- panels
@@ -114,7 +114,7 @@ def panels(section: str) -> list[Quantity]:
 
 def panel(groups: Groups, quantity: Quantity) -> Figure | None:
     """Draw a quantity over the epochs, one line per group; None if no row has it."""
-    made, colours = style.figure(4.1, 2.7), itertools.cycle(style.CYCLE)
+    made, colours = figure_style.figure(4.1, 2.7), itertools.cycle(figure_style.CYCLE)
     axes = made.subplots()
     found = [curves.line(axes, runs, quantity, label, next(colours)) for label, runs in groups.items()]
     curves.finish(axes, quantity.title, quantity.unit, curves.last_epoch(groups))
@@ -123,7 +123,7 @@ def panel(groups: Groups, quantity: Quantity) -> Figure | None:
 
 def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, float]) -> Figure | None:
     """Draw the benchmark accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
-    made = style.figure(4.1, 2.7)
+    made = figure_style.figure(4.1, 2.7)
     return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
 
 

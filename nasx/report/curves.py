@@ -22,7 +22,7 @@ from nasx.core.plain import Row
 from nasx.core.quantities import NUMBER, PERCENT, QUANTITIES, TITLES, Quantity, Unit, number, per_epoch, value_at
 from nasx.errors import UserError
 from nasx.report import heat_maps
-from nasx.report.style import CYCLE, FAMILIES, SCREEN, SOFT, figure, save, style
+from nasx.report.figure_style import CYCLE, FAMILIES, SCREEN, SOFT, figure, save, style
 from nasx.spaces.families import family
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from nasx.report import curves
-from nasx.report.style import CYCLE, SOFT, figure
+from nasx.report.figure_style import CYCLE, SOFT, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

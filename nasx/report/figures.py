@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from nasx.errors import UserError
-from nasx.report import charts, curves, html, style
+from nasx.report import charts, curves, figure_style, html
 from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
 
@@ -29,14 +29,14 @@ def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
         runs = {g["label"]: {f: rows for f in g["folders"] if (rows := charts.read(f))} for g in groups}
         read = {label: list(own.values()) for label, own in runs.items() if own}
         drawn, path = {label: list(runs[label]) for label in read}, folder / re.sub(r"\W+", "-", title.lower())
-        with style.style():
+        with figure_style.style():
             if (made := html.each_run(groups, known, list(read))) is not None:
-                written += style.save(made, path.with_name(f"{path.name}-runs"), style.PAPER)
+                written += figure_style.save(made, path.with_name(f"{path.name}-runs"), figure_style.PAPER)
         if any(f"{part}_loss" in row for own in read.values() for rows in own for row in rows for part in PARTS):
-            written += curves.training(drawn, path.with_name(f"{path.name}-training"), style.PAPER)
+            written += curves.training(drawn, path.with_name(f"{path.name}-training"), figure_style.PAPER)
         for dataset, split, lines in html.lookup_lines(read, [f for own in drawn.values() for f in own]):
             place = path.with_name(f"{path.name}-{dataset}-{split}")
-            written += curves.anytime(drawn, place, dataset, split, lines, style.PAPER)
+            written += curves.anytime(drawn, place, dataset, split, lines, figure_style.PAPER)
     if not written:
         raise UserError(
             f"figures={folder}",

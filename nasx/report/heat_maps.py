@@ -15,7 +15,7 @@ import numpy as np
 
 from nasx.core.plain import Row
 from nasx.errors import UserError
-from nasx.report.style import FAINT, INK, figure
+from nasx.report.figure_style import FAINT, INK, figure
 from nasx.spaces.rules import NB101
 from nasx.tracking import records
 

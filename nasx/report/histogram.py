@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from nasx.report.style import CYCLE, FAINT, INK, SOFT, figure, save, style
+from nasx.report.figure_style import CYCLE, FAINT, INK, SOFT, figure, save, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -28,7 +28,7 @@ from nasx import __version__
 from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups
 from nasx.errors import UserError
-from nasx.report import charts, checklist, curves, dots, headline, heat_maps, style
+from nasx.report import charts, checklist, curves, dots, figure_style, headline, heat_maps
 from nasx.results import differences, published, random_baseline, table_columns, table_formats, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
@@ -266,7 +266,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     return Context(
         title=title,
         settings=list(every),
-        legend=[(i % len(style.CYCLE), label) for i, label in enumerate(read)],
+        legend=[(i % len(figure_style.CYCLE), label) for i, label in enumerate(read)],
         dots=album.figure(lambda: each_run(groups, runs, list(read)), f"result of each run: {title}", EACH_RUN),
         anytime=anytime,
         curves=made["training"],

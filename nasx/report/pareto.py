@@ -23,7 +23,7 @@ import numpy as np
 from nasx.core import budgets, files
 from nasx.core.plain import Config, Result
 from nasx.errors import UserError
-from nasx.report import style
+from nasx.report import figure_style
 from nasx.results.table_formats import Sheet, console, markdown
 from nasx.tracking import records, sweep_log
 
@@ -165,21 +165,23 @@ def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
     """Points by method, their targets as ticks at the bottom; all cells and the true front where they are known."""
     scale = 1.0 if quantity == "latency" else 1e-6
     unit = "ms" if quantity == "latency" else "M"
-    made = style.figure(6.4, 4.2)
+    made = figure_style.figure(6.4, 4.2)
     axes = made.subplots()
     if plane is not None:
         known = plane.known()
-        axes.plot(known[:, 0] * scale, known[:, 1], ".", color=style.FAINT, markersize=1.5, rasterized=True)
+        axes.plot(known[:, 0] * scale, known[:, 1], ".", color=figure_style.FAINT, markersize=1.5, rasterized=True)
         best = front(known)
-        axes.step(best[:, 0] * scale, best[:, 1], where="post", color=style.INK, label="true front", linewidth=1.2)
+        axes.step(
+            best[:, 0] * scale, best[:, 1], where="post", color=figure_style.INK, label="true front", linewidth=1.2
+        )
         low = min(float(np.median(known[:, 1])), *(p.accuracy for p in points))
         axes.set_ylim(low - 1, float(known[:, 1].max()) + 0.5)
     for i, label in enumerate(sorted({p.label for p in points})):
         own = [p for p in points if p.label == label]
-        colour = style.CYCLE[i % len(style.CYCLE)]
+        colour = figure_style.CYCLE[i % len(figure_style.CYCLE)]
         axes.plot([p.cost * scale for p in own], [p.accuracy for p in own], "o", color=colour, label=label)
     for target in sorted({p.target for p in points}):
-        axes.axvline(target * scale, ymax=0.04, color=style.SOFT, linewidth=1.2)
+        axes.axvline(target * scale, ymax=0.04, color=figure_style.SOFT, linewidth=1.2)
     what = "accuracy in %, by the benchmark" if plane is not None else "accuracy of the supernet in %"
     axes.set(xlabel=f"{budgets.NAMES[quantity]} ({unit}); ticks: targets", ylabel=what)
     axes.legend(loc="lower right")
@@ -190,7 +192,7 @@ def write(path: Path, points: Sequence[Point], plane: Plane | None, quantity: st
     """Print the table; write it as Markdown, and the picture, next to each other."""
     made = sheet(points, plane, quantity)
     files.write_atomic(path.with_name(f"{path.name}.md"), markdown([made]))
-    with style.style():
-        pictures = style.save(draw(points, plane, quantity), path)
+    with figure_style.style():
+        pictures = figure_style.save(draw(points, plane, quantity), path)
     print(console([made]))
     print(f"picture: {pictures[-1]}")

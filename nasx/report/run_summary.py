@@ -21,7 +21,7 @@ from nasx.core.plain import Config, Result
 from nasx.core.quantities import TITLES
 from nasx.errors import UserError, cleaned, printable
 from nasx.report import cells
-from nasx.report.style import FORMATS, whole
+from nasx.report.figure_style import FORMATS, whole
 from nasx.tracking import lineage, records, run_folder
 from nasx.tracking.progress import duration
 

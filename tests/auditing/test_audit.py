@@ -133,9 +133,9 @@ class WrongProduct(Amended):
 
     @staticmethod
     def products(search: Search, train: Batch) -> Any:
-        from nasx.core.bilevel import Second
+        from nasx.core.bilevel import SecondDerivative
 
-        return Second(lambda w, a: search.loss(w, a, train), search.w, search.a)
+        return SecondDerivative(lambda w, a: search.loss(w, a, train), search.w, search.a)
 
 
 class WrongProductLate(WrongProduct):

@@ -19,7 +19,7 @@ from nasx.cli import diagnose, report, status, table
 from nasx.core import files, system
 from nasx.data import survey
 from nasx.errors import UserError
-from nasx.report import cells, style
+from nasx.report import cells, figure_style
 from nasx.tracking import lock, run_folder
 
 IDENTITY, EXTRA = {"seed": 0}, {"kind": "search", "choices": {"method": "darts"}, "identity": "0"}
@@ -76,8 +76,8 @@ def test_a_file_is_synced_before_its_name_and_the_name_with_its_folders(
 
 
 WRITERS: dict[str, Callable[[Path], object]] = {
-    "picture.svg": lambda path: style.write(path, {"svg": lambda: b"<svg></svg>"}),
-    "picture.png": lambda path: style.save(style.figure(1, 1), path),
+    "picture.svg": lambda path: figure_style.write(path, {"svg": lambda: b"<svg></svg>"}),
+    "picture.png": lambda path: figure_style.save(figure_style.figure(1, 1), path),
     "table.tex": lambda path: files.write_atomic(path, "text"),
     "large.npz": lambda path: survey.keep(path, x=survey.np.zeros(3)),
     "log.txt": lambda path: files.stream(path).close(),

@@ -16,8 +16,8 @@ import torch
 from test_diagnose import Fixed
 from variants import BUILT, TRAINING
 
-from nasx.core import trees
-from nasx.core.bilevel import Batch, Method, Search, Second, Tree, detached
+from nasx.core import second_derivatives
+from nasx.core.bilevel import Batch, Method, Search, SecondDerivative, Tree, detached
 from nasx.data.segments import Segments
 from nasx.diagnostics import recorder, stop
 from nasx.diagnostics.probes import Probes
@@ -82,13 +82,13 @@ def test_every_difference_is_compared_and_no_bit_of_the_search_changes(
 ) -> None:
     """Differences are counted where they are taken: a method cannot take one without a report."""
     method, counts = BUILT[name], [0]
-    directional = trees.directional
+    directional = second_derivatives.directional
 
     def counted(*given: Any, **more: Any) -> Tree:
         counts[0] += 1
         return directional(*given, **more)
 
-    monkeypatch.setattr(trees, "directional", counted)
+    monkeypatch.setattr(second_derivatives, "directional", counted)
     ends = []
     for probe_every in (0, 1):
         search = searching(method, "nb201")
@@ -229,7 +229,7 @@ def test_cosine_and_norm_are_those_of_the_two_vectors() -> None:
 def test_an_exact_product_of_what_is_not_curved_is_zero() -> None:
     """A loss that is linear in the weights has no Hessian, and autograd no graph for it."""
     x = {"x": toy.real([1.0, 2.0])}
-    flat = Second(lambda x: 3 * x["x"].sum(), x)
+    flat = SecondDerivative(lambda x: 3 * x["x"].sum(), x)
     assert not flat.exact({"x": toy.real([1.0, 1.0])})["x"].any()
     assert not flat.central({"x": toy.real([1.0, 1.0])})["x"].any()
 

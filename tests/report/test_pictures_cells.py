@@ -12,7 +12,7 @@ import pytest
 from drawings import DARTS, NB201, PNG, words, writer
 
 from nasx.errors import UserError
-from nasx.report import cells, heat_maps, style
+from nasx.report import cells, figure_style, heat_maps
 from nasx.spaces import families
 from nasx.spaces.edges import genotype_edges
 
@@ -132,7 +132,7 @@ def test_all_pictures_have_one_typeface_and_labels_fit_their_boxes(tmp_path):
     cells.draw_cell(NORMAL, tmp_path / "a.svg")
     root, seen = ET.parse(tmp_path / "a.svg").getroot(), 0
     texts = [node for node in root.iter() if node.tag.endswith("}text")]
-    assert {node.get("font-family").partition(",")[0] for node in texts} == {style.FONT} == {"DejaVu Sans"}
+    assert {node.get("font-family").partition(",")[0] for node in texts} == {figure_style.FONT} == {"DejaVu Sans"}
     for node in (group for group in root.iter() if group.get("class") == "node"):
         [box] = [child for child in node if child.tag.endswith("}polygon")]
         across = [float(point.partition(",")[0]) for point in box.get("points").split()]
@@ -223,7 +223,7 @@ def test_a_library_that_pygraphviz_lacks_is_named(tmp_path, monkeypatch):
 
 def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
     code = (
-        "import logging; logging.basicConfig(level=logging.INFO); from nasx.report import style as pictures\n"
+        "import logging; logging.basicConfig(level=logging.INFO); from nasx.report import figure_style as pictures\n"
         "with pictures.style(): pictures.save(pictures.figure(1, 1), 'empty.png')"
     )
     done = subprocess.run(
@@ -241,7 +241,7 @@ def test_the_first_picture_on_a_machine_logs_nothing(tmp_path):
 
 def test_another_format_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"gif is not a supported image format; use \.svg or \.png"):
-        style.write(tmp_path / "a.gif", {"svg": None, "png": None})
+        figure_style.write(tmp_path / "a.gif", {"svg": None, "png": None})
 
 
 @pytest.mark.parametrize(

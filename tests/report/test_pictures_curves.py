@@ -12,7 +12,7 @@ from drawings import PNG, words, writer
 
 from nasx.core import quantities
 from nasx.errors import UserError
-from nasx.report import cells, curves, style
+from nasx.report import cells, curves, figure_style
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_a_band_is_the_mean_and_the_sample_deviation_of_what_is_there():
 def test_a_band_ends_where_values_do(unit, values, low, high):
     runs = [[{"epoch": e, "x": value} for e in (1, 2)] for value in values]
     assert (unit.low, unit.high) == (low, high)
-    with style.style():
-        axes = style.figure(3, 3).subplots()
+    with figure_style.style():
+        axes = figure_style.figure(3, 3).subplots()
         assert curves.line(axes, runs, quantities.Quantity("x", "X", unit), "a", "red")
     band = axes.collections[0].get_paths()[0].vertices[:, 1]
     mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
@@ -67,8 +67,8 @@ def test_a_band_ends_where_values_do(unit, values, low, high):
 
 def test_no_band_passes_the_optimum():
     runs = [[{"epoch": e, "lookup": {"cifar10": {"valid": value}}} for e in (1, 2)] for value in (91.0, 60.0)]
-    with style.style():
-        axes = style.figure(3, 3).subplots()
+    with figure_style.style():
+        axes = figure_style.figure(3, 3).subplots()
         assert curves.trajectory(axes, {"a": runs}, "cifar10", "valid", {"optimum": 91.61, "random": 83.69})
     assert axes.collections[0].get_paths()[0].vertices[:, 1].max() == 91.61
     labels = [text for text in axes.texts if text.get_text().startswith(("optimum", "random"))]

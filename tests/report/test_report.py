@@ -12,7 +12,7 @@ from report_page import writer, written
 
 from nasx.cli import report
 from nasx.errors import UserError
-from nasx.report import cells, charts, html, style
+from nasx.report import cells, charts, figure_style, html
 from nasx.results import table_columns
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect, rows_of
@@ -241,7 +241,7 @@ def test_the_result_of_each_run_is_a_dot(make, tmp_path):
     dots = [line for line in axes.lines if line.get_marker() == "o"]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["darts", "random"]
     assert [sorted(line.get_xdata()) for line in dots] == [[40.0, 90.0, 91.0], [90.0, 90.0, 90.0]]
-    assert [line.get_color() for line in dots] == [style.CYCLE[0], style.SOFT]
+    assert [line.get_color() for line in dots] == [figure_style.CYCLE[0], figure_style.SOFT]
     assert all(len(set(line.get_ydata())) == 3 for line in dots)  # equal results stay visible
     means = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "|"]
     assert means == pytest.approx([221 / 3, 90.0])

@@ -12,7 +12,7 @@ import kills
 import power
 
 from nasx.core import files
-from nasx.report import style
+from nasx.report import figure_style
 from nasx.tracking import records
 
 APART = ("lock", "log.txt")
@@ -54,7 +54,7 @@ def differing(whole: Path, found: Path) -> list[str]:
         ]
     for name in sorted(names & there):
         one, two = whole / name, found / name
-        if one.suffix in (".svg", ".png") and not style.whole(two):
+        if one.suffix in (".svg", ".png") and not figure_style.whole(two):
             faults.append(f"{name} is torn")
         of_a_run = any(run in one.parents for run in runs)
         if one.is_file() and (not of_a_run or one.name.startswith("cell.")) and one.read_bytes() != two.read_bytes():
