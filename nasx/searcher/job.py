@@ -149,7 +149,7 @@ class SearchJob(Job):
             return
         total, there = peak.total + self.other_memory, environment.available(self.ctx.device)
         free = "" if there is None else f"; {memory(there)} are free for this process"
-        log.info("predicted peak memory of a step: %s%s", memory(total), free)
+        log.info("predicted peak memory of the tensors of a step: %s%s", memory(total), free)
         if there is not None and total > there:
             log.warning("a step does not fit: %s", ", or ".join(self.needs(peak)[1]))
 

@@ -129,7 +129,8 @@ class Job(ABC):
         each, left = (now - self.timed[0]) / max(updates - self.timed[1], 1), self.engine.total - updates
         if each * left >= LONG_S:
             peak, taken = environment.peak_mb(self.ctx.device), progress.duration(each * left)
-            of = "" if peak is None else f"; peak memory so far {progress.memory(peak * 2**20)}"
+            whose = "GPU" if self.ctx.device.type == "cuda" else "process, libraries and data included,"
+            of = "" if peak is None else f"; peak memory of the {whose} so far {progress.memory(peak * 2**20)}"
             log.info("about %s for the %d updates that are left, %.2g s each%s", taken, left, each, of)
 
     def tick(self, _: object) -> None:

@@ -86,8 +86,9 @@ def lines(folder: Path, *words: str) -> str:
 @pytest.mark.usefixtures("long")
 def test_the_first_lines_of_a_run_say_memory_and_time(tmp_path: Path) -> None:
     text = lines(tmp_path)
-    assert len(re.findall(r"predicted peak memory of a step: \d+ MB\n", text)) == 1
-    assert len(re.findall(r"about \ds for the 2 updates that are left, \S+ s each; peak memory so far", text)) == 1
+    assert len(re.findall(r"predicted peak memory of the tensors of a step: \d+ MB\n", text)) == 1
+    left = r"about \ds for the 2 updates that are left, \S+ s each; peak memory of the process"
+    assert len(re.findall(left, text)) == 1
 
 
 @pytest.mark.usefixtures("long")
@@ -110,7 +111,7 @@ def test_a_step_that_does_not_fit_is_announced(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(environment, "available", lambda device: 2**20)
     monkeypatch.setattr(Memory, "lighter", lambda self, peak: iter([("engine.checkpoint=true", peak)]))
     text = lines(tmp_path)
-    assert re.search(r"predicted peak memory of a step: \d+ MB; 1 MB are free for this process\n", text)
+    assert re.search(r"predicted peak memory of the tensors of a step: \d+ MB; 1 MB are free for this process\n", text)
     assert re.search(r"a step does not fit: set engine\.checkpoint=true \(\d+ MB\)\n", text)
 
 
