@@ -23,7 +23,7 @@ from nasx.results import differences, random_baseline
 from nasx.results.collect import COLUMNS, collect, mark, rows_of
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
-SAME = {"kind": "nasx compare", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
+SAME = {"kind": "command", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
 """Columns that must have a single value over both groups -> name in errors."""
 RETRAININGS = "retrainings"
 """Name of the values if each group has retrainings of one cell."""
@@ -149,7 +149,7 @@ def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, w
         sides = {name: list(map(str, both[both["side"] == name][column])) for name in names}
         detail = "; ".join(f"{name}: {', '.join(sorted(set(own)))}" for name, own in sides.items())
         commonest = max(found, key=lambda value: min(own.count(value) for own in sides.values()))
-        fault = f"contain runs with different {word} ({detail})"
+        fault = f"contain runs with different {word}s ({detail})"
         remedy = f"restrict both groups to one of them, for example with {column}={commonest}"
         raise UserError(" and ".join(names), fault, remedy)
 

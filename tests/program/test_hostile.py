@@ -176,7 +176,7 @@ def test_an_exports_description_builds_only_components(here: Path) -> None:
         "genotype": "x",
     }
     (here / "model.safetensors").write_bytes(save({"x": torch.zeros(1)}, model.text(facts)))
-    with pytest.raises(UserError, match="only spaces, methods, datasets and benchmarks"):
+    with pytest.raises(UserError, match="is not a component of nasx"):
         model.load(here)
     (here / "model.safetensors").write_bytes(
         save({"x": torch.zeros(1)}, model.text({**facts, "space": {"_target_": "mine.space.Space"}}))

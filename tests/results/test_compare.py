@@ -153,9 +153,9 @@ def test_groups_by_a_setting(make, capsys):
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"protocol": "nats"}, "kinds of protocol"),
-        ({"kind": "retrain", "test_accuracy": 0.9}, "kinds of nasx compare"),
-        ({"lookup": {"benchmark": "other", "cifar10": {"valid": 1.0}}}, "kinds of benchmark"),
+        ({"protocol": "nats"}, "different protocols"),
+        ({"kind": "retrain", "test_accuracy": 0.9}, "different commands"),
+        ({"lookup": {"benchmark": "other", "cifar10": {"valid": 1.0}}}, "different benchmarks"),
     ],
 )
 def test_what_does_not_belong_together_is_refused(make, fields, said):
@@ -238,7 +238,7 @@ def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
         make("random", seed, choices={"dataset": "digits"})
     with pytest.raises(UserError, match=r"is not a metric of these runs.*did you mean cifar10.valid"):
         compare.main(["method=darts", "method=random", "metric=cifar10.vald"])
-    with pytest.raises(UserError, match="kinds of dataset"):
+    with pytest.raises(UserError, match="different datasets"):
         compare.main(["method=darts", "method=random", "metric=supernet_valid"])
 
 

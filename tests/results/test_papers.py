@@ -128,7 +128,7 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
     )
     assert "↳ nasx idarts" in text
     make("tse", seed=1)
-    with pytest.raises(UserError, match="searched under nats, your runs under nb201-v1"):
+    with pytest.raises(UserError, match="used the protocol nats, your runs used nb201-v1"):
         cli_table.main({"runs": str(make.root), "paper": "tse", "format": "csv"})
 
 
