@@ -217,7 +217,7 @@ def test_a_checkpoint_of_another_supernet_is_refused(here: Path) -> None:
     random = {**saved, "method": {"_target_": "nasx.methods.random.Random", "samples": 1}}
     with (
         diagnose.restored_job(folder, random, "cpu", 1, ()) as job,
-        pytest.raises(checkpoints.Unfit, match="the method trains nothing"),
+        pytest.raises(checkpoints.Unfit, match="the method does not train a supernet"),
     ):
         branch_state(path, origin, job.loop, torch.device("cpu"))
     with diagnose.restored_job(folder, saved, "cpu", 1, ()) as job:

@@ -135,7 +135,7 @@ def test_npz_split_and_faults(tmp_path: Path) -> None:
         assert [labels.pop(one[0].tobytes()) for one in part] == wanted.tolist()
     assert not labels
     for arrays, message in (
-        ({"z": x}, "has z; expected train_x"),
+        ({"z": x}, "contains the arrays z; expected train_x"),
         ({"x": x / 255, "y": y}, "images are float64"),
         ({"x": x[:, :, :, None].repeat(5, 3), "y": y}, "expected 1 or 3 channels"),
         ({"train_x": x, "train_y": y[:3], "test_x": x, "test_y": y}, "do not match"),

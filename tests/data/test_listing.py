@@ -205,7 +205,7 @@ def test_imagenet_is_read_as_it_is_published(tmp_path: Path) -> None:
     make(split(tmp_path, "train", "val"), "test/1.JPEG")
     found = ImageNet(path=str(tmp_path)).listed()
     assert names(found.test) == ["val/a/9.png", "val/b/9.png"]
-    with pytest.raises(UserError, match="has test/ with images"):
+    with pytest.raises(UserError, match="contains images in test/"):
         Photos(path=str(tmp_path)).check()
     make(tmp_path, "test/a/1.JPEG", "test/b/1.JPEG")
     with pytest.raises(UserError, match=r"has no train/ with class folders; put the training images of each"):

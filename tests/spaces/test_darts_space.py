@@ -286,7 +286,7 @@ V2 = "DARTS_V2"
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
-        ({"operations": ()}, "needs operations"),
+        ({"operations": ()}, "is empty"),
         ({"operations": ("none",)}, "no operation can be selected"),
         ({"operations": ("sep_conv_3",)}, "is not an operation"),
         ({"normal": ((*OPS2,),) * 13}, "14 lists"),
