@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bench_commands import TINY, said
+from composing import composed, faults
 from finished import CELL, writer
-from test_bench_cli import TINY, said
-from test_bench_csv import foreign_csv
-from test_bench_get import PUBLIC, needs_public
-from test_config import composed, faults
+from nb201_files import TABLES, foreign_csv, needs_public
 
 from nasx.benchmarks.columns import Table, column, merged
 from nasx.benchmarks.isomorphism import CELLS, cell_code, cell_text, official_order
@@ -200,14 +199,14 @@ def test_a_search_ends_with_test_accuracies_and_the_latencies_of_five_devices(tm
     words = ["search", "space=nb201", "method=random", *TINY, "name=run"]
     before = said(tmp_path, *words)
     assert before.rstrip().splitlines()[-1] == "nasx bench get nb201-test"
-    bench.main(["get", "nb201-test", f"from={PUBLIC / 'nats_bench.csv'}"])
-    bench.main(["get", "nb201-latency", f"devices={','.join(devices)}", f"from={PUBLIC / 'help-latency'}"])
+    bench.main(["get", "nb201-test", f"from={TABLES / 'nats_bench.csv'}"])
+    bench.main(["get", "nb201-latency", f"devices={','.join(devices)}", f"from={TABLES / 'help-latency'}"])
     shown = said(tmp_path, *words[:-1], "name=timed", f"benchmark.devices=[{','.join(devices)}]")
     assert "nasx bench get" not in shown
     result = json.loads((tmp_path / "outputs" / "timed" / "result.json").read_text())
     row = list(official_order()).index(cell_code(result["genotype"]))
     for device in devices:
-        expected = torch.load(PUBLIC / "help-latency" / f"{device}.pt", weights_only=True)[row]
+        expected = torch.load(TABLES / "help-latency" / f"{device}.pt", weights_only=True)[row]
         assert result["lookup"]["latency"][device] == round(expected, 6)
         assert f"{device} {expected:.2f} ms" in shown
     for dataset in ("cifar10", "cifar100", "imagenet16"):

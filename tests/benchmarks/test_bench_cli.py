@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-import jobs
 import pytest
-from test_nb101 import frame, message, record
+from bench_commands import TINY, call, said
+from nb101_files import frame, message, record
+from nb201_files import PUBLIC
 
 from nasx.benchmarks.nb101 import prune
 from nasx.benchmarks.nb101_import import import_nb101
 
-TABLE = Path(os.environ.get("NASX_SHARED") or Path(__file__).parents[3] / "shared") / "data" / "nb201.csv.gz"
 GOLDEN = {  # NAS-Bench-201: CIFAR-10 valid, test; CIFAR-100 valid, test; ImageNet16-120 valid, test
     "all_skip": (39.77, 54.30, 15.03, 15.61, 16.43, 16.32),
     "all_conv3x3": (90.20, 93.76, 70.71, 71.11, 40.78, 41.44),
     "best_found": (91.55, 94.36, 73.49, 73.51, 46.37, 46.34),
 }
-TINY = [
-    "dataset=digits",
-    "dataset.size=8",
-    "space.layers=3",
-    "space.channels=2",
-    "search.epochs=1",
-    "search.batch=16",
-    "search.updates_per_epoch=2",
-    "search.evaluate_every=0",
-    "quiet=true",
-    "device=cpu",
-    "threads=1",
-]
-
-
-def call(folder: Path, *words: str) -> jobs.Done:
-    return jobs.nasx(folder, *words, env={"NASX_DATA": str(folder / "data"), "NASX_DEBUG": ""})
-
-
-def said(folder: Path, *words: str) -> str:
-    done = call(folder, *words)
-    assert done.code == 0, done
-    return done.out
 
 
 def accuracies(text: str) -> list[str]:
@@ -52,12 +28,12 @@ def accuracies(text: str) -> list[str]:
 
 
 def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Path) -> None:
-    if not TABLE.is_file():
-        pytest.skip(f"no table {TABLE.name} beside the repository")
+    if not PUBLIC.is_file():
+        pytest.skip(f"no table {PUBLIC.name} beside the repository")
     before = said(tmp_path, "bench", "query", "best_found")
     assert accuracies(before) == ["91.55", "-", "73.49", "-", "46.37", "-"]
     assert "bench get nb201-test" in before
-    said(tmp_path, "bench", "import", "nb201", str(TABLE))
+    said(tmp_path, "bench", "import", "nb201", str(PUBLIC))
     for name, numbers in GOLDEN.items():
         assert accuracies(said(tmp_path, "bench", "query", name)) == [f"{x:.2f}" for x in numbers]
     best = said(tmp_path, "bench", "query", "best_cifar10")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_bench_import import BEST, OPTIMUM, PUBLIC, PUBLISHED, SHARED
+from nb201_files import BEST, FOREIGN, OPTIMUM, PUBLIC, PUBLISHED, TABLES, foreign_csv, made_up
 
 from nasx.benchmarks import get
 from nasx.benchmarks.base import DATASETS
@@ -58,11 +58,6 @@ def full_csv(path: Path) -> Path:
     return path
 
 
-def made_up(valid: float) -> float:
-    """A made-up test accuracy of a cell with that validation accuracy."""
-    return min(round(valid) + 1.25, 100.0)
-
-
 def test_csv_is_preferred_once_imported(tmp_path: Path, cache: Path) -> None:
     said: list[str] = []
     old = Nb201().query(BEST)
@@ -95,20 +90,6 @@ def test_means_that_are_not_those_of_the_seeds_are_refused(tmp_path: Path) -> No
 
 
 # ------------------------------------------------------------------------------------------- several sources
-FOREIGN = ("CIFAR10TestAccuracy200Epochs", "CIFAR100TestAccuracy200Epochs", "ImageNetTestAccuracy200Epochs")
-
-
-def foreign_csv(path: Path, order: list[int] | None = None) -> Path:
-    """Test accuracies alone, in the columns of a public table; `order` gives each cell another one's numbers."""
-    table = Table.read(EMBEDDED)
-    means = [table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS]
-    lines = [",".join([*FOREIGN, "ArchitectureString", "UniqueString"])]
-    lines += [
-        ",".join([*(f"{made_up(mean[of]):.4f}" for mean in means), cell_text(code), "x"])
-        for code, of in enumerate(order or range(CELLS))
-    ]
-    path.write_text("\n".join(lines) + "\n")
-    return path
 
 
 def test_an_import_of_test_accuracies_leaves_the_rest_of_the_table(tmp_path: Path, cache: Path) -> None:
@@ -193,9 +174,9 @@ def test_a_damaged_table_is_not_replaced(tmp_path: Path, cache: Path) -> None:
     assert cache.read_bytes() == b"half a table"
 
 
-@pytest.mark.skipif(not (SHARED / "data" / "public" / "nats_bench.csv").exists(), reason="no public table of tests")
+@pytest.mark.skipif(not (TABLES / "nats_bench.csv").exists(), reason="no public table of tests")
 def test_the_public_table_of_test_accuracies_is_read_as_it_is(tmp_path: Path, cache: Path) -> None:
-    bench.bench_import("nb201", str(SHARED / "data" / "public" / "nats_bench.csv"))
+    bench.bench_import("nb201", str(TABLES / "nats_bench.csv"))
     benchmark = Nb201()
     assert [round(benchmark.reference(name)["test"]["optimum"] or 0, 2) for name in DATASETS] == [94.37, 73.51, 47.31]
     for cell, numbers in PUBLISHED.items():

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 from loopback import Server
-from test_bench_csv import SHARED, foreign_csv, made_up
-from test_nb101 import frame, message, record
+from nb101_files import frame, message, record
+from nb201_files import PUBLIC, TABLES, foreign_csv, made_up, needs_public
 
 from nasx.benchmarks import download, get, nb101_import
 from nasx.benchmarks.base import DATASETS
@@ -30,12 +30,6 @@ from nasx.benchmarks.offers import DEVICES, LATENCY, NB101, OFFERS, TESTS, File
 from nasx.cli import bench
 from nasx.core import system
 from nasx.errors import UserError
-
-PUBLIC = SHARED / "data" / "public"
-REFERENCE = SHARED / "data" / "nb201.csv.gz"
-needs_public = pytest.mark.skipif(
-    not (PUBLIC.is_dir() and REFERENCE.exists()), reason=f"no public tables in {PUBLIC} (set NASX_SHARED)"
-)
 
 
 @pytest.fixture
@@ -338,10 +332,10 @@ def test_records_without_a_checksum_are_kept_only_where_they_are_whole(
 # ------------------------------------------------------------------------------------------------ the real files
 @needs_public
 def test_the_published_test_accuracies_are_those_of_the_reference(server: Server, cache: Path) -> None:
-    server.files["nats_bench.csv"] = (PUBLIC / "nats_bench.csv").read_bytes()
+    server.files["nats_bench.csv"] = (TABLES / "nats_bench.csv").read_bytes()
     get.bench_get(TESTS, mirror=server.address)
     table, embedded = Nb201().table(), Table.read(EMBEDDED)
-    with gzip.open(REFERENCE, "rt", newline="") as stream:
+    with gzip.open(PUBLIC, "rt", newline="") as stream:
         lines = list(csv.DictReader(stream))
     rows = [cell_code(line["arch_str"]) for line in lines]
     assert len(set(rows)) == CELLS
@@ -354,7 +348,7 @@ def test_the_published_test_accuracies_are_those_of_the_reference(server: Server
 
 @needs_public
 def test_the_official_order_is_that_of_the_reference() -> None:
-    with gzip.open(REFERENCE, "rt", newline="") as stream:
+    with gzip.open(PUBLIC, "rt", newline="") as stream:
         found = {int(line["arch_index"]): cell_code(line["arch_str"]) for line in csv.DictReader(stream)}
     assert [found[i] for i in range(CELLS)] == list(official_order())
 
@@ -365,14 +359,14 @@ def test_the_published_latencies_are_those_of_the_files(server: Server, cache: P
 
     devices = ["raspi4", "pixel3", "eyeriss", "1080ti_256", "gold_6226"]
     for device in devices:
-        server.files[f"{device}.pt"] = (PUBLIC / "help-latency" / f"{device}.pt").read_bytes()
+        server.files[f"{device}.pt"] = (TABLES / "help-latency" / f"{device}.pt").read_bytes()
     get.bench_get(LATENCY, devices[:2], mirror=server.address)
-    get.bench_get(LATENCY, devices[2:], brought=str(PUBLIC / "help-latency"))
+    get.bench_get(LATENCY, devices[2:], brought=str(TABLES / "help-latency"))
     assert server.asked == ["", ""]
     assert get.bench_get(LATENCY, devices)["state"] == "already exists"
     table, order = Nb201().table(), list(official_order())
     for device in devices:
-        expected = torch.load(PUBLIC / "help-latency" / f"{device}.pt", weights_only=True)
+        expected = torch.load(TABLES / "help-latency" / f"{device}.pt", weights_only=True)
         each = table.columns[f"latency.{device}"]
         assert each.values[order].tolist() == expected
         assert each.source == "HELP and HW-NAS-Bench (https://github.com/HayeonLee/HELP)"
@@ -386,8 +380,8 @@ def test_the_published_latencies_are_those_of_the_files(server: Server, cache: P
 
 @needs_public
 def test_every_pinned_checksum_is_that_of_its_file() -> None:
-    files = [(file, PUBLIC / "nats_bench.csv") for file in OFFERS[TESTS].files]
-    files += [(file, PUBLIC / "help-latency" / file.name) for file in OFFERS[LATENCY].files]
+    files = [(file, TABLES / "nats_bench.csv") for file in OFFERS[TESTS].files]
+    files += [(file, TABLES / "help-latency" / file.name) for file in OFFERS[LATENCY].files]
     assert len(files) == 24
     for file, path in files:
         assert download.verified(file, path) == path

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import test_conformance_searches as conformance
+import search_jobs
 import torch
 from scipy import stats
 
@@ -52,7 +52,7 @@ def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def searched(*words: str) -> dict[str, Any]:
-    return conformance.search(["method=darts", *WORDS, "out=outputs", "name=run", *words])
+    return search_jobs.search(["method=darts", *WORDS, "out=outputs", "name=run", *words])
 
 
 def ranked(*words: str) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def test_recorded_scores_of_a_zero_cost_search() -> None:
 )
 def test_searches_without_scores_or_accuracies_are_refused(words: tuple[str, ...], said: str) -> None:
     kept = [word for word in WORDS if word.split("=")[0] not in {word.split("=")[0] for word in words}]
-    conformance.search(["method=darts", *kept, "out=outputs", "name=run", *words])
+    search_jobs.search(["method=darts", *kept, "out=outputs", "name=run", *words])
     with pytest.raises(UserError) as caught:
         rank.main(["from=run"])
     assert said in str(caught.value)

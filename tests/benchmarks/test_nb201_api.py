@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bench_import import PUBLIC
+from nb201_files import PUBLIC
 
 from nasx.benchmarks import columns, nb201_api
 from nasx.benchmarks.columns import IMAGES, MISSING, Table, column, name_of

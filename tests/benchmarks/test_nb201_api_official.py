@@ -9,7 +9,7 @@ from pathlib import Path
 
 import nas_201_api
 import pytest
-from test_bench_import import PUBLIC, SPLITS, official, write_pth
+from nb201_files import PUBLIC, SPLITS, official, write_pth
 
 from nasx.benchmarks import nb201_api
 from nasx.benchmarks.isomorphism import cell_text, official_order

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import gzip
-import os
 import pickle
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nb201_files import PUBLIC
 
 from nasx.benchmarks.base import DATASETS
 from nasx.benchmarks.columns import FIRST_FORM, FORM, IMAGES, Table
@@ -22,8 +22,6 @@ from nasx.benchmarks.none import NoBenchmark
 from nasx.benchmarks.store import pack, unpack
 from nasx.errors import UserError
 
-SHARED = Path(os.environ.get("NASX_SHARED") or Path(__file__).parents[3] / "shared")
-PUBLIC = SHARED / "data" / "nb201.csv.gz"
 BEST = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
 SKIPS = "|skip_connect~0|+|skip_connect~0|skip_connect~1|+|skip_connect~0|skip_connect~1|skip_connect~2|"
 CONVS = SKIPS.replace("skip_connect", "nor_conv_3x3")

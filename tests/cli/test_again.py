@@ -5,60 +5,20 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import zlib
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from test_config import composed, faults
+from composing import faults
+from finished_search import CELL, WORDS, asked, drawn, made
 
-from nasx.config import identity
 from nasx.data import images
 from nasx.errors import UserError
 from nasx.report import run_summary
 
-CELL = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
-WORDS = ("space=nb201", "dataset=digits", "name=one")
-
-
-def asked(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return composed("search", *WORDS, f"out={tmp_path}", *words)
-
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A finished search with its pictures."""
-    cfg, choices = asked(tmp_path)
-    folder = tmp_path / "one"
-    folder.mkdir()
-    record = {
-        "kind": "search",
-        "status": "finished",
-        "name": "one",
-        "finished": "today",
-        "genotype": CELL,
-        "lookup": None,
-        "command": "nasx search",
-        "wall_s": 1.0,
-        "updates": 2,
-        "passes": 3,
-        "peak_mb": 4.0,
-        "hardware": {"device": "cpu", "name": "a processor", "threads": 1},
-    }
-    (folder / "result.json").write_text(json.dumps(record))
-    (folder / "genotype.txt").write_text(f"{CELL}\n")
-    (folder / "config.yaml").write_text(
-        yaml.safe_dump({"kind": "search", "choices": choices, "identity": "x", **identity.identifying(cfg, "search")})
-    )
-    drawn(folder, "cell")
-    return folder
-
-
-def drawn(folder: Path, name: str) -> None:
-    """Pictures without anything on them, whole."""
-    (folder / f"{name}.svg").write_text("<svg></svg>\n")
-    (folder / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\0IEND" + zlib.crc32(b"IEND").to_bytes(4, "big"))
+    return made(tmp_path)
 
 
 def test_a_finished_run_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_cli import call, created
+from command_line import call, created
 
 from nasx.cli import completion, listing
 

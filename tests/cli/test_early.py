@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_config import faults
+from composing import faults
 
 from nasx.cli import diagnose
 from nasx.cli.arguments import parse

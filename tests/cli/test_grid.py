@@ -9,11 +9,11 @@ from typing import Any
 import faked
 import pytest
 import yaml
+from command_line import FAKE, call, ran
+from composing import faults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
-from test_cli import FAKE, call, ran
-from test_config import faults
 
 from nasx.cli import grid
 from nasx.config import identity as config_identity

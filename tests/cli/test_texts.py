@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from command_line import DARTS, FAKE, call, created, ran
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from test_cli import DARTS, FAKE, call, created, ran
 
 from nasx.cli import arguments, main
 from nasx.cli.commands import COMMANDS

@@ -8,28 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-from hydra.types import RunMode
+from composing import composed, faults
 
 from nasx.cli import arguments, preflight
 from nasx.config import commands, components, instantiate, paths, schema
 from nasx.errors import UserError
 
 ANY_CONF = sorted(p for group in commands.GROUPS for p in (paths.conf_dir() / group).glob("*.yaml"))
-
-
-def composed(command: str, *overrides: str, config_dir: Path | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
-    loader = preflight.make_loader(None if config_dir is None else str(config_dir))
-    return preflight.resolved(loader.load_configuration(command, list(overrides), RunMode.RUN))
-
-
-def faults(*overrides: str, command: str = "search", config_dir: Path | None = None) -> list[str]:
-    """The lines of the error that the command line gives; empty where it is right."""
-    words = [*overrides] + ([] if config_dir is None else [f"--config-dir={config_dir}"])
-    try:
-        preflight.check_line(command, preflight.normalize(command, arguments.split_options(words)))
-    except UserError as error:
-        return str(error).splitlines()
-    return []
 
 
 # -------------------------------------------------------------------------------------------------- schema

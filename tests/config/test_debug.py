@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jobs
 import pytest
-from test_config import composed, faults
+from composing import composed, faults
 
 from nasx.config import identity, paths
 from nasx.tracking import profiler, records

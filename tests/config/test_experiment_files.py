@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from experiment_runs import HEADS, record
 from hydra.types import RunMode
-from test_experiments import HEADS, record
 
 from nasx.cli import arguments, listing, preflight
 from nasx.config import experiments

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from test_config import composed, faults
+from composing import composed, faults
 
 from nasx.cli import arguments
 from nasx.config import commands, components, field_names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from test_config import composed
+from composing import composed
 
 from nasx.config import compose as composing
 from nasx.config import identity

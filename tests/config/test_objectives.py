@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import texts
+from composing import faults
 from hydra.types import RunMode
-from test_config import faults
 
 from nasx.cli import preflight
 from nasx.config import instantiate, objectives, sweeps

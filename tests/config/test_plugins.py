@@ -10,8 +10,8 @@ from pathlib import Path
 
 import jobs
 import pytest
-from test_cli import call
-from test_config import composed, faults
+from command_line import call
+from composing import composed, faults
 
 from nasx.cli import main as cli_main
 from nasx.config import components, experiments, instantiate, plugins, provenance

@@ -15,8 +15,8 @@ from typing import Any
 import jobs
 import pytest
 import yaml
+from composing import faults
 from hydra._internal.utils import _locate
-from test_config import faults
 
 from nasx.cli import arguments, preflight
 from nasx.cli.arguments import parse

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import test_architecture as architecture
 import yaml
+from composing import faults
 
 from nasx.benchmarks import store
 from nasx.cli import diagnose, report, status, table
@@ -117,8 +117,9 @@ def test_no_module_writes_by_itself() -> None:
         "spaces/published.py",
     }
     wrong = []
-    for path in architecture.FILES:
-        name = path.relative_to(architecture.ROOT / "nasx").as_posix()
+    package = Path(files.__file__).parents[1]
+    for path in package.rglob("*.py"):
+        name = path.relative_to(package).as_posix()
         if name in own:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -327,8 +328,6 @@ def test_readers_of_foreign_runs_bear_a_bomb(
 
 
 def test_the_users_own_configurations_are_bounded(tmp_path: Path) -> None:
-    from test_config import faults
-
     for group, name in (("experiment", "aliases"), ("space", "merges")):
         (tmp_path / group).mkdir()
         (tmp_path / group / "own.yaml").write_text(f"# @package _global_\n{BOMBS[name]}\n")

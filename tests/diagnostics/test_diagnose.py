@@ -21,22 +21,13 @@ from nasx.spaces.nb201.space import Nb201
 
 import small
 from reference import diagnostics
+from small import Fixed
 
 SPACES = {
     "nb201": Nb201(layers=2, channels=2),
     "nb1shot1": Nb1Shot1(variant=1, channels=2, layers=3),
     "darts": Darts(layers=3, channels=2, operations=("skip_connect", "sep_conv_3x3")),
 }
-
-
-class Fixed:
-    """A stream of one position."""
-
-    def __init__(self, first: int) -> None:
-        self.position, self.first = 0, first
-
-    def at(self, i: int):
-        return small.batch(self.first + i, n=2, size=8)
 
 
 def watch(

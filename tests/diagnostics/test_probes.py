@@ -11,9 +11,8 @@ from typing import Any
 import agree
 import jobs
 import pytest
-import test_conformance_methods as conformance
 import torch
-from test_diagnose import Fixed
+import toy_steps
 from variants import BUILT, TRAINING
 
 from nasx.core import second_derivatives
@@ -32,6 +31,7 @@ from nasx.searcher.problem import RelaxedProblem
 import small
 import toy
 from reference import methods
+from small import Fixed
 
 TAKEN = {  # how many differences of which name a step takes; the others take none. Each is compared twice
     "darts order=2": {"Mv": 1},
@@ -97,7 +97,7 @@ def test_every_difference_is_compared_and_no_bit_of_the_search_changes(
         for i in range(2):
             train = [small.batch(10 * i + k, n=2, size=8) for k in range(method.train_batches)]
             logged = step(search, train, small.batch(99 + i, n=2, size=8))
-        ends.append((conformance.state(search), logged))
+        ends.append((toy_steps.state(search), logged))
         row = entries(made)
         assert ("probes" in row) == bool(probe_every)
     assert all(torch.equal(x, y) for x, y in zip(ends[0][0], ends[1][0], strict=True))
@@ -129,7 +129,7 @@ def test_a_text_s_states_stay_where_they_are() -> None:
         train, val = (Segments(torch.arange(400) % 10, batch=4, bptt=5, seed=1, name=part) for part in "wa")
         for _ in range(3):
             step(search, [next(train)], next(val))
-        ends.append(conformance.state(search))
+        ends.append(toy_steps.state(search))
     assert all(torch.equal(x, y) for x, y in zip(*ends, strict=True))
 
 

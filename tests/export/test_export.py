@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import jobs
 import numpy as np
 import pytest
 import torch
+from exports import WORDS, printed, record
 
 import nasx
 from nasx.cli import evaluate, export
@@ -20,23 +19,6 @@ from nasx.data.images import Digits
 from nasx.errors import UserError
 from nasx.export import model as export_model
 from nasx.tracking import checkpoints
-
-WORDS = (
-    "retrain",
-    "space=darts",
-    "genotype=DARTS_V2",
-    "dataset=digits",
-    "retrain.layers=3",
-    "retrain.channels=4",
-    "retrain.batch=32",
-    "retrain.epochs=2",
-    "retrain.updates_per_epoch=6",
-    "retrain.lr=0.1",
-    "threads=1",
-    "device=cpu",
-    "quiet=true",
-    "out=runs",
-)
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +29,6 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         done = jobs.nasx(folder, *WORDS, *extra)
         assert done.code == 0, done
     return folder
-
-
-def record(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
-
-
-def printed(text: str) -> dict[str, str]:
-    return {words[0]: words[1] for words in (line.split(maxsplit=1) for line in text.splitlines())}
 
 
 @pytest.mark.parametrize("name", ["plain", "averaged"])

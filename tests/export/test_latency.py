@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_budget_search import search
-from test_config import faults
+from composing import faults
+from search_jobs import recorded
 from torch import nn
 
 from nasx.cli import latency as cli_latency
@@ -190,7 +190,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     space = Nb201()
     middle = sorted(one.predicted_ms for one in exactly.networks)[3]
     words = ["budget=latency", f"budget.device={file}", f"budget.target={middle}ms", "budget.enforce=true"]
-    done = search(tmp_path, *words, "search.epochs=1")
+    done = recorded(tmp_path, *words, "search.epochs=1")
     budget = done["budget"]
     assert budget["met"]
     assert budget["cost"] == pytest.approx(2.0 + 0.5 * total(space, space.parse(done["genotype"]), ABOUT))
@@ -201,7 +201,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     assert out.startswith("note: the table is of another device and versions")
     assert done["genotype"] in out
     assert f"target     {middle:.2f} ms: " in out
-    search(tmp_path, "search.epochs=1", name="plain")
+    recorded(tmp_path, "search.epochs=1", name="plain")
     with pytest.raises(UserError, match="is not a search with a budget from a measured table"):
         cli_latency.main([f"from={tmp_path / 'plain'}"])
 
@@ -254,4 +254,4 @@ def test_a_search_on_other_operations_than_the_table_has_is_refused(tmp_path: Pa
     some = {key: one for key, one in held.operations.items() if key.operation != "nor_conv_3x3"}
     (tmp_path / "some.json").write_text(latency.Latencies(held.about, some, held.networks, 2.0, 0.5).text())
     with pytest.raises(UserError, match="the table has no latency for nor_conv_3x3, 4 channels, 16 x 16, stride 1"):
-        search(tmp_path, "budget=latency", f"budget.device={tmp_path / 'some.json'}")
+        recorded(tmp_path, "budget=latency", f"budget.device={tmp_path / 'some.json'}")

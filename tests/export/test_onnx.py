@@ -13,7 +13,7 @@ import jobs
 import numpy as np
 import pytest
 import torch
-from test_export import WORDS, printed, record
+from exports import WORDS, printed, record
 
 import nasx
 from nasx.cli import evaluate, export

@@ -16,7 +16,7 @@ from typing import Any
 import faked
 import jobs
 import pytest
-from test_config import composed, faults
+from composing import composed, faults
 
 from nasx.config import identity, sweeps
 from nasx.errors import UserError

@@ -7,9 +7,10 @@ from typing import Literal
 import agree
 import pytest
 import torch
+from agree import gumbel
 from torch import Tensor
 
-from nasx.core.bilevel import Search, Tree
+from nasx.core.bilevel import Search
 from nasx.methods.darts import Darts
 from nasx.methods.gdas import Gdas, hard
 
@@ -17,12 +18,6 @@ import toy
 from reference import methods
 
 GDAS = Gdas(inner=Darts(first="weights"))
-
-
-def gumbel(seed: int, a: Tree) -> Tree:
-    """The noise of one batch, drawn name by name."""
-    gen = torch.Generator().manual_seed(seed)
-    return {k: -torch.log(-torch.log(torch.rand(x.shape, generator=gen, dtype=torch.float64))) for k, x in a.items()}
 
 
 @pytest.mark.parametrize("slope", ["all", "sampled", "others"])

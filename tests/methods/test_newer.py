@@ -5,7 +5,7 @@ from __future__ import annotations
 import agree
 import pytest
 import torch
-from test_gdas import gumbel
+from agree import gumbel
 
 from nasx.methods.cg import ConjugateGradient
 from nasx.methods.darts import Darts

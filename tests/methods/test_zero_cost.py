@@ -13,7 +13,7 @@ from typing import Any
 
 import agree
 import pytest
-import test_conformance_searches as conformance
+import search_jobs
 import torch
 from hydra.types import RunMode
 from scipy.stats import kendalltau
@@ -144,7 +144,7 @@ WORDS = (
 
 
 def searched(method: str, out: Path, *words: str) -> dict[str, Any]:
-    return conformance.search([f"method={method}", *WORDS, f"out={out}", "name=run", *words])
+    return search_jobs.search([f"method={method}", *WORDS, f"out={out}", "name=run", *words])
 
 
 @pytest.fixture(autouse=True)
@@ -185,11 +185,11 @@ def test_a_run_resumes_with_the_scores_that_it_made(
         if calls[0] == 3 and asked:
             os.kill(os.getpid(), signal.SIGTERM)
         if calls[0] == 4 and not asked:
-            raise conformance.Killed
+            raise search_jobs.Killed
         return score(self, *given)
 
     monkeypatch.setattr(Snip, "score", counted)
-    with pytest.raises(environment.StopRequested if asked else conformance.Killed):
+    with pytest.raises(environment.StopRequested if asked else search_jobs.Killed):
         searched("snip", tmp_path / "broken", due)
     calls[0] = 10
     again = searched("snip", tmp_path / "broken", due)

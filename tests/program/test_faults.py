@@ -25,11 +25,9 @@ from typing import Any
 
 import jobs
 import pytest
-from hydra.types import RunMode
-from test_resume import equal, reached
+from folders import equal, reached
+from search_jobs import configured
 
-from nasx.cli import preflight
-from nasx.config.job_info import JobInfo
 from nasx.core import files
 from nasx.data import fetch
 from nasx.errors import UserError
@@ -38,14 +36,6 @@ from nasx.searcher.loop import Loop
 from nasx.tracking import checkpoints, progress
 
 WORDS = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001", "name=run")
-
-
-def composed(*overrides: str) -> tuple[dict[str, Any], JobInfo]:
-    """(configuration, info) of a search, as the command gives them to nasx.jobs.search."""
-    cfg, choices = preflight.resolved(
-        preflight.make_loader().load_configuration("search", list(overrides), RunMode.RUN)
-    )
-    return cfg, JobInfo(choices=choices, overrides=list(overrides), command="nasx search")
 
 
 @pytest.fixture(scope="module")
@@ -335,7 +325,7 @@ def test_a_weight_that_is_not_finite_is_in_no_checkpoint(tmp_path: Path, monkeyp
     monkeypatch.setattr(Loop, "_step", burst)
     words = [*jobs.TINY_NB201[1:-1], f"out={tmp_path}", "name=run", "device=cpu", "quiet=true", "checkpoint_s=1e-9"]
     with pytest.raises(UserError, match=r"search, update 4: a weight became NaN or infinite; lower search\.lr=0\.025"):
-        search.search(*composed(*words))
+        search.search(*configured(*words))
     last = checkpoints.last(tmp_path / "run")
     assert last is not None
     assert last["updates"] == 3

@@ -12,8 +12,8 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from engine_steps import SPACES, apart, position
 from folders import equal
-from test_engine import SPACES, apart, position
 from variants import BUILT, TRAINING
 
 from nasx.config.settings import EngineSettings

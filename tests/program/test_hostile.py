@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nb101_files
 import numpy as np
 import pytest
-import test_nb101 as bench101
 import torch
+from composing import faults
 from fuzz_records import SAMPLES, read_run, write_run
 from fuzzing import Escaped, enclosed
-from test_config import faults
 
 from nasx.benchmarks import foreign_files, nb101_import, nb201_import, store
 from nasx.benchmarks.nb201 import Nb201
@@ -111,7 +111,7 @@ def test_a_pickle_cannot_ask_for_memory(here: Path) -> None:
 
 def test_a_tfrecord_cannot_ask_for_memory(here: Path) -> None:
     length = (1 << 60).to_bytes(8, "little")
-    (here / "x.tfrecord").write_bytes(length + bench101.masked(length) + b"x" * 16)
+    (here / "x.tfrecord").write_bytes(length + nb101_files.masked(length) + b"x" * 16)
     with pytest.raises(UserError, match="claims 1152921504606846976 bytes"):
         nb101_import.import_nb101(here / "x.tfrecord", here / "out.npz")
 
@@ -242,8 +242,8 @@ def test_what_fuzzing_found(here: Path) -> None:
     (here / "split").write_text('{"train": ["int", [1000000000000000000000000000000]], "valid": ["int", [0]]}')
     with pytest.raises(UserError, match="is not a split file"):
         splits.read_split(str(here / "split"), 4)
-    whole = [bench101.HASH, 108, "01", ["input,output"], ""]
-    (here / "x.tfrecord").write_bytes(bench101.frame(json.dumps(whole).encode()))
+    whole = [nb101_files.HASH, 108, "01", ["input,output"], ""]
+    (here / "x.tfrecord").write_bytes(nb101_files.frame(json.dumps(whole).encode()))
     with pytest.raises(UserError, match="is not a NAS-Bench-101 tfrecord"):
         nb101_import.import_nb101(here / "x.tfrecord", here / "out.npz")
     (here / "run").mkdir()

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+from composing import faults
 from fuzz_records import SAMPLES, write_run
 from fuzzing import enclosed
-from test_config import faults
 
 from nasx.cli import arguments, evaluate, export, info, listing, main, report
 from nasx.cli import help as help_

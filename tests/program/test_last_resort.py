@@ -11,8 +11,8 @@ from pathlib import Path
 
 import faked
 import pytest
-from test_again import WORDS, run  # noqa: F401 (a fixture)
-from test_cli import FAKE, call
+from command_line import FAKE, call
+from finished_search import WORDS, made
 
 from nasx.cli import main
 from nasx.errors import UserError
@@ -34,6 +34,11 @@ def search(cfg, info):
 )
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return made(tmp_path)
+
+
 def shell(folder: Path, line: str, code: str = MAIN, **env: str) -> subprocess.CompletedProcess[str]:
     """A line of bash, in which $NASX stands for the command; its exit code is that of nasx."""
     environment = {**os.environ, "NASX_DATA": str(folder / "no-data"), "COLUMNS": "160", **env}
@@ -51,7 +56,7 @@ def shell(folder: Path, line: str, code: str = MAIN, **env: str) -> subprocess.C
 
 # --------------------------------------------------------------------------------------------------- streams
 @pytest.mark.parametrize("words", [SEARCH, "list experiments"])
-def test_a_closed_pipe_is_not_an_error(words: str, run: Path) -> None:  # noqa: F811
+def test_a_closed_pipe_is_not_an_error(words: str, run: Path) -> None:
     done = shell(run.parent, f"nasx {words} | true; exit ${{PIPESTATUS[0]}}")
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -66,7 +71,7 @@ def test_work_goes_on_when_its_reader_went_away(pipe: str, unbuffered: str, tmp_
     assert (tmp_path / "ended").exists()
 
 
-def test_output_that_is_lost_is_reported_and_work_is_not(run: Path) -> None:  # noqa: F811
+def test_output_that_is_lost_is_reported_and_work_is_not(run: Path) -> None:
     for words in ("list", SEARCH):
         done = shell(run.parent, f"nasx {words} > /dev/full")
         assert done.returncode == 2
@@ -171,7 +176,7 @@ def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path
         ("config.yaml", "report .", 0, "report.html: 1 runs"),
     ],
 )
-def test_a_file_that_cannot_be_read(name: str, words: str, code: int, said: str, run: Path) -> None:  # noqa: F811
+def test_a_file_that_cannot_be_read(name: str, words: str, code: int, said: str, run: Path) -> None:
     record = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**record, "choices": {"space": "nb201", "method": "darts"}}))
     (run / name).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import jobs
 import pytest
-from folders import equal
+from folders import equal, reached
 
 COMMANDS = {
     "darts": (*jobs.TINY_NB201, "method=darts", "method.order=1", "search.diagnose_steps=2", "checkpoint_s=0.001"),
@@ -23,11 +23,6 @@ class Run(NamedTuple):
 
     command: tuple[str, ...]
     folder: Path
-
-
-def reached(here: Path, update: int) -> bool:
-    """Whether a checkpoint of `update` or a later one is there."""
-    return any(int(path.stem) >= update for path in (here / "runs").glob("*/checkpoints/[0-9]*.ckpt"))
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+from experiment_runs import FILES, HEADS, record
 from hydra.types import RunMode
 
 from nasx.cli import arguments, audit, listing, preflight
-from nasx.config import commands, experiments, paths, plugins
+from nasx.config import commands, experiments, paths
 from nasx.errors import UserError
 from nasx.results import coverage, published, targets
 from nasx.results.aggregate import summary
 from nasx.results.collect import collect
 
-FILES = plugins.choices("experiment", paths.conf_dir())
-HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file in FILES.items()}
 ROWS: dict[str, list[dict[str, Any]]] = {}
 for _line in targets.load().to_dict("records"):
     ROWS.setdefault(str(_line["row"]), []).append({str(k): v for k, v in _line.items()})
@@ -212,30 +210,6 @@ def test_the_command_of_every_row_passes_the_checks(name: str, tmp_path: Path) -
 # ------------------------------------------------------------------------------------------------- beside the papers
 MEASURED = {"test_accuracy", "test_error", "top1_accuracy", "top1_error", "valid_accuracy"}
 """Metrics of printed rows that a run of nasx can have beside them."""
-
-
-def record(folder: Path, number: int, choices: dict[str, Any], settings: dict[str, Any], **fields: Any) -> None:
-    """A finished run, as its record and its configuration tell of it. Its accuracy on all sets: 50 + number / 10."""
-    folder.mkdir(parents=True)
-    protocol = {"nb201_v1": "nb201-v1"}.get(str(choices.get("search")), str(choices.get("search")))
-    held = {
-        "kind": "search",
-        "name": folder.name,
-        "status": "finished",
-        "choices": choices,
-        "protocol": protocol,
-        "identity": folder.name,
-        "family": folder.name,
-        "labels": [],
-        "genotype": folder.name,
-        "params": 1,
-        "wall_s": 1.0,
-        "reduced": False,
-        "hardware": {"device": "cpu", "name": "A CPU"},
-        **fields,
-    }
-    (folder / "result.json").write_text(json.dumps(held))
-    (folder / "config.yaml").write_text(yaml.safe_dump({**settings, "choices": choices}))
 
 
 def finish(

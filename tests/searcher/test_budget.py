@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_config import faults
-from test_conformance_methods import MOVES_NO_ARCHITECTURE
+from composing import faults
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-from variants import BUILT, TRAINING
+from variants import BUILT, MOVES_NO_ARCHITECTURE, TRAINING
 
 from nasx.benchmarks.nb201 import Nb201 as Table
 from nasx.benchmarks.nb201 import flops, params

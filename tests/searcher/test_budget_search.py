@@ -7,48 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.types import RunMode
+from composing import composed
+from search_jobs import NB201, TINY, recorded
 
-from nasx.cli import preflight
 from nasx.config import identity
-from nasx.config.job_info import JobInfo
 from nasx.errors import UserError
 from nasx.jobs import search as jobs_search
 from nasx.report import run_summary
 from nasx.results.collect import collect
 from nasx.tracking import run_folder
 
-TINY = [
-    "dataset=digits",
-    "dataset.size=16",
-    "space.channels=2",
-    "search.batch=4",
-    "search.epochs=4",
-    "search.updates_per_epoch=10",
-    "search.evaluate_every=0",
-    "search.evaluate_images=16",
-    "search.arch_lr=0.1",
-    "quiet=true",
-    "device=cpu",
-    "threads=1",
-]
-NB201 = [*TINY, "space=nb201", "space.layers=1"]
-
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs_search, "pictures", lambda folder: None)
-
-
-def composed(*words: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    return preflight.resolved(preflight.make_loader().load_configuration("search", list(words), RunMode.RUN))
-
-
-def search(out: Path, *overrides: str, base: list[str] = NB201, name: str = "run") -> dict[str, Any]:
-    words = [*base, *overrides, f"out={out}", f"name={name}"]
-    cfg, choices = composed(*words)
-    jobs_search.search(cfg, JobInfo(choices=choices, overrides=words, command="nasx search"))
-    return json.loads((out / name / "result.json").read_text())
 
 
 def rows(out: Path) -> list[dict[str, Any]]:
@@ -59,7 +31,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
 def test_the_cost_that_is_found_follows_the_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = []
     for target in ("0.3", "0.7"):
-        done = search(tmp_path, "budget=params", f"budget.target={target}", "budget.enforce=true", name=f"t{target}")
+        done = recorded(tmp_path, "budget=params", f"budget.target={target}", "budget.enforce=true", name=f"t{target}")
         budget = done["budget"]
         expected.append(budget["expected"])
         assert budget["expected"] < 1.2 * budget["target"]
@@ -68,7 +40,7 @@ def test_the_cost_that_is_found_follows_the_target(tmp_path: Path, capsys: pytes
         if budget["found"]["cost"] > budget["target"]:
             assert done["genotype"] == budget["nearest"]["genotype"] != budget["found"]["genotype"]
     assert expected[0] < expected[1]
-    free = search(tmp_path, "budget=params", "budget.target=2M", name="free")["budget"]
+    free = recorded(tmp_path, "budget=params", "budget.target=2M", name="free")["budget"]
     assert free["expected"] > expected[0], "no force below the target"
     frame = collect(tmp_path).set_index("run")
     assert frame["budget.ratio"]["free"] == pytest.approx(free["cost"] / 2e6)
@@ -85,7 +57,7 @@ def test_the_cost_that_is_found_follows_the_target(tmp_path: Path, capsys: pytes
 )
 def test_other_spaces_and_methods(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     small = ["budget.layers=3", "budget.channels=4", "search.epochs=1", "search.updates_per_epoch=2"]
-    done = search(tmp_path, *words, *small, "budget.target=0.9", base=TINY)
+    done = recorded(tmp_path, *words, *small, "budget.target=0.9", base=TINY)
     budget = done["budget"]
     assert budget["ratio"] == pytest.approx(budget["cost"] / budget["target"])
     assert budget["met"] == (budget["nearest"] is None) or budget["nearest"] is None
@@ -94,7 +66,7 @@ def test_other_spaces_and_methods(tmp_path: Path, words: list[str], capsys: pyte
 
 def test_a_search_that_is_killed_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["budget=macs", "budget.form=multiplicative", "budget.target=0.5", "method=gdas"]
-    whole = search(tmp_path / "whole", *words)
+    whole = recorded(tmp_path / "whole", *words)
     appended, count = run_folder.Run.append, [0]
 
     class Killed(Exception):
@@ -109,21 +81,21 @@ def test_a_search_that_is_killed_goes_on_bit_for_bit(tmp_path: Path, monkeypatch
     monkeypatch.setattr(run_folder.Run, "append", append)
     for _ in range(2):
         with pytest.raises(Killed):
-            search(tmp_path / "broken", *words)
-    again = search(tmp_path / "broken", *words)
+            recorded(tmp_path / "broken", *words)
+    again = recorded(tmp_path / "broken", *words)
     assert rows(tmp_path / "broken") == rows(tmp_path / "whole")
     assert {key: again[key] for key in ("genotype", "budget")} == {key: whole[key] for key in ("genotype", "budget")}
 
 
 def test_without_a_budget_nothing_is_changed(tmp_path: Path) -> None:
-    cfg, _ = composed(*NB201)
+    cfg, _ = composed("search", *NB201)
     before = {key: value for key, value in cfg.items() if key != "budget"}
     assert identity.identity(cfg, "search") == identity.identity(before, "search")
     assert identity.identifying(cfg, "search") == identity.identifying(before, "search")
-    limited, _ = composed(*NB201, "budget=macs")
+    limited, _ = composed("search", *NB201, "budget=macs")
     assert identity.identity(limited, "search") != identity.identity(cfg, "search")
-    plain = search(tmp_path / "plain")
-    loose = search(tmp_path / "loose", "budget=macs", "budget.target=1000G")  # never a force
+    plain = recorded(tmp_path / "plain")
+    loose = recorded(tmp_path / "loose", "budget=macs", "budget.target=1000G")  # never a force
     assert "budget" not in plain
     first, other = rows(tmp_path / "plain"), rows(tmp_path / "loose")
     assert [{key: row[key] for key in own} for own, row in zip(first, other, strict=True)] == first
@@ -132,7 +104,7 @@ def test_without_a_budget_nothing_is_changed(tmp_path: Path) -> None:
 
 def test_a_target_below_every_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no network of this space costs less than 73.31 k parameters"):
-        search(tmp_path, "budget=params", "budget.target=50k")
+        recorded(tmp_path, "budget=params", "budget.target=50k")
 
 
 def test_the_last_screen_says_what_the_nearest_network_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,13 +14,10 @@ import pytest
 import texts
 import torch
 import variants
-from hydra.types import RunMode
+from search_jobs import Killed, search
 from space_variants import SPACES, TEXT, VARIANTS, composed, full, size, tiny
 from variants import METHODS
 
-from nasx.cli import preflight
-from nasx.config import check
-from nasx.config.job_info import JobInfo
 from nasx.config.settings import EngineSettings
 from nasx.core.bilevel import Batch, Search
 from nasx.jobs import search as jobs_search
@@ -119,8 +116,6 @@ def test_checkpointed_search_of_untied_cells_ends_in_the_same_bits() -> None:
 
 
 # ----------------------------------------------------------------------------------- every space with every method
-class Killed(Exception):
-    """Stands for the end of the process."""
 
 
 def compares(space: str, method: str) -> bool:
@@ -175,12 +170,6 @@ def words_for(space: str, method: str, out: Path) -> list[str]:
         "name=run",
         "dataset.size=8",
     ]
-
-
-def search(words: list[str]) -> dict[str, Any]:
-    cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
-    check.check(cfg, choices, words)
-    return jobs_search.search(cfg, JobInfo(choices=choices, overrides=words, command="nasx search"))
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

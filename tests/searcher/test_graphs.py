@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from test_engine import SPACES, apart, batches, position, prepared
+from engine_steps import SPACES, apart, batches, position, prepared
 from torch import Tensor
 from variants import BUILT, TRAINING
 

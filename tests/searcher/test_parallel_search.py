@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import two_processes
+from composing import faults
+from elastic import disturbed, ended, nasx
 from folders import equal
-from test_config import faults
-from test_elastic import disturbed, ended, nasx
 from torch import Tensor
 
 from nasx.core import files

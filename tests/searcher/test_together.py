@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jobs
 import pytest
-from test_resume import equal
+from folders import equal
 
 from nasx.tracking.lock import Lock
 

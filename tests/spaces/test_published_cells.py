@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
+import space_variants
 import torch
-from test_darts_space import load
 
 from nasx.spaces.darts.space import Darts
 from nasx.spaces.nb201.space import Nb201
@@ -30,7 +30,7 @@ def test_darts_cells_fit_the_space(cell) -> None:  # type: ignore[no-untyped-def
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])
 def test_cells_of_s1_to_s4_fit_their_own_space(number: int) -> None:
-    load(f"s{number}").parse(f"Lambda_DARTS_c10_s{number}")
+    space_variants.full(f"s{number}").parse(f"Lambda_DARTS_c10_s{number}")
 
 
 @pytest.mark.parametrize(

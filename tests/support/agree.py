@@ -80,3 +80,9 @@ def near(got: Tree | Tensor, expected: object, tolerance: float = 1e-8) -> None:
 def smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every relu of the supernets becomes a softplus, so that losses are smooth wherever nothing pools by maximum."""
     monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x, beta=5.0))
+
+
+def gumbel(seed: int, a: Tree) -> Tree:
+    """The noise of one batch, drawn name by name."""
+    gen = torch.Generator().manual_seed(seed)
+    return {k: -torch.log(-torch.log(torch.rand(x.shape, generator=gen, dtype=torch.float64))) for k, x in a.items()}

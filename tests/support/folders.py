@@ -56,3 +56,8 @@ def equal(one: Path, two: Path) -> None:
     for key in ("supernet", "test_accuracy"):
         same(*((files.read_json(folder / "result.json") or {}).get(key) for folder in (one, two)))
     assert (one / "genotype.txt").read_bytes() == (two / "genotype.txt").read_bytes()
+
+
+def reached(here: Path, update: int) -> bool:
+    """Whether a checkpoint of `update` or a later one is there."""
+    return any(int(path.stem) >= update for path in (here / "runs").glob("*/checkpoints/[0-9]*.ckpt"))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import test_genotypes
+import genotype_texts
 from fuzzing import mangled, twisted
 from hydra.types import RunMode
 from hypothesis import strategies as st
@@ -35,8 +35,8 @@ def _spaces() -> list[Any]:
 
 
 CELLS = [
-    *test_genotypes.DIALECTS,
-    str(test_genotypes.BEST),
+    *genotype_texts.DIALECTS,
+    str(genotype_texts.BEST),
     "['none', 'none', 'none', 'none', 'none', 'none']",
     "421211",
     '{"matrix": [[0, 1, 1], [0, 0, 1], [0, 0, 0]], "ops": ["input", "conv3x3-bn-relu", "output"]}',

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import finished
+import nb101_files
+import nb201_files
 import numpy as np
-import test_bench_import as bench201
-import test_nb101 as bench101
 import torch
 from fuzz_lines import CELLS, _cached, asked_lines, composed, examined, plans, read_genotype, yaml_files
 from fuzz_records import (
@@ -41,10 +41,10 @@ from nasx.export import model
 
 def nb201_tables(root: Path) -> st.SearchStrategy[Any]:
     head = "arch_str,cifar10_valid,cifar10_test_s777,ep12_cifar100_test,cifar10_train_time_s,other\n"
-    lines = [f"{cell},{90.0 + i},{94.0},{50.5},{100},x\n" for i, cell in enumerate(bench201.SAMPLE[:2])]
-    state = {"12": bench201.state(0, bench201.BEST, "12"), "200": bench201.state(0, bench201.BEST, "200")}
+    lines = [f"{cell},{90.0 + i},{94.0},{50.5},{100},x\n" for i, cell in enumerate(nb201_files.SAMPLE[:2])]
+    state = {"12": nb201_files.state(0, nb201_files.BEST, "12"), "200": nb201_files.state(0, nb201_files.BEST, "200")}
     old = io.BytesIO()
-    torch.save(bench201.official(bench201.SAMPLE[:1]), old, _use_new_zipfile_serialization=False)
+    torch.save(nb201_files.official(nb201_files.SAMPLE[:1]), old, _use_new_zipfile_serialization=False)
     texts = mangled([head + "".join(lines), head]).map(lambda text: text.encode("utf-8", "surrogatepass"))
     csvs = st.tuples(st.just("csv"), texts)
     cells = st.tuples(st.just("folder"), mangled([pickle.dumps(state, p) for p in (2, 4)]))
@@ -78,13 +78,13 @@ def import_nb201(root: Path, drawn: tuple[str, bytes]) -> None:
 
 
 def nb101_records(root: Path) -> st.SearchStrategy[Any]:
-    metrics = bench101.message(0.9, 0.8)
-    graph = "".join(str(x) for row in bench101.OFFICIAL for x in row)
-    whole = [bench101.HASH, 108, graph, ",".join(bench101.LABELS), base64.b64encode(metrics).decode()]
+    metrics = nb101_files.message(0.9, 0.8)
+    graph = "".join(str(x) for row in nb101_files.OFFICIAL for x in row)
+    whole = [nb101_files.HASH, 108, graph, ",".join(nb101_files.LABELS), base64.b64encode(metrics).decode()]
     messages = mangled([metrics]).map(lambda m: as_json([*whole[:4], base64.b64encode(m).decode()]))
     framed = st.lists(messages | twisted([whole]).map(as_json) | mangled([as_json(whole)]), min_size=1, max_size=3)
-    files = framed.map(lambda found: b"".join(map(bench101.frame, found)))
-    return files | mangled([bench101.frame(as_json(whole)) * 2])
+    files = framed.map(lambda found: b"".join(map(nb101_files.frame, found)))
+    return files | mangled([nb101_files.frame(as_json(whole)) * 2])
 
 
 def import_nb101(root: Path, data: bytes) -> None:

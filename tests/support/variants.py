@@ -75,3 +75,6 @@ BUILT = Built()
 
 TRAINING = [name for name in VARIANTS if class_of(name).trains]
 """The variants that train a supernet."""
+
+
+MOVES_NO_ARCHITECTURE = {"random_ws"}

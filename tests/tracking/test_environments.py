@@ -14,8 +14,8 @@ from typing import Any
 import jobs
 import pytest
 import torch
-from test_faults import composed
-from test_resume import reached
+from folders import reached
+from search_jobs import configured
 
 from nasx.cli import table
 from nasx.results import collect
@@ -72,7 +72,7 @@ def test_a_job_puts_the_settings_of_its_process_back(before: tuple[int, bool, bo
 def test_a_session_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
     whole = settings()
     for words, deterministic in ((("deterministic=true", "threads=2"), True), ((), False)):
-        cfg, info = composed("dataset=digits", f"out={tmp_path}", f"name=run-{deterministic}", "quiet=true", *words)
+        cfg, info = configured("dataset=digits", f"out={tmp_path}", f"name=run-{deterministic}", "quiet=true", *words)
         with session(cfg, info):
             assert torch.are_deterministic_algorithms_enabled() == deterministic
             assert torch.get_num_threads() == (2 if deterministic else whole[0])

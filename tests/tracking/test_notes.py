@@ -11,7 +11,7 @@ from typing import Any
 
 import jobs
 import pytest
-from test_status import NOW, finished, made
+from run_states import NOW, finished, made
 
 from nasx.cli import status
 from nasx.tracking import lock, sweep_log

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import yaml
-from test_config import composed
-from test_status import finished, made, told
+from composing import composed
+from run_states import finished, made, told
 
 from nasx.cli import status
 from nasx.config import identity

@@ -13,8 +13,7 @@ from typing import Any
 import jobs
 import pytest
 import torch
-from folders import equal
-from test_resume import reached
+from folders import equal, reached
 
 from nasx.cli import report, status, table
 from nasx.core import files

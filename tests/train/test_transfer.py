@@ -9,9 +9,8 @@ from typing import Any
 import jobs
 import pytest
 import torch
+from composing import composed, faults
 from own_images import own_images
-from test_budget_search import composed
-from test_config import faults
 
 from nasx.cli import invoke
 from nasx.config import identity
@@ -155,7 +154,7 @@ def test_only_a_budget_that_chooses_a_width_is_part_of_the_identity() -> None:
         assert identity.identifying(cfg) == identity.identifying(before)
     limited = ["budget=macs", "budget.target=1M"]
     assert identity.identity(invoke.composed("retrain", [*given, *limited])[1]) != identity.identity(cfg)
-    free, of_search = (composed("dataset=digits", *words)[0] for words in ([], limited))
+    free, of_search = (composed("search", "dataset=digits", *words)[0] for words in ([], limited))
     retrained = [identity.retrained(each, Path("runs/x")) for each in (free, of_search)]
     assert identity.identity(retrained[0]) == identity.identity(retrained[1])
     assert identity.changed(retrained[1], of_search) == {}
