@@ -29,7 +29,7 @@ from functools import cache
 from nasx.cli import arguments
 from nasx.errors import UserError, printable
 from nasx.results.collect import collect
-from nasx.results.compare import _condition, group, text
+from nasx.results.compare import _condition, group, text, written
 
 OPTIONS = {"metric": "auto", "runs": "outputs"}
 
@@ -44,7 +44,7 @@ def main(given: Sequence[str]) -> int:
     if len(args.positional) != 2:
         fault = f"needs two groups of runs, {len(args.positional)} given"
         raise UserError("nasx compare", fault, "for example nasx compare method=darts method=random")
-    names = [word.replace(":", "=") if _condition(word) else word for word in args.positional]
+    names = [written(word) if _condition(word) else word for word in args.positional]
     read = cache(collect)  # both groups may be conditions over the same runs
     groups = [group(word, args.options["runs"], read) for word in args.positional]
     print(printable(text(names, groups, args.options["metric"])))

@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> int:
         (tables, ()),
         (extras, ()),
         (drawing, ()),
-        (writes, (Path(given["out"]),)),
+        (writes, (Path(given["out"]).expanduser(),)),
         (closed_form, device),
         (step, device),
     )

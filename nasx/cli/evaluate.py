@@ -47,7 +47,7 @@ class Model(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print accuracy, correct answers, images and loss, one fact per line, and for a run the next command."""
+    """Print accuracy, correct predictions, images and loss, one per line, and for a run the next command."""
     settings, rest = lineage.split_dataset_overrides(words)
     args = parse("evaluate", rest, OPTIONS, positional="MODEL")
     if len(args.positional) != 1:

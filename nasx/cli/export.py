@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> int:
         dataset = lineage.with_settings(dataset, [lineage.override("dataset.path", given["path"])], args.allowed)
     if given["quantize"]:
         instantiate.build(dataset, args.allowed).check()
-    out = Path(given["out"]) if given["out"] else files.no_link(folder / "export")
+    out = Path(given["out"]).expanduser() if given["out"] else files.no_link(folder / "export")
     network, facts = trained_network(folder, result, args.allowed)
     name, packed = WRITERS[given["format"]]
     written: dict[str, bytes] = {name: packed(network, facts)}

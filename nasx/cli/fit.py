@@ -84,7 +84,7 @@ STEPS = ("speed-search", "search", "speed-retrain")
 
 
 class Size(NamedTuple):
-    """Defaults of a kind of device: cells per stage, channels of the supernet, updates of the search, passes of the
+    """Defaults of a kind of device: cells per stage, channels of the supernet, updates of the search, epochs of the
     training, and the most multiply-adds of all its forward passes."""
 
     layers: int
@@ -166,7 +166,7 @@ def request(words: Sequence[str]) -> Request:
         key = word.partition("=")[0]
         if minutes and key.partition(".")[2] in FIXED:
             faults.append(
-                UserError(word, "cannot be combined with minutes=, which chooses this length", "remove one of them")
+                UserError(word, "cannot be combined with minutes=, which sets it automatically", "remove one of them")
             )
         if key in ("dataset", "dataset.path"):
             faults.append(
@@ -338,9 +338,10 @@ class Fit:
 
 
 def affordable(kind: str, most: float, total: float, each: float, end: float, spent: float) -> int:
-    """Updates of `each` seconds, at most `most`, in what `spent`, the reserve and evaluations leave of `total` seconds.
+    """Return how many updates of `each` seconds, at most `most`, fit into `total` seconds.
 
-    An evaluation takes `end`; a training has two, in torch and of the file. Raises UserError for fewer than ten.
+    `spent`, the reserve and the evaluations are subtracted first. One evaluation takes `end` seconds; a training needs
+    two, one in torch and one of the exported file. Raises UserError for fewer than ten.
     """
     left = total - max(60, RESERVE * total) - spent
     left = SHARE * left - end if kind == "search" else left - 2 * end

@@ -85,7 +85,7 @@ def measured(args: Arguments) -> list[str]:
     cfg, choices = compose_job({"space": given["space"]})
     space = instantiate.build(cfg["space"], allow)
     if space.data != "images":
-        fault = "reads text, but latencies are measured with images"
+        fault = "is a space of text networks, but latencies are measured with images"
         raise UserError(f"space={given['space']}", fault, "use a space of image networks, for example space=nb201")
 
     from nasx.tracking import environment

@@ -252,7 +252,11 @@ def main(cfg: Config, folders: Sequence[str]) -> None:
     if not found:
         near = spelling.nearest(words[0], [*KINDS, *(row.entry.name for row in rows)])
         fault = "no entry matches all of these words" if len(words) > 1 else "no entry matches this word"
-        raise UserError(f"nasx list {' '.join(words)}", fault, f"did you mean {near}?" if near else "use fewer words")
+        raise UserError(
+            f"nasx list {' '.join(words)}",
+            fault,
+            f"did you mean {near}?" if near else "use fewer words" if len(words) > 1 else "nasx list prints all",
+        )
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:
             console.print(_table(kind, shown, console.width))

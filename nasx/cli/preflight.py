@@ -11,6 +11,7 @@ values as it goes (optuna), the first job is checked, and each further value of 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import cache, partial
@@ -50,7 +51,7 @@ def normalize(command: str, line: Line) -> Line:
     """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
     if found := [text.partition("=") for text in line.overrides if trust.calls_resolver(text) and text[:6] != "hydra."]:
         raise UserError.join([trust.resolver_fault(key, value) for key, _, value in found])
-    texts = [quote_override(resolve_keep(text, line.overrides)) for text in line.overrides]
+    texts = [quote_override(resolve_keep(_home(text), line.overrides)) for text in line.overrides]
     texts = [text for text in texts if text not in ("experiment=null", "launch=null", "debug=null")]
     texts = ["~pair" if text == "pair=null" else text for text in texts]
     if command in ("retrain", "study"):
@@ -58,6 +59,17 @@ def normalize(command: str, line: Line) -> Line:
     if commands.COMMANDS[command].groups:
         texts = trust.with_allow(texts)
     return line._replace(overrides=tuple(texts))
+
+
+def _home(text: str) -> str:
+    """Return `out=` with the home folder in place of ~, as for commands that read runs. Raises UserError if empty."""
+    key, equals, value = text.partition("=")
+    if key != "out" or not equals:
+        return text
+    name = value.strip("'\"")
+    if not name:
+        raise UserError(text, "is empty", "name a folder, for example out=outputs")
+    return lineage.override("out", os.path.expanduser(name)) if name.startswith("~") else text
 
 
 def resolve_keep(text: str, texts: Sequence[str]) -> str:
@@ -151,6 +163,7 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
         entry = commands.COMMANDS[command]
         taken = (*entry.read, *commands.DELTAS) if entry.groups else ()
         near = " or ".join(f"{group}={text}" for group in taken if text in options(loader, group))
+        near = near or (f"out={text}" if os.path.isdir(text) else "")
         remedy = f"did you mean {near}?" if near else "settings are written key=value, for example method=darts"
         return UserError(text, "is not a setting", remedy)
     reason = str(error).partition("\n")[0].rstrip(".")

@@ -91,7 +91,7 @@ def main(given: Sequence[str]) -> int:
         "CIFAR-10 validation accuracy after 200 epochs (%)",
     )
     written = histogram.write(made, picture)
-    _show(chosen, accuracies, searched["genotype"], written[-1])
+    _show(chosen, accuracies, searched["genotype"], written[-1], out)
     if args.options["open"] == "true" or (args.options["open"] == "auto" and _screen()):
         webbrowser.open(written[-1].resolve().as_uri())
     return 0
@@ -101,7 +101,7 @@ def _found(record: Result) -> float:
     return float(record["lookup"]["cifar10"]["valid"])
 
 
-def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: Path) -> None:
+def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: Path, out: str) -> None:
     """Print the last screen: a table of at most 80 columns, what it means, the next commands."""
     console = Console(highlight=False, soft_wrap=True)
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -122,7 +122,8 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: 
     console.print(f"cell found by the search: {cell}", markup=False)
     console.print(f"picture: {printable(str(picture))}", markup=False)
     console.print("next: nasx search method=darts space=nb201   a full search on CIFAR-10 (GPU)")
-    console.print("      nasx table                             all finished runs")
+    where = "" if out == "outputs" else f" {lineage.override('out', out)}"
+    console.print(f"      {f'nasx table{where}':<38} all finished runs", markup=False)
 
 
 def _screen() -> bool:

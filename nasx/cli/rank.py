@@ -241,7 +241,9 @@ def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
             names = reader.fieldnames or []
             key = next((name for name in ("architecture", "index") if name in names), None)
             if key is None or "score" not in names:
-                raise UserError(f"file={path}", f"it has the columns {', '.join(names) or 'none'}", remedy)
+                raise UserError(
+                    f"file={path}", f"lacks a required column (it has {', '.join(names) or 'none'})", remedy
+                )
             rows: dict[int, float] = {}
             for line in reader:
                 row, score = row_of(line[key], key), float(line["score"])

@@ -124,8 +124,8 @@ def request(words: Sequence[str]) -> Request:
     job = [word for word in rest if overrides.first_part(word) in JOB]
     faults = [fault for word in rest if word not in job and (fault := _refusal(word)) is not None]
     if auto and changes:
-        wrong = f"chooses the settings to change itself, but {changes[0]} is given"
-        faults.append(UserError(f"{where} auto", wrong, "replace auto by epoch=E, or remove the setting"))
+        wrong = f"selects the settings to change on its own, but {changes[0]} is given"
+        faults.append(UserError(f"{where} auto", wrong, "replace auto with epoch=E, or remove the setting"))
     if auto and any(word.startswith("name=") for word in job):
         faults.append(UserError(f"{where} auto", "starts several runs, but name= is given", "leave name out"))
     if faults:
@@ -164,7 +164,8 @@ def kept(folder: Path, epoch: int) -> Path:
     """The kept checkpoint of an epoch. Raises UserError if there is none."""
     found = checkpoints.kept(folder)
     if epoch not in found:
-        known = f"it kept those of epochs {', '.join(map(str, found))}" if found else "search with search.keep_every=1"
+        again = "search again under another name, with name=NAME search.keep_every=1"
+        known = f"it kept those of epochs {', '.join(map(str, found))}" if found else again
         raise UserError(f"epoch={epoch}", f"{folder} has no checkpoint of this epoch", known)
     return found[epoch]
 

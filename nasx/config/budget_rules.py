@@ -24,7 +24,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
     if schema.text_constant(space.get("_target_"), "data") not in ("", "images"):
         yield UserError(
             f"budget={node['quantity']}",
-            "is for networks that read images, but this space reads text",
+            "applies only to networks for images, but the networks of this space are for text",
             "set budget=none",
         )
         return
@@ -71,7 +71,7 @@ def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[Us
         yield UserError(
             "budget=latency",
             "cannot choose the width of a network: a table has the latencies of a single width",
-            "use budget=macs or budget=params; nasx fit FOLDER latency=3ms times networks of several widths",
+            "use budget=macs or budget=params; nasx fit FOLDER latency=3ms measures networks of several widths",
         )
         return
     yield from _target(node, "but the architecture is given")

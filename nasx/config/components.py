@@ -1,4 +1,7 @@
-"""Faults of components (nodes with `_target_`): names, types and values, without importing them."""
+"""Faults of components (nodes with `_target_`): names, types and values, without importing them.
+
+An unknown choice of a group (`space=typo`) is reported by `unknown_choice` in nasx/cli/preflight.py.
+"""
 
 from __future__ import annotations
 

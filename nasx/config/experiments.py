@@ -44,7 +44,7 @@ class Printed(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The numbers as one text, like `targets.describe`."""
+        """Format the numbers as a single string, as `targets.describe` does."""
         metrics = (
             f"{metric} " + ", ".join(f"{number} on {dataset}" for dataset, number in by_dataset.items())
             for metric, by_dataset in self.numbers.items()

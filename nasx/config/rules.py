@@ -50,7 +50,11 @@ def _seeds(cfg: Config, command: str) -> Iterator[UserError]:
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
-        yield UserError(f"seed={first}", f"leads to seed {last}, but the largest is {SEEDS - 1}", "use a smaller seed")
+        yield UserError(
+            f"seed={first}",
+            f"would use seeds up to {last}, but the largest allowed seed is {SEEDS - 1}",
+            "use a smaller seed",
+        )
 
 
 def _seeds_per_job(cfg: Config, command: str) -> Iterator[UserError]:
@@ -100,12 +104,12 @@ def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
 
 def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     target, space = str(value_at(cfg, "benchmark._target_")), str(value_at(cfg, "space._target_"))
-    for name, home in (("nb201", "nb201"), ("nb101", "nb1shot1")):
+    for name, home, example in (("nb201", "nb201", "nb201"), ("nb101", "nb1shot1", "nb1shot1_1")):
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
             yield UserError(
                 f"benchmark={name}",
                 f"has no architectures of {space.rpartition('.')[2]}",
-                f"use space={home}, or benchmark=none",
+                f"use space={example}, or benchmark=none",
             )
 
 

@@ -22,7 +22,7 @@ def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
     if search.get("diagnose_order") == 2 and not search.get("diagnose_steps"):
         yield UserError(
             "search.diagnose_order=2",
-            "is only used at the steps of search.diagnose_steps",
+            "has no effect with search.diagnose_steps=0",
             "set search.diagnose_steps to 1 or more",
         )
     if rate and space.startswith("nasx.spaces.nb1shot1.space."):

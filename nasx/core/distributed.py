@@ -154,10 +154,10 @@ def all_gather(value: int) -> list[int]:
 def wrap_ddp(network: nn.Module) -> nn.Module:
     """Wrap the network in DistributedDataParallel, with rank 0's weights; unchanged with one process.
 
-    Unused parameters (an operation behind `none`) keep no gradient, as in one process. find_unused_parameters also
-    fixes the order of gradient sums, which torch would otherwise change after the first update of each start, so that
-    a resumed run would differ in the last bits. Buffers are not broadcast, because synchronized batch norms are equal
-    on all ranks.
+    Unused parameters (of an operation that only `none` follows) get no gradient, as in one process.
+    find_unused_parameters also fixes the order of gradient sums, which torch would otherwise change after the first
+    update of each start, so that a resumed run would differ in the last bits. Buffers are not broadcast, because
+    synchronized batch norms are equal on all ranks.
     """
     if world_size() == 1:
         return network

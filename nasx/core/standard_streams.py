@@ -90,5 +90,5 @@ def lost(stream: Stream | None) -> UserError | None:
     return UserError(
         "standard output",
         f"cannot be written ({stream.fault.strerror})",
-        "the results are in the files of the command; run it again to print them",
+        "the results are in the files that the command wrote; run it again to print them",
     )

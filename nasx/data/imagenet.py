@@ -71,14 +71,14 @@ class ImageNet:
             yield UserError(
                 f"dataset.size={self.size}, dataset.resize={self.resize}",
                 "are out of range",
-                "use 8 <= size <= resize; ImageNet has 224 and 256",
+                "use 8 <= size <= resize; the usual values for ImageNet are 224 and 256",
             )
         elif (needed := 15 * self.resize**2) > physical_memory() // 2:  # three channels, as bytes and as float32
             yield UserError(
                 f"dataset.resize={self.resize}",
                 f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more than half of this "
                 "machine's memory",
-                "lower it; ImageNet has 256",
+                "lower it; the usual value for ImageNet is 256",
             )
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             yield UserError(
@@ -179,7 +179,8 @@ class Photos(ImageNet):
             raise UserError(
                 f"dataset.path={self.path}",
                 "does not exist",
-                "set it to a folder with one folder per class, under train/ and val/ (or test/) or directly",
+                "set it to a folder that contains one folder per class, either directly or under train/ and val/ (or "
+                "test/)",
             )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")

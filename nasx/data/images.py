@@ -257,8 +257,8 @@ class Folder(Source):
             raise UserError(
                 f"dataset.path={self.path}",
                 "does not exist",
-                "set it to a .npz file, or to a folder with one folder per class, under train/ and test/ (or val/) or "
-                "directly",
+                "set it to a .npz file, or to a folder that contains one folder per class, either directly or under "
+                "train/ and test/ (or val/)",
             )
         if not 0 < self.test_fraction < 1:
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")

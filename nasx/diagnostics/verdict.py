@@ -1,7 +1,7 @@
 """State whether a search converged and whether it collapsed, from its record alone; no torch.
 
 Not converged: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than
-`STEP` per edge and epoch.
+`STEP` per edge and epoch; or the mixture changed, but is still nearly uniform (`UNIFORM`).
 
 Collapsed, if any of these holds:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has only 4 of 8),
@@ -32,6 +32,8 @@ from nasx.errors import UserError
 
 STEP = 0.01
 """L1 change of the mixture per edge and epoch above which it has not converged."""
+UNIFORM = 0.001
+"""Saturation below which a mixture has hardly left its start, where all operations have the same weight."""
 SKIPS = 0.5
 CHANCE, DRAWN = 0.05, 1000
 """Number of architectures drawn: with two operations per edge, as on S2, a third of all cells has over half skips."""
@@ -92,6 +94,9 @@ def _moves(rows: Sequence[Row]) -> Iterator[str]:
     mean = sum(steps) / len(steps) if steps else 0.0
     if mean > STEP:
         yield f"the mixture moved by {mean:.3f} per edge and epoch in the last {epochs} (above {STEP:g})"
+    first, final = rows[0].get("mix"), rows[-1].get("mix")
+    if first and final and first != final and (saturation := structure.saturation(final)) < UNIFORM:
+        yield f"the mixture is still nearly uniform (saturation {saturation:.2g}, below {UNIFORM:g})"
 
 
 def _edges(mix: structure.Mixture) -> int:

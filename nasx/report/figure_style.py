@@ -57,7 +57,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(made: Figure, path: str | Path, kinds: Sequence[str] = SCREEN) -> list[Path]:
-    """Write `made` as SVG, PNG or PDF by the suffix of `path`, or in all `kinds` without a suffix; without dates."""
+    """Write `made` in the format of the suffix of `path` (SVG, PNG, PDF), or in all `kinds` without one; no dates."""
     formats: dict[str, Callable[[], bytes]] = {
         "svg": lambda: svg(made).encode(),
         "png": lambda: _bytes(made, "png", {"Software": "nasx"}),

@@ -262,7 +262,7 @@ def _accuracies(result: Result, found: Result) -> Table:
 
 def over(seeds: float | None) -> str:
     """Describe the number of seeds in a mean; None: unknown."""
-    return "seeds" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
+    return "n/a" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
 
 
 def _costs(found: Result) -> Iterator[str]:

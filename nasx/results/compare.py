@@ -29,6 +29,11 @@ RETRAININGS = "retrainings"
 """Name of the values if each group has retrainings of one cell."""
 
 
+def written(word: str) -> str:
+    """Return the conditions of a group as a user writes them: key=value, separated by commas."""
+    return ",".join(part.replace(":", "=", 1) for part in word.split(","))
+
+
 def _condition(word: str) -> bool:
     """Return whether an argument starts with a condition: a column of `collect` or a dotted setting, and a value."""
     name, *rest = re.split("[=:]", word, maxsplit=1)
@@ -49,7 +54,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
             found = results_conditions.pick(found, condition)
         if found.empty:
             fault = f"matches none of the {len(frame)} finished runs below {runs}"
-            raise UserError(word.replace(":", "="), fault, "see `nasx table`, or set another folder with runs=FOLDER")
+            raise UserError(written(word), fault, "see `nasx table`, or set another folder with runs=FOLDER")
         return found.drop_duplicates("folder")  # two studies may contain one run
     if not os.path.exists(path) and not glob.glob(path):
         remedy = "for example nasx compare method=darts method=random"
@@ -164,6 +169,11 @@ def choose(both: pd.DataFrame) -> str:
         return random_baseline.retrained(both["test_accuracy"])
     found = [column for column in lookups(map(str, both.columns)) if both[column].notna().all()]
     if not found:
+        known = both[list(lookups(map(str, both.columns)))].notna().any(axis=1)
+        lacking = [os.path.basename(folder) for folder in both[~known]["folder"]]
+        if known.any() and lacking:
+            fault = f"{len(lacking)} of {len(both)} searches have no benchmark accuracy ({', '.join(lacking[:3])})"
+            raise UserError("nasx compare", fault, "leave them out by a condition, for example space=nb201")
         fault = "these searches have no benchmark accuracy in common, and the supernet's accuracy does not rank methods"
         raise UserError("nasx compare", fault, "retrain their cells, or set another metric, such as metric=cost_s")
     return random_baseline.ranking(found, set(both["dataset"]))

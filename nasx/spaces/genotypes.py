@@ -216,7 +216,7 @@ def _output(fields: Mapping[str, object], key: str, first: int, last: int, remed
 
 
 def darts_fields(text: str) -> Mapping[str, object]:
-    """Fields of a DARTS genotype by name, as they are written; positional ones get the names `FIELDS`."""
+    """Return the fields of a DARTS genotype by name, unchecked; positional fields take their names from `FIELDS`."""
     checked(text)
     calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
     written = [call for call in calls if not text[: call.start()].rpartition("\n")[2].lstrip().startswith("#")]

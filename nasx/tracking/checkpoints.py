@@ -96,10 +96,10 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
         if rows is None or "metrics" in state or counted <= rows:
             return state
         short = counted
-        few = f"counts {counted} metrics rows, but metrics.jsonl holds {rows} whole ones"
+        few = f"expects {counted} metrics rows, but metrics.jsonl has {rows} complete ones"
         log.warning("%s: %s; the checkpoint before is used", path, few)
     if short:
-        fault = f"holds {rows} whole rows, fewer than any readable checkpoint counts ({short})"
+        fault = f"has {rows} complete rows, but the readable checkpoints expect more ({short})"
         remedy = "put a copy of the file back, or move the folder away to restart this run"
         raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:

@@ -95,7 +95,9 @@ class Lock:
             return
         if there != self.text:
             why = f"{holder_name(there)} has taken it over" if there else "its lock file was removed"
-            remedy = "the same command resumes from the last checkpoint if no other process does"
+            remedy = (
+                "run the same command again to resume from the last checkpoint, unless another process uses the folder"
+            )
             raise UserError(str(self.folder), f"is no longer held by this process: {why}", remedy)
 
     def close(self) -> None:

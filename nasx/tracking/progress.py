@@ -72,7 +72,9 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     # a notebook shows standard error as an error
     screen: logging.Handler = logging.StreamHandler(sys.stdout if CONSOLE.is_jupyter else sys.stderr)
     if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it
-        screen = RichHandler(console=CONSOLE, show_path=False, markup=False, show_level=False)
+        screen = RichHandler(
+            console=CONSOLE, show_path=False, markup=False, show_level=False, log_time_format="%H:%M:%S"
+        )
         screen.setFormatter(Printable("%(message)s"))
     else:
         screen.setFormatter(plain)

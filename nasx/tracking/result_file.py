@@ -209,7 +209,7 @@ def read(folder: Path) -> Record:
 
 
 def _upgraded(content: dict[str, object], folder: Path) -> dict[str, object]:
-    """The record as this version would have written it: format 0 (0.1.0) has the first digits of `family` only."""
+    """The record as this version would have written it: format 0 (0.1.0) has only the first 8 digits of `family`."""
     family = content.get("family")
     if not isinstance(family, str) or not re.fullmatch(r"[0-9a-f]{8}", family):
         return content

@@ -70,7 +70,7 @@ def differing(folder: Path, identity: Mapping[str, object], extra: Collection[st
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
     fault = f"belongs to a run with another configuration ({shown}{more})"
     if not keys:
-        fault = "belongs to a version of nasx that computes the same configuration differently"
+        fault = "was created by a version of nasx that gives different results for the same configuration"
     return UserError(str(folder), fault, "choose another name=NAME, or leave name out to let nasx name the run")
 
 

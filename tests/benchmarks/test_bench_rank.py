@@ -124,8 +124,8 @@ def test_rows_as_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 BAD = {
-    "no column": ("cell,score\nx,1\n", "it has the columns cell, score"),
-    "no score": ("architecture,value\nx,1\n", "it has the columns architecture, value"),
+    "no column": ("cell,score\nx,1\n", "lacks a required column (it has cell, score)"),
+    "no score": ("architecture,value\nx,1\n", "lacks a required column (it has architecture, value)"),
     "no cell": ("architecture,score\n|none~0|,1\n", "line 2: cell='|none~0|': is not a NAS-Bench-201 cell"),
     "no number": (f"architecture,score\n{cell_text(7)},high\n", "line 2: could not convert"),
     "nan": (f"architecture,score\n{cell_text(7)},nan\n", "line 2: the score is not a number"),
@@ -133,7 +133,7 @@ BAD = {
     "twice": (f"architecture,score\n{cell_text(7)},1\n{cell_text(7)},2\n", "line 3: the cell"),
     "index": ("index,score\n15625,1\n", "line 2: the index 15625 is not one of 0 to 15624"),
     "one cell": (f"architecture,score\n{cell_text(7)},1\n", "the benchmark has 1 of the 1 cells"),
-    "empty": ("", "it has the columns none"),
+    "empty": ("", "lacks a required column (it has none)"),
     "bytes": (b"\xff\xfe\x00", "UnicodeDecodeError"),
 }
 

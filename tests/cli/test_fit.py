@@ -323,7 +323,7 @@ def test_the_size_follows_the_images_and_the_name_follows_files_and_settings(
         (["images", "proxy=half"], "proxy=half: is not an integer"),
         (
             ["images", "minutes=9", "retrain.epochs=3"],
-            "retrain.epochs=3: cannot be combined with minutes=, which chooses this length",
+            "retrain.epochs=3: cannot be combined with minutes=, which sets it automatically",
         ),
         (["images", "out=model.pt"], "out=model.pt: is not the name of an ONNX file"),
         (["images", "out=notes.onnx"], "would replace notes.md, which is not a model card of nasx"),

@@ -199,6 +199,20 @@ def test_the_other_commands_compose_alike(command: str, folder: Path) -> None:
     assert (cfg["seed"], cfg["search"]["lr"], cfg["retrain"]["recipe"]) == (8, 0.25, "tse-8layer")
 
 
+@pytest.mark.parametrize("word", ["out=~/x", "out='~/x'", 'out="~/x"'])
+def test_runs_are_written_to_the_home_folder_that_other_commands_read(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = preflight.normalize("search", arguments.split_options([word, "seed=1"]))
+    assert composed("search", *line.overrides)[0]["out"] == str(tmp_path / "x")
+
+
+@pytest.mark.parametrize("word", ["out=", "out=''"])
+def test_an_empty_folder_of_runs_is_refused(word: str) -> None:
+    assert faults(word) == [f"{word}: is empty; name a folder, for example out=outputs"]
+
+
 def test_a_pair_can_be_left_out(folder: Path) -> None:
     line = preflight.normalize("search", arguments.split_options(["space=other", "method=random", "pair=null"]))
     assert composed("search", *line.overrides, config_dir=folder)[0]["seed"] == 0
@@ -247,7 +261,7 @@ def test_all_faults_are_reported_at_once() -> None:
         (["search.nesterov=true", "search.momentum=0"], ["needs momentum"]),
         (["search.arch_momentum=0.9"], ["search.arch_momentum=0.9: is only used by search.arch_optimizer=sgd"]),
         (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
-        (["search.diagnose_order=2"], ["search.diagnose_order=2: is only used at the steps of search.diagnose_steps"]),
+        (["search.diagnose_order=2"], ["search.diagnose_order=2: has no effect with search.diagnose_steps=0"]),
         (["search.diagnose_order=2", "search.diagnose_steps=1"], []),
         (["benchmark=nb101"], ["has no architectures of Nb201; use space=nb1shot1, or benchmark=none"]),
         (["method=pc_darts", "space=darts", "dataset=digits"], []),

@@ -264,7 +264,7 @@ def test_a_file_does_not_allow_what_it_names(text: str, tmp_path: Path, monkeypa
     (tmp_path / "conf" / "logger" / "own.yaml").write_text("_target_: evil.Log\n")
     found = own(tmp_path, f"# @package _global_\n{text}\n")
     assert (
-        "allow=['evil']: is set in a configuration file, but is only accepted on the command line or NASX_ALLOW; "
+        "allow=['evil']: is set in a configuration file, but is only accepted on the command line or in NASX_ALLOW; "
         "if you trust that file, add allow=... to the command"
     ) in found
     assert not (tmp_path / "imported").exists()

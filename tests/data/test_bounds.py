@@ -44,7 +44,8 @@ CASES = [
     ),
     (
         ["search", "seed=18446744073709551614", "seeds_per_job=3"],
-        "seed=18446744073709551614: leads to seed 18446744073709551616, but the largest is 18446744073709551615",
+        "seed=18446744073709551614: would use seeds up to 18446744073709551616, "
+        "but the largest allowed seed is 18446744073709551615",
     ),
     (
         ["search", f"name={'x' * 260}"],

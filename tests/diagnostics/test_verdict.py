@@ -37,6 +37,15 @@ def test_a_healthy_search_that_has_settled() -> None:
     }
 
 
+@pytest.mark.parametrize(("far", "settled"), [(0.001, False), (0.1, True)])
+def test_a_mixture_that_has_hardly_left_its_start_has_not_converged(far: float, settled: bool) -> None:
+    """A search of a few updates: the last epochs change little, and the cell is that of nearly equal weights."""
+    left = {"cell": [[0.2 + far, 0.2 - far, 0.2, 0.2, 0.2]] * 6}
+    _, unsettled, reasons = of([*rows(1), *rows(19, mix=left)])
+    assert unsettled is not settled
+    assert settled or "the mixture is still nearly uniform (saturation 3.1e-06, below 0.001)" in reasons
+
+
 def test_what_is_said_of_error_bars() -> None:
     """Means over all comparisons, not over epochs; nothing where none was asked for."""
     found = rows(4)

@@ -242,6 +242,16 @@ def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
         compare.main(["method=darts", "method=random", "metric=supernet_valid"])
 
 
+def test_searches_of_which_some_have_no_look_up_are_named(make):
+    for seed in (0, 1):
+        make("darts", seed)
+        make("random", seed, **({"lookup": None} if seed else {}))
+    with pytest.raises(
+        UserError, match=r"1 of 4 searches have no benchmark accuracy \(\S+\); leave them out by a cond"
+    ):
+        compare.main(["method=darts", "method=random"])
+
+
 def test_searches_without_a_look_up_ask_for_a_metric(make, capsys):
     for seed in (0, 1):
         make("darts", seed, lookup=None, wall_s=10.0 + seed)

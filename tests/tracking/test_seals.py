@@ -134,14 +134,16 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(
     loaded = run.load()
     assert loaded is not None
     assert (loaded["updates"], loaded["rows"]) == (1, 1)
-    assert "counts 2 metrics rows, but metrics.jsonl holds 1 whole ones; the checkpoint before is used" in caplog.text
+    assert "expects 2 metrics rows, but metrics.jsonl has 1 complete ones; the checkpoint before is used" in caplog.text
     run.append({"epoch": 2})
     assert run.load()["updates"] == 2  # type: ignore[index]
 
 
 def test_rows_that_every_checkpoint_misses_are_reported(run: run_folder.Run) -> None:
     older(run, 1, 2)
-    with pytest.raises(UserError, match=r"metrics\.jsonl: holds 0 whole rows, fewer than any .*; put a copy"):
+    with pytest.raises(
+        UserError, match=r"metrics\.jsonl: has 0 complete rows, but the readable checkpoints expect more .*; put a copy"
+    ):
         run.load()
 
 

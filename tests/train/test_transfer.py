@@ -127,7 +127,10 @@ def test_an_impossible_target_is_reported_before_training(words: tuple[str, ...]
             "has no effect: retrain.max_macs=99999 chooses",
         ),
         (["budget=macs", "budget.target=1M", "relaxed=true"], "budget=macs: has no effect on a supernet"),
-        (["space=darts_rnn", "genotype=DARTS", "budget=macs", "budget.target=1M"], "is for networks that read images"),
+        (
+            ["space=darts_rnn", "genotype=DARTS", "budget=macs", "budget.target=1M"],
+            "applies only to networks for images",
+        ),
     ],
 )
 def test_faults_of_the_line(words: list[str], told: str) -> None:

@@ -205,7 +205,7 @@ class Darts(Space):
         if self.untied:
             raise UserError(
                 "stages.keep",
-                "untied cells cannot be narrowed: all cells share the list of operations of an edge",
+                "operations cannot be dropped per cell: untied cells, too, share one list of operations for each edge",
                 "set space.untied=false, or stages.keep=[null]",
             )
         normal, reduce = (strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS)

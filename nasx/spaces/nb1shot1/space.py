@@ -179,7 +179,7 @@ class Nb1Shot1(Space):
             raise UserError(
                 "genotype, matrix",
                 f"has {len(genotype.matrix)} vertices instead of {VERTICES}",
-                "write the cell as this space does, pruned vertices included",
+                "write all vertices, including the pruned ones",
             )
         if self.discretize(self.encode(genotype)) != genotype:
             raise UserError(
