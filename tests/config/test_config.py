@@ -263,7 +263,7 @@ def test_all_faults_are_reported_at_once() -> None:
         (["search.arch_momentum=0.9", "search.arch_optimizer=sgd"], []),
         (["search.diagnose_order=2"], ["search.diagnose_order=2: has no effect with search.diagnose_steps=0"]),
         (["search.diagnose_order=2", "search.diagnose_steps=1"], []),
-        (["benchmark=nb101"], ["has no architectures of Nb201; use space=nb1shot1, or benchmark=none"]),
+        (["benchmark=nb101"], ["has no architectures of Nb201; use space=nb1shot1_1, or benchmark=none"]),
         (["method=pc_darts", "space=darts", "dataset=digits"], []),
         (["method=pc_darts", "dataset=digits"], []),
         (
