@@ -287,7 +287,7 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
     ("words", "said"),
     [
         ([NB101, "mirror=http://mirror"], "is not encrypted, and nb101 has no published checksum"),
-        (["nb301"], "is not a table; did you mean nb101?"),
+        (["nb301"], "unknown table; did you mean nb101?"),
         ([TESTS, "form=x"], "form=x: is not a setting; choose from devices=..., from=..., mirror=..."),
         ([TESTS, "devices=raspi4"], "nb201-test has no devices"),
         ([LATENCY, "devices=raspi4,toaster"], "devices=toaster: has no published latencies; choose from 1080ti_1"),

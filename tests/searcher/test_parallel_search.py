@@ -164,9 +164,9 @@ def test_a_killed_search_of_two_processes_resumes_to_the_same_bits(tmp_path: Pat
         (["method=random"], "Random trains no supernet"),
         (["seeds_per_job=2"], "seeds_per_job=2 puts several searches into one process"),
         (["stages=pdarts", "space=darts"], "the stages of a search run in a single process"),
-        (["engine.compile=on"], "compiled cells (engine.compile=on) cannot wait"),
-        (["engine.graphs=on"], "CUDA graphs (engine.graphs=on) cannot wait"),
-        (["search.diagnose_every=1"], "search.diagnose_every=1 reads the outputs of cells"),
+        (["engine.compile=on"], "engine.compile=on does not support several processes"),
+        (["engine.graphs=on"], "engine.graphs=on does not support several processes"),
+        (["search.diagnose_every=1"], "search.diagnose_every=1 needs the outputs of a whole batch"),
     ],
 )
 def test_what_a_single_process_alone_can_do_is_refused(words: list[str], fault: str) -> None:
