@@ -147,7 +147,7 @@ def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_fo
     assert versions.completed(versions.stable(moved)) == {**moved, "edge_norm": False}
     (tmp_path / "config.yaml").write_text(json.dumps({"kind": "search", "identity": "x", **settings}))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="a version of nasx that computes the same configuration differently"):
+    with pytest.raises(UserError, match="a version of nasx that gives different results for the same configuration"):
         run_folder.Run(tmp_path, settings, {"kind": "search", "identity": "x"})
     (tmp_path / "config.yaml").write_text(json.dumps({"format": 1, "kind": "search", "identity": "x", **settings}))
     run_folder.Run(tmp_path, settings, {"kind": "search", "identity": "x"}).close()
