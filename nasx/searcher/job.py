@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from nasx.benchmarks.base import Benchmark
 from nasx.config import identity, instantiate, stages
 from nasx.core import distributed, metrics, versions
 from nasx.core.bilevel import Method, Search, Selection, Step, Tree, detached
@@ -62,7 +61,7 @@ class SearchJob(Job):
         self.chosen: dict[str, object] = {}
         self.space: Space = build("space")
         self.method: Method = build("method")
-        self.benchmark: Benchmark = build("benchmark")
+        self.benchmark = build("benchmark")
         self.source: Source = build("dataset")
         self.engine_settings = engine = replace(build("engine"), **(path or {}))
         settings = self.settings

@@ -105,8 +105,9 @@ class Run:
             raise UserError(str(folder), "is read-only", "choose another folder with out=FOLDER")
         self._lock = Lock(folder)
         try:
-            with contextlib.suppress(OSError):  # of the last start
-                (folder / "fault.txt").unlink()
+            for left in (folder / "fault.txt", *folder.glob(".*.part"), *inner.glob(".*.part")):
+                with contextlib.suppress(OSError):  # of the last start, which may have been killed
+                    left.unlink()
             self._claim(extra)
         except BaseException:
             self.close()

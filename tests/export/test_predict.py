@@ -71,7 +71,9 @@ def test_a_folder_is_read_as_the_dataset_reads_it(folder: Path, kind: str) -> No
     assert found.labels == tuple("ab"[i] for i in found.probabilities.argmax(1))
     steps, count = model.facts["preprocessing"], len(images.train_y)
     own = (
-        images.images.train_x if kind == "folder" else images.parts["train"][[(i, None) for i in range(count)]].numpy()
+        images.data.train_x.numpy()
+        if kind == "folder"
+        else images.parts["train"][[(i, None) for i in range(count)]].numpy()
     )
     pixels = [each.x.tobytes() for each in fitting.read(folder / "train", steps, images.shape)]
     assert sorted(pixels) == sorted(x.tobytes() for x in own)

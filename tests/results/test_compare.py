@@ -242,23 +242,12 @@ def test_metrics_that_are_not_there_and_data_sets_that_differ(make):
         compare.main(["method=darts", "method=random", "metric=supernet_valid"])
 
 
-def test_searches_of_which_some_have_no_look_up_are_named(make):
-    for seed in (0, 1):
-        make("darts", seed)
-        make("random", seed, **({"lookup": None} if seed else {}))
-    with pytest.raises(
-        UserError, match=r"1 of 4 searches have no benchmark accuracy \(\S+\); leave them out by a cond"
-    ):
-        compare.main(["method=darts", "method=random"])
-
-
 def test_searches_without_a_look_up_ask_for_a_metric(make, capsys):
-    for seed in (0, 1):
-        make("darts", seed, lookup=None, wall_s=10.0 + seed)
-        make("random", seed, lookup=None, wall_s=1.0 + seed)
+    groups = ["method=darts", "method=random"]
+    [make(method, s, lookup=None, wall_s=w + s) for s in (0, 1) for method, w in (("darts", 10.0), ("random", 1.0))]
     with pytest.raises(UserError, match="no benchmark accuracy in common"):
-        compare.main(["method=darts", "method=random"])
-    compare.main(["method=darts", "method=random", "metric=cost_s"])
+        compare.main(groups)
+    compare.main([*groups, "metric=cost_s"])
     assert "B is 9.00 s below A" in capsys.readouterr().out
 
 
