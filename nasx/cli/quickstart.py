@@ -122,8 +122,8 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: 
     console.print(f"cell found by the search: {cell}", markup=False)
     console.print(f"picture: {printable(str(picture))}", markup=False)
     console.print("next: nasx search method=darts space=nb201   a full search on CIFAR-10 (GPU)")
-    where = "" if out == "outputs" else f" {lineage.override('out', out)}"
-    console.print(f"      {f'nasx table{where}':<38} all finished runs", markup=False)
+    shown = "nasx table" if out == "outputs" else f"nasx table {lineage.override('out', out)}"
+    console.print(f"      {shown:<38} all finished runs" if len(shown) < 39 else f"      {shown}", markup=False)
 
 
 def _screen() -> bool:

@@ -183,7 +183,7 @@ def _top(own: Mapping[str, object], given: set[str]) -> Iterator[UserError]:
         if key not in given and own.get(key) not in (None, [], ""):
             yield UserError(
                 f"{key}={own[key]}",
-                f"{IN_A_FILE}{' or NASX_ALLOW' if key == 'allow' else ''}",
+                f"{IN_A_FILE}{' or in NASX_ALLOW' if key == 'allow' else ''}",
                 f"if you trust that file, add {key}=... to the command",
             )
     out = own.get("out")

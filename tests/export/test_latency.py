@@ -216,7 +216,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
         (["space=nb201", "repeats=0"], "repeats=0: is less than 1"),
         (["space=nb201", "networks=1"], "networks=1: is less than 2"),
         (["space=nb201", "out=table.csv"], "is not the name of a JSON file"),
-        (["space=darts_rnn"], "reads text"),
+        (["space=darts_rnn"], "is a space of text networks"),
         (["space=nb1shot1_1", "runtime=eager"], "Nb1Shot1 does not define the cost of its networks"),
         (["space=nb202"], "nb201"),
     ],
