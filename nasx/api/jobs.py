@@ -36,10 +36,10 @@ def search(*overrides: Override, config_dir: str | None = None, **settings: obje
     Args:
         overrides: settings, each as text (`"search.epochs=2"`) or a mapping (`{"search.epochs": 2}`).
         config_dir: a folder of your own YAML files, like `--config-dir`.
-        settings: choices, and settings whose key is a Python name: `method="darts"`, `seed=1`, `search={"epochs": 2}`.
+        settings: components and settings as keyword arguments: `method="darts"`, `seed=1`, `search={"epochs": 2}`.
 
     Raises:
-        UserError: what the command line prints for the same fault, before anything is computed.
+        UserError: the command line's error for the same fault, raised before anything is computed.
         KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
     """
     run = open_run(_call("search", _texts(*overrides, settings), config_dir))

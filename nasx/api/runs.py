@@ -81,7 +81,7 @@ def open_run(folder: Path) -> SearchRun | RetrainRun:
         record = result_file.read(folder)
         found = {name: value for name, value in record.measured().items() if not math.isnan(value)}
     except (result_file.Unreadable, TypeError, ValueError) as error:
-        raise UserError(str(folder), f"holds no finished run ({error})", "name a finished run") from error
+        raise UserError(str(folder), f"contains no finished run ({error})", "name a finished run") from error
     run = Run(name=folder.name, folder=folder, genotype=record.genotype, seed=record.seed or 0, measures=found)
     if isinstance(record, RetrainRecord):
         held_out = record.content.get("valid_accuracy") if record.held_out else None

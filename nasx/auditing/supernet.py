@@ -306,7 +306,7 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
     method = build()
     method.step(middle, *start.batches(method, 1))
     ok = same(finished(middle), ends[0])
-    said = "continues bit for bit" if ok else "goes on otherwise: state in the method itself is in no checkpoint"
+    said = "continues bit for bit" if ok else "continues differently: no checkpoint contains state in the method"
     yield Finding("state", passed(ok), f"a new method at the saved state {said}", {}, source)
     other, plain = build(), start.copy(Search)
     train, val = start.batches(other, 0)

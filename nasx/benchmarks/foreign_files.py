@@ -35,7 +35,7 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
         # torch's message recommends the unsafe load; only the name of the refused global is reported.
         asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
         raise ValueError(
-            f"it refers to {asked[1] or asked[2]}, which no table needs"
+            f"it refers to {asked[1] or asked[2]}, which is not allowed in a table"
             if asked
             else "it does not contain plain values and tensors only"
         ) from None
@@ -46,7 +46,7 @@ class _Dtype:
 
     def __init__(self, code: str, *flags: object) -> None:
         if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
-            raise pickle.UnpicklingError(f"a number of the type {code!r}")
+            raise pickle.UnpicklingError(f"it contains a number of the unsupported type {code!r}")
         self.code = code
 
     def __setstate__(self, state: Sequence[object]) -> None:
@@ -59,7 +59,7 @@ def _scalar(kind: _Dtype, raw: bytes) -> object:
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in {encoding!r}")
+        raise pickle.UnpicklingError(f"it contains bytes in the unsupported encoding {encoding!r}")
     return text.encode("latin1")
 
 
@@ -80,7 +80,7 @@ class PlainUnpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which no table needs") from None
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}, which is not allowed in a table") from None
 
 
 def load_plain(file: Path) -> dict[Any, Any]:
@@ -92,5 +92,5 @@ def load_plain(file: Path) -> dict[Any, Any]:
     with memory_limit(8 * MAX_CELL_BYTES):
         content = PlainUnpickler(io.BytesIO(raw)).load()
     if not isinstance(content, dict):
-        raise ValueError(f"it contains a {type(content).__name__}")
+        raise ValueError(f"it contains a {type(content).__name__}, not a dict")
     return content

@@ -115,7 +115,7 @@ def fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
             yield number, message[at : at + length]
             at += length
         else:
-            raise ValueError(f"wire type {wire} in a message")
+            raise ValueError(f"a message has the unsupported wire type {wire}")
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
@@ -127,7 +127,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
-    raise ValueError("a number of more than ten bytes")
+    raise ValueError("a varint is longer than ten bytes")
 
 
 def metrics(message: bytes) -> tuple[int, float, float, float]:
@@ -143,7 +143,7 @@ def metrics(message: bytes) -> tuple[int, float, float, float]:
     end = dict(fields(evaluations[2]))
     valid, test, seconds = float(end[4]), float(end[5]), float(end[2])
     if not (0 <= valid <= 1 and 0 <= test <= 1 and seconds >= 0):
-        raise ValueError(f"accuracies {valid}, {test} after {seconds} s")
+        raise ValueError(f"accuracies {valid}, {test} after {seconds} s are out of range")
     return params, valid, test, seconds
 
 

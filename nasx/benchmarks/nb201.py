@@ -98,7 +98,7 @@ class Nb201(Benchmark):
         )
         raise UserError(
             f"benchmark.devices=[{','.join(self.devices)}]",
-            f"{self.file()} has no latencies of {', '.join(absent)}",
+            f"{self.file()} has no latencies for {', '.join(absent)}",
             f"{there}; {brings}",
         )
 

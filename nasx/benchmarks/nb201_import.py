@@ -122,7 +122,7 @@ class Collected:
     def put(self, key: Run | Measure | str, row: int, value: float) -> None:
         """Set one value, seconds if `key` is a dataset, else a percentage. Raises ValueError for an invalid one."""
         if not 0.0 <= value <= 100.0 and not isinstance(key, str):
-            raise ValueError(f"an accuracy of {value} percent")
+            raise ValueError(f"an accuracy of {value} percent is out of range")
         unknown = np.full(CELLS, np.nan)
         if isinstance(key, str):
             values = self.seconds.setdefault(key, unknown)
@@ -291,7 +291,7 @@ def read_folder(path: Path, say: Say) -> Collected:
     """Read NATS-Bench's topology folder: one bzip2 pickle ``{'12': state, '200': state, ...}`` per cell."""
     files = sorted(file for file in path.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", file.name))
     if not files:
-        raise ValueError("no NNNNNN.pickle.pbz2 in it")
+        raise ValueError("it contains no file NNNNNN.pickle.pbz2")
     meta = path / "meta.pickle.pbz2"
     names = load_plain(meta)["meta_archs"] if meta.exists() else None
     collected = Collected()

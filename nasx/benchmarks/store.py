@@ -26,7 +26,7 @@ Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]
 MAX_BYTES = 1 << 30
 """Largest size of an unpacked table; the largest table, NAS-Bench-101, has a tenth of it."""
-ELSEWHERE = "set another file with out=FILE"
+ELSEWHERE = "choose another file with out=FILE"
 """Remedy for a table that cannot be written."""
 
 

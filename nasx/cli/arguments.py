@@ -170,7 +170,7 @@ class Line(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether jobs will run; otherwise something is only shown."""
+        """Whether the command runs jobs; with --help, --cfg and the like it only prints something."""
         return not self.has("--help", "--hydra-help", "--cfg", "--info", "--shell-completion", "--version")
 
 

@@ -16,9 +16,9 @@ default retrained networks are compared by test accuracy or perplexity, and sear
 
 The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
 Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
-cell, the test is over these, with a note. These comparisons would mislead and are refused: groups of fewer than two
-values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks, and measured accuracies on
-several datasets.
+cell, the test is over the retrainings, and a note says so. These comparisons would be misleading and are rejected:
+groups of fewer than two values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks,
+and measured accuracies on several datasets.
 """
 
 from __future__ import annotations

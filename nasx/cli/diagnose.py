@@ -59,10 +59,11 @@ def diagnose(
     allow: Sequence[str] = (),
     settings: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """A row of diagnostics for each checkpoint of the search in `folder`, the oldest first.
+    """Yield a row of diagnostics for each checkpoint of the search in `folder`, oldest first.
 
-    Each equals the metrics row that the search itself would have written there, with the updates so far. Raises
-    UserError if `folder` is not a search, trains nothing, or has no readable checkpoint.
+    Each row has the values that the search itself would have written to its metrics row at that checkpoint, and the
+    number of updates so far. Raises UserError if `folder` is not a search, or if the search trains nothing or has no
+    readable checkpoint.
     """
     saved, found = open_search(folder, allow, settings)
     with restored_job(folder, saved, device, threads, allow) as job:

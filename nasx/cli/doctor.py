@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
             faults.append(UserError(f"nasx doctor, {part.__name__}", f"{type(error).__name__}: {error}", remedy))
     for fault in faults:
         print(tilde(f"wrong         {fault}"))
-    print("1 thing is wrong" if len(faults) == 1 else f"{len(faults)} things are wrong" if faults else "all is well")
+    print("1 problem found" if len(faults) == 1 else f"{len(faults)} problems found" if faults else "no problems found")
     return 1 if faults else 0
 
 

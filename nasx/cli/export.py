@@ -100,7 +100,7 @@ def finished_retraining(folder: Path) -> Result:
     """The record of a finished retraining. Raises UserError."""
     found = records.finished(folder)
     if found is None:
-        fault = "holds no finished run (no readable result.json)"
+        fault = "contains no finished run (no readable result.json)"
         remedy = "run the command of that retraining again: it resumes and finishes"
     elif found.get("test_perplexity") is not None:
         fault = "holds a language model; only networks that classify images can be exported"

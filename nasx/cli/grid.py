@@ -48,7 +48,7 @@ class Axis(NamedTuple):
 
 
 class Job(NamedTuple):
-    """The overrides of one job, and what they give."""
+    """The overrides of one job, and the configuration and choices that they produce."""
 
     overrides: list[str]
     values: Config

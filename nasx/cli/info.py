@@ -73,7 +73,7 @@ Facts = dict[str, object]
 
 
 def main(words: Sequence[str]) -> int:
-    """Print one fact a line."""
+    """Print one fact per line."""
     args = parse("info", words, dict.fromkeys(OPTIONS, ""))
     given = args.options
     if given["genotype"] and given["from"]:
@@ -142,7 +142,7 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
     if run is not None:
         found = records.finished(run.folder) or {}
         if not found.get("genotype"):
-            fault = f"{run.folder} holds no finished run"
+            fault = f"{run.folder} contains no finished run"
             raise UserError(f"from={given['from']}", fault, "run its command again: it resumes and finishes")
         if found.get("relaxed"):
             raise UserError(f"from={given['from']}", "holds a supernet, not a cell", f"use from={found['parent']}")

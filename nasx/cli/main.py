@@ -139,7 +139,7 @@ def print_error(error: Exception) -> int:
         traceback.print_exception(error)
     said = printable(str(error))
     if "\n" in said:
-        said = "several things are wrong\n" + "\n".join(f"  {line}" for line in said.splitlines())
+        said = "several errors were found\n" + "\n".join(f"  {line}" for line in said.splitlines())
     print(f"nasx: {said}", file=sys.stderr)
     return 2
 

@@ -84,7 +84,7 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
     try:
         return f"{key}={(folder / 'genotype.txt').read_text(encoding='utf-8').strip()}"
     except OSError:
-        raise UserError(text, f"{folder} holds no finished search", "run its command again to finish it") from None
+        raise UserError(text, f"{folder} contains no finished search", "run its command again to finish it") from None
 
 
 # ------------------------------------------------------------------------------------------------- compose

@@ -116,8 +116,8 @@ def main(words: Sequence[str]) -> int:
             accuracies = each.accuracies(measure)
             known = ~np.isnan(accuracies)
             if known.sum() < 2:
-                fault = f"the benchmark has {known.sum()} of the {len(known)} cells of {each.name}"
-                raise UserError(f"against={measure}", fault, "rank at least two cells that it has")
+                fault = f"the benchmark contains {known.sum()} of the {len(known)} cells of {each.name}"
+                raise UserError(f"against={measure}", fault, "rank at least two cells that the benchmark contains")
             found = ranking(sign * each.scores[known], accuracies[known], k=k, resamples=resamples, seed=sampling.seed)
             facts = {"resamples": resamples, "seed": sampling.seed, "lower": sign < 0, **each.facts}
             rows.append({"score": each.name, "against": measure, **as_record(found, k), **facts})
@@ -234,7 +234,7 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
 
 def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
     """The scores of a CSV with the columns architecture (or index) and score. Raises UserError with the line."""
-    remedy = "write the columns architecture (or index, the official one) and score, one cell per line"
+    remedy = "write the columns architecture (or index, the official cell index) and score, one cell per line"
     try:
         with path.open(encoding="utf-8", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
@@ -301,7 +301,7 @@ def of_run(
         cells = [str(genotype) for genotype in genotypes]
         for measure in against:
             if np.isnan(accuracies(benchmark, cells, measure)).all():
-                fault = f"the benchmark has {measure} for none of the {len(cells)} cells drawn"
+                fault = f"the benchmark has no {measure} for any of the {len(cells)} cells drawn"
                 raise UserError(f"from={folder}", fault, COVERED)
         scores = np.array(one_shot(job, genotypes, sampling.images or job.settings.evaluated[0], folder.name))
     facts = {"kind": "one-shot", "updates": state["updates"]}

@@ -214,7 +214,7 @@ def sweeps(root: Path, now: float) -> Iterator[str]:
         taken = [record["wall_s"] for job in done for run in job.runs if (record := recorded(root / run)[0])]
         rest = sweep_left(taken, live, planned - len(found))
         until = "" if rest is None else f"; about {duration(rest)} left"
-        ends = f"running: {said}{until}" if running else f"stopped: {said}; the same command goes on:"
+        ends = f"running: {said}{until}" if running else f"stopped: {said}; the same command continues it:"
         yield f"sweep of {planned} jobs, {ends}"
         yield f"  {shlex.join(['nasx', *plan.get('command', [])])}"
         yield from (f"  failed: {shlex.join(job.overrides)}\n    {job.fault}" for job in found if job.fault)

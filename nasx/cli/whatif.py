@@ -272,7 +272,7 @@ def start(folder: Path) -> int:
     try:
         began = onset(records.read_rows(folder))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows of another hand
-        fault = "contains rows that are not those of a search"
+        fault = "contains rows that were not written by a search"
         raise UserError(str(folder / "metrics.jsonl"), fault, "name the folder of a search") from error
     where = f"nasx whatif {folder} auto"
     if began is None:

@@ -68,7 +68,7 @@ def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
 
 
 def members(node: ast.ClassDef) -> Mapping[str, ast.FunctionDef | None]:
-    """Return the members that a class defines: functions, and None for values."""
+    """Return the members that a class defines, by name: a function node, or None for a value."""
     found: dict[str, ast.FunctionDef | None] = {}
     for line in node.body:
         match line:

@@ -93,7 +93,7 @@ class Loader(ConfigLoaderImpl):
     """The folder of --config-dir."""
 
     def base_config(self, command: str, cfg: DictConfig, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
-        """What composes nasx's own files for the launcher and sweeper of `cfg`; None if there are no others."""
+        """Return a composer of only nasx's files with `cfg`'s launcher and sweeper; None if there are no others."""
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [

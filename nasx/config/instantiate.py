@@ -20,7 +20,7 @@ from nasx.errors import UserError
 
 
 def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserError | None:
-    """The fault of a `_target_`, None if it may be built. Nothing is imported."""
+    """Return the fault of a `_target_`, or None if it may be instantiated. Nothing is imported."""
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
         return UserError(key, "is not a class path", "write package.module.Class")

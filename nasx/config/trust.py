@@ -164,7 +164,7 @@ def _genuine(name: str) -> bool:
 
 
 def resolver_fault(key: str, value: object) -> UserError:
-    """The fault of a value that calls a resolver."""
+    """Return the error for a value that calls an OmegaConf resolver."""
     return UserError(
         f"{key}={value}",
         "uses an OmegaConf resolver, whose result would be stored in the run",

@@ -43,8 +43,8 @@ class Meter:
 
 
 def refused(where: str, values: object) -> UserError:
-    """Return the fault of the values of a step that `Meter.add` has refused."""
-    remedy = "return logs(...) of nasx.core.bilevel, or {} where there is nothing to log"
+    """Return the error for the values of a step that `Meter.add` has rejected."""
+    remedy = "return the result of nasx.core.bilevel.logs(...), or {} if there is nothing to log"
     fault = "returned None" if values is None else f"returned {type(values).__name__}, not a dictionary"
     for name, value in values.items() if isinstance(values, Mapping) else ():
         if not isinstance(value, Tensor) or value.dim():

@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     sign: int
 
     def convert(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Replace the accuracies in means of losses and accuracies by this metric."""
+        """Replace the accuracies in a mapping of mean losses and accuracies by this metric."""
         if self is ACCURACY:
             return dict(means)
         kept = {name: value for name, value in means.items() if not name.endswith("_accuracy")}

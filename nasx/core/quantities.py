@@ -1,7 +1,7 @@
 """The table of all numbers that a run records.
 
 Tables, charts, comparisons, `objective=` and the summary of a run read `QUANTITIES`: a number added here appears in all
-of them. No torch.
+of them. This module does not import torch.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Regularizers of recurrent networks."""
+"""Regularizers for recurrent networks."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from nasx.core.trees import Tree
 
 def unavailable(*_: object) -> NoReturn:
     """Default of the functions of a `Selection`. Raises NotImplementedError."""
-    raise NotImplementedError("this Selection was made without it")
+    raise NotImplementedError("this function was not passed to the Selection")
 
 
 @dataclass

@@ -130,7 +130,7 @@ def cpus() -> int:
 
 
 def physical_memory() -> int:
-    """Physical memory of this machine in bytes; `sys.maxsize` where the system does not say, as on Windows."""
+    """Return the physical memory in bytes; `sys.maxsize` if the system does not report it, as on Windows."""
     if not hasattr(os, "sysconf"):
         return sys.maxsize
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

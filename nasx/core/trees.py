@@ -55,7 +55,7 @@ def check_gradient(call: str, g: Tree, x: Tree) -> None:
     if lacking:
         names = f"{', '.join(lacking[:3])}{', ...' if len(lacking) > 3 else ''}"
         raise UserError(
-            call, f"its gradient has no tensor for {names}", "pass gradient(loss, ...) of nasx.core.bilevel"
+            call, f"its gradient has no tensor for {names}", "pass the result of nasx.core.bilevel.gradient(loss, ...)"
         )
 
 

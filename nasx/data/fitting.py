@@ -112,7 +112,7 @@ def _each(images: Images, name: str) -> Iterator[tuple[str, Path | Image | np.nd
             return
         found = [each for each in listing.files(path) if listing.image(each)]
         if not found:
-            raise UserError(str(path), "holds no images", "name a folder of image files")
+            raise UserError(str(path), "contains no images", "name a folder of image files")
         yield from ((str(path / each), path / each) for each in found)
     elif isinstance(images, pil.Image):
         yield name or "image 0", images

@@ -158,7 +158,7 @@ class Read:
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Yield a part once, in segments of equal length; the last may be shorter."""
+        """Yield the segments of one pass over a part, all of equal length; the last may be shorter."""
         words = part_of(self.train if part == "train" else self.test, index)
         stream = Segments(words, batch=batch, bptt=self.bptt, seed=0, name="evaluation")
         return (next(stream) for _ in range(len(stream.lengths(0))))

@@ -49,7 +49,7 @@ def split_faults(component: Split) -> Iterator[UserError]:
     elif component.fraction_a is not None and not 0 < component.fraction_a <= 1 - component.fraction:
         yield UserError(
             f"dataset.fraction_a={component.fraction_a}",
-            f"is not between 0 and what dataset.fraction={component.fraction} leaves",
+            f"is not between 0 and the share left by dataset.fraction={component.fraction}",
             "use null for all of the remainder",
         )
     try:

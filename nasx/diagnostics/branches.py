@@ -32,7 +32,7 @@ def outcomes(parent: Path, epoch: int, branches: Mapping[str, Path | UserError])
 
 
 def ended(folder: Path, measure: str) -> Outcome:
-    """The end of the finished search in `folder`."""
+    """Return the outcome of the finished search in `folder`."""
     record = records.finished(folder)
     assert record is not None, folder
     genotype, verdict = str(record["genotype"]), record.get("verdict") or {}

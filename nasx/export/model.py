@@ -173,7 +173,7 @@ def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str])
     for node in (settings, space):
         for name, limit in sizes.items():
             if not 0 < (node.get(name) or 1) <= limit:
-                raise ValueError(f"{name} of {node[name]} in a file of {len(weights)} tensors")
+                raise ValueError(f"{name}={node[name]} is out of range for a file of {len(weights)} tensors")
     if not all(isinstance(name, str) for name in facts["classes"]):
         raise ValueError("a class without a name")
 

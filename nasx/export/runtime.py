@@ -112,9 +112,9 @@ def opened(file: Path, source: str | bytes, threads: int) -> OnnxModel:
 def _fault(session: InferenceSession, facts: Facts) -> str:
     """What does not fit together in the metadata and the graph; empty for nothing."""
     if missing := [name for name in READ if name not in facts]:
-        return f"without {', '.join(missing)}"
+        return f"it lacks {', '.join(missing)}"
     if not isinstance(facts["classes"], list) or not isinstance(facts["normalization"], dict):
-        return "classes and normalization"
+        return "classes is not a list, or normalization is not a mapping"
     wanted = [("images", list(facts["image"]))], [("scores", [len(facts["classes"])])]
     found = [[(x.name, x.shape[1:]) for x in part] for part in (session.get_inputs(), session.get_outputs())]
     if found != list(wanted):

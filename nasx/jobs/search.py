@@ -138,7 +138,7 @@ class Turn:
 
 
 def info_of_seed(info: JobInfo, seed: int) -> JobInfo:
-    """Return the job information of a command line with this seed only."""
+    """Return the job information of the same command line with only this seed."""
     rest = [text for text in info.overrides if text.partition("=")[0] not in ("seed", "seeds_per_job")]
     return info.of("search", [*rest, f"seed={seed}"])
 

@@ -10,16 +10,16 @@ Source: Zhang, Su, Pan, Chang, Abbasnejad, Haffari (2021), eqs. 6-9, algorithm 1
 Cost per architecture step: one validation pass, K Hessian products (`difference`: two passes each; otherwise one
 double-backward product each over one kept graph) and one mixed product (`exact`: one product; otherwise two passes).
 Per step: T weight passes. Extra memory: four copies of the weights (`difference`), or about six with the graph of
-double backward. An epoch is one pass of architecture steps, so T passes of weight steps, as in the released code of
-both spaces that it has code for.
+double backward. An epoch is one pass of architecture steps, hence T passes of weight steps, as in the released code
+for each of the two spaces that it covers.
 
-How the products are taken (`products`). The equation needs H u and M s; `exact` computes both by double backward. The
-released NAS-Bench-201 notebook does so for H, and takes M s as a central difference of step radius / ||v||, with the
-norm of v and not of s (`released`). `difference` has differences for both, of steps radius / ||u|| and radius / ||s||.
-On a smooth loss the three agree; on networks with relu they do not (docs/methods/kinks.md): on the released problem
-of tests/parity the hypergradients of `exact` and `difference` have cosines of 0.75 and 0.51 to the released one. So the
-default on NAS-Bench-201 is `released`, whose published numbers it is to be compared with, and elsewhere, where there is
-no released code that runs (deviation 5), the paper's equation itself: `exact`.
+How the products are computed (`products`). The equation needs H u and M s; `exact` computes both by double backward.
+The released NAS-Bench-201 notebook does so for H, and computes M s as a central difference with step radius / ||v||,
+with the norm of v and not of s (`released`). `difference` uses central differences for both, with steps radius / ||u||
+and radius / ||s||. On a smooth loss the three agree; on networks with relu they do not (docs/methods/kinks.md): on the
+released problem of tests/parity the hypergradients of `exact` and `difference` have cosines of 0.75 and 0.51 with the
+released one. Therefore the default on NAS-Bench-201 is `released`, because its results are compared with the published
+numbers. Elsewhere no released code runs (deviation 5), and the default is the paper's equation itself: `exact`.
 
 Deviations
 1. The T inner steps really move the weights (the released NAS-Bench-201 code steps a copied optimizer without
@@ -28,10 +28,10 @@ Deviations
    -R (s - v), R = radius / ||v||, a normalized step down the validation loss. Tables label it.
 2. The training batch of all products is the last of the T batches (the paper leaves open which).
 3. With `products=difference` the probe of the mixed product is scaled by ||s||, not by the released ||v||: equal up to
-   O(radius^2) and steadier in single precision.
+   O(radius^2) and more stable in single precision.
 4. Weight decay and momentum are not part of H, as released.
-5. The default architect of the released NAS-Bench-1Shot1 code is another formula and cannot run; it is not reproduced.
-   For the DARTS space no code was released.
+5. The default architect of the released NAS-Bench-1Shot1 code uses a different formula and cannot run; it is not
+   reproduced. For the DARTS space no code was released.
 """
 
 from __future__ import annotations

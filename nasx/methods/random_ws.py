@@ -9,7 +9,7 @@ Cost per step: one pass. At the end: `samples` forward passes.
 Deviations
 1. Operations outside the drawn path are computed and multiplied by zero: the same values, a fixed graph.
 2. Sampling takes the batch's seed, so a step is a function of its batch.
-3. Each candidate sees the next validation batch; Li and Talwalkar compare on the whole validation set in the end.
+3. Each candidate sees the next validation batch; Li and Talwalkar compare on the whole validation set at the end.
 """
 
 from __future__ import annotations

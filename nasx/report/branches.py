@@ -27,7 +27,7 @@ ITSELF, STOPPED = "no change", "stopping there"
 
 
 class Outcome(NamedTuple):
-    """The end of one search."""
+    """The outcome of one search."""
 
     folder: str
     """Empty where no search was run: the parent's cell at the epoch of the branch, or a branch that cannot be."""

@@ -113,7 +113,7 @@ def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
             record = result_file.read(Path(folder))
             copied = mark({name: getattr(record, name) for name in Record.COPIED})
             if record.identity and copied in known:
-                raise Unreadable("second copies of a run")
+                raise Unreadable("duplicate copies of a run")
             if isinstance(record, StudyRecord):
                 studies[folder] = record
             else:
@@ -201,7 +201,7 @@ def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> It
 def _row(folder: str, record: Record) -> Row:
     """Return the row of a search or a retraining; `folder` is empty if the run is known only from another record."""
     if isinstance(record, RetrainRecord) and record.held_out:
-        raise Unreadable("retrainings on a part of the images, which rank cells")
+        raise Unreadable("retrainings on part of the images, used to rank cells")
     try:
         values, reduced = record.measured(), _reduced(record)
     except (TypeError, ValueError, OverflowError) as error:

@@ -173,7 +173,7 @@ def choose(both: pd.DataFrame) -> str:
         lacking = [os.path.basename(folder) for folder in both[~known]["folder"]]
         if known.any() and lacking:
             fault = f"{len(lacking)} of {len(both)} searches have no benchmark accuracy ({', '.join(lacking[:3])})"
-            raise UserError("nasx compare", fault, "leave them out by a condition, for example space=nb201")
+            raise UserError("nasx compare", fault, "exclude them with a condition, for example space=nb201")
         fault = "these searches have no benchmark accuracy in common, and the supernet's accuracy does not rank methods"
         raise UserError("nasx compare", fault, "retrain their cells, or set another metric, such as metric=cost_s")
     return random_baseline.ranking(found, set(both["dataset"]))

@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 
 
 class Entry(NamedTuple):
-    """A printed row on its datasets, or a figure: what it shows, and the commands for it or why there is none."""
+    """A table row with its datasets, or a figure: what it shows, and the commands for it or why there are none."""
 
     name: str
     shows: str

@@ -167,7 +167,7 @@ def time_step(job: SearchJob) -> float:
 
 
 def candidates(engine: EngineSettings, device: torch.device) -> list[EnginePath]:
-    """Return the paths that add settings to the configuration, those that are quick to measure first."""
+    """Return the engine paths that add settings to the configuration; the quickest to measure come first."""
     off = [key for key in CHOICES if getattr(engine, key) in (False, "off")]
     more = [key for key in off if key != "graphs" or device.type == "cuda"]
     found = [{key: CHOICES[key] for i, key in enumerate(more) if n >> i & 1} for n in range(1, 2 ** len(more))]
@@ -301,7 +301,7 @@ class Steps:
         found = end.apart(self.first()[1], start)
         if not found <= most:  # also raises for NaN
             dtype = self.job.problem.dtype
-            raise ArithmeticError(f"its step in {dtype} is {found:.1e} from the eager one, more than {most:.0e}")
+            raise ArithmeticError(f"its {dtype} step differs from the eager one by {found:.1e}, more than {most:.0e}")
         return found
 
 

@@ -239,7 +239,7 @@ class Replayed:
             self.checked = True
             return replayed
         ends[0].restore()
-        self._refuse(f"a replayed step was {far:.1e} of its length from an eager one, which is more than {allowed:.1e}")
+        self._refuse(f"a replayed step differs from an eager one by {far:.1e} of its length (allowed: {allowed:.1e})")
         return values
 
     def _record(self, case: Case, view: Search) -> None:
@@ -342,4 +342,4 @@ def reason(device: torch.device, *, carries: bool = False) -> str | None:
     """Return why steps cannot be replayed here; None if they can."""
     if device.type != "cuda":
         return "CUDA graphs need a CUDA device"
-    return "each batch goes on from the one before it, and batches vary in length" if carries else None
+    return "each batch continues from the previous one, and batches vary in length" if carries else None

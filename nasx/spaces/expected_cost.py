@@ -100,7 +100,7 @@ class CostModel(ABC):
 
     @abstractmethod
     def least(self) -> float:
-        """Return a lower bound of the cost of all networks of the space."""
+        """Return a lower bound on the cost of all networks of the space."""
 
     @abstractmethod
     def to(self, device: torch.device) -> CostModel:

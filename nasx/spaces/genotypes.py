@@ -211,7 +211,7 @@ def recurrent_cell(text: str) -> Cell:
 def _output(fields: Mapping[str, object], key: str, first: int, last: int, remedy: str) -> None:
     """Raises UserError unless the output of a cell concatenates (recurrent: averages) the nodes first to last."""
     if fields.get(key, nodes := tuple(range(first, last + 1))) != nodes:
-        fault = f"the output of a cell must join nodes {first} to {last}"
+        fault = f"the output of a cell must combine nodes {first} to {last}"
         raise UserError(f"genotype, {key}={_short(fields[key])}", fault, remedy)
 
 
@@ -330,7 +330,7 @@ def _numbered(indices: Sequence[int], names: Sequence[str]) -> tuple[str, ...]:
     for place, i in enumerate(indices):
         if not 0 <= i < len(names):
             raise UserError(
-                f"genotype, place {place + 1}",
+                f"genotype, position {place + 1}",
                 f"{i} is not an operation number",
                 f"valid numbers: {', '.join(f'{k} {name}' for k, name in enumerate(names))}",
             )

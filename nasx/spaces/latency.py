@@ -109,7 +109,7 @@ def read(path: str | Path) -> Latencies:
     """Read a table. Raises UserError where the file is missing or damaged."""
     held = read_json(Path(path))
     if held is None or held.get("format") != FORMAT:
-        there = "is not a table of nasx latency" if Path(path).is_file() else "does not exist"
+        there = "was not written by nasx latency" if Path(path).is_file() else "does not exist"
         raise UserError(f"budget.device={path}", there, AGAIN)
     try:
         about = {key: value for key, value in held.items() if key not in ("operations", "networks", "format")}

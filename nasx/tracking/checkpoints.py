@@ -97,7 +97,7 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
             return state
         short = counted
         few = f"expects {counted} metrics rows, but metrics.jsonl has {rows} complete ones"
-        log.warning("%s: %s; the checkpoint before is used", path, few)
+        log.warning("%s: %s; the previous checkpoint is used", path, few)
     if short:
         fault = f"has {rows} complete rows, but the readable checkpoints expect more ({short})"
         remedy = "put a copy of the file back, or move the folder away to restart this run"
@@ -124,11 +124,11 @@ def read(path: Path, device: torch.device | str = "cpu") -> State | None:
             state = torch.load(io.BytesIO(body), map_location=device, weights_only=True)
             if type(state) is dict and (type(state.get("rows", 0)), type(state.get("metrics", ""))) == (int, str):
                 return state
-            fault = "cannot be read safely (it holds no state of a run)"
+            fault = "cannot be read safely (it does not contain the state of a run)"
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error})"
     except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
         said, _, _ = str(error).partition("\n")
         fault = f"cannot be read safely ({said or type(error).__name__})"
-    log.warning("%s: %s; the checkpoint before is used", path, fault)
+    log.warning("%s: %s; the previous checkpoint is used", path, fault)
     return None

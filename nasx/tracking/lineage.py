@@ -95,8 +95,8 @@ def open_parent(folder: Path) -> Parent:
     ):
         path = folder / "config.yaml"
         remedy = (
-            "this command takes the settings of the run from it: copy it again from where the run was made, or give "
-            "genotype= in place of from=, with space= and dataset="
+            "this command reads the settings of the run from this file: copy it again from where the run was made, or "
+            "replace from= by genotype=, space= and dataset="
         )
         fault = "is damaged or cannot be read" if os.path.lexists(path) else "is missing"
         raise UserError(str(path), fault, remedy)
@@ -116,7 +116,7 @@ def finished_search(name: str, out: str) -> tuple[Path, Result]:
     folder = run_folder(name, out)
     found = records.finished(folder)
     if found is None:
-        fault = f"{folder} holds no finished run (no readable result.json)"
+        fault = f"{folder} contains no finished run (no readable result.json)"
         raise UserError(f"from={name}", fault, "run the command of that search again: it resumes and finishes")
     if found.get("kind") != "search" or not found.get("genotype"):
         remedy = f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search"

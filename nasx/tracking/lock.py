@@ -72,8 +72,8 @@ class Lock:
             remedy = "choose another folder, or move the file away"
             raise UserError(str(self.path), "is not a lock file of nasx", remedy)
         if held_elsewhere(there, self.handle):
-            lost = f"{holder_name(there)} did not end orderly, or cannot be seen from here"
-            log.warning("%s: %s: watching it for %.0f s", self.folder, lost, TAKEOVER_S)
+            lost = f"{holder_name(there)} did not exit cleanly, or is not visible from here"
+            log.warning("%s: %s; watching its lock file for %.0f s", self.folder, lost, TAKEOVER_S)
             if touched_within(self.path, TAKEOVER_S):
                 raise in_use(self.folder, there)
         os.ftruncate(self.handle, 0)

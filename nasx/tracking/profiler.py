@@ -59,4 +59,5 @@ def profiled(steps: int, folder: Path, device: torch.device) -> Iterator[Callabl
     ) as running:
         yield running.step
     if not written:
-        log.warning("profile: nothing was recorded: it begins after %d steps of this process", FIRST + WARM_UP)
+        said = "profile: nothing was recorded, because recording begins after %d steps of this process"
+        log.warning(said, FIRST + WARM_UP)

@@ -97,7 +97,7 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_only() -> Iterator[None]:
-    """Show only warnings of nasx inside the block: another process reports the rest."""
+    """Show only warnings from nasx inside the block; another process reports the rest."""
     before = log.level
     log.setLevel(logging.WARNING)
     try:

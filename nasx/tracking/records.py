@@ -87,7 +87,7 @@ def finished(folder: Path) -> Result | None:
     result = read_json(path)
     if result is None and os.path.lexists(path):
         rest = (
-            "put a copy of it back, or remove it: the same command then goes on from the last checkpoint"
+            "put a copy of it back, or remove it: the same command then continues from the last checkpoint"
             if checkpoints.found(folder)
             else "put a copy of it back, or move the folder away to start the run again"
         )

@@ -65,12 +65,12 @@ class Session:
             return
         if differ := records.environments([before, now]):
             changes = ", ".join(f"{name} {before.get(name)}, now {now[name]}" for name in differ)
-            ends = "it ends with other bits than a run in one would"
-            log.warning("%s: goes on in another environment (%s): %s", self.run.folder, changes, ends)
+            ends = "its results will not be bit-identical to those of a run in a single environment"
+            log.warning("%s: continues in a different environment (%s): %s", self.run.folder, changes, ends)
         if files := own_code.changed(before.get("code"), self.code):
             log.warning(
-                "%s: %s changed since this run began; it continues with the new code, and tables mark it: "
-                "to start again with the new code choose another name=..., or delete the folder",
+                "%s: %s changed since this run began; the run continues with the new code and is marked in tables; "
+                "to start again with the new code, choose another name=..., or delete the folder",
                 *(self.run.folder, ", ".join(files)),
             )
         self.starts = [*self.starts, {"update": update, **now}]

@@ -240,12 +240,12 @@ def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], 
     except ValueError as error:  # batch norm of a single value
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-            f"pieces of {piece} images are too small for batch norm ({error})",
+            f"micro-batches of {piece} images are too small for batch norm ({error})",
             "lower retrain.accumulate or raise retrain.batch",
         ) from error
     if piece < distributed.world_size():
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-            f"pieces of {piece} images are too small for {distributed.world_size()} processes",
+            f"micro-batches of {piece} images are too small for {distributed.world_size()} processes",
             "lower retrain.accumulate, raise retrain.batch, or start fewer processes",
         )

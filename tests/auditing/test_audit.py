@@ -216,7 +216,7 @@ def test_a_gradient_of_another_form_is_noted_not_failed() -> None:
 
     found = closed_forms.audit(Signed)
     assert not named(found)
-    assert any("another form" in each.text for each in found)
+    assert any("does not have the form" in each.text for each in found)
 
 
 # -------------------------------------------------------------------------------------------------- closed forms

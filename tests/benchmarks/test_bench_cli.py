@@ -156,4 +156,4 @@ def test_edges_first_then_operations_on_them(tmp_path: Path) -> None:
     assert edges(second["genotype"]) == edges(first), "operations may differ, edges do not"
     lost = call(tmp_path, "search", "experiment=amended/s2_searched", *small, "space.keep=outputs")
     assert lost.code == 2
-    assert "outputs holds no finished search" in lost.err
+    assert "outputs contains no finished search" in lost.err

@@ -47,7 +47,7 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     assert lines["cifar10"].startswith("not found"), "a note, no fault"
     assert lines["data"] == "~/no-data (not there yet)"
     assert lines["runs"] == "can be written to outputs (not there yet)"
-    assert done.out.splitlines()[-1] == "all is well"
+    assert done.out.splitlines()[-1] == "no problems found"
     assert str(tmp_path) not in done.out + done.err
     assert list(tmp_path.iterdir()) == [], "nothing is made"
 
@@ -68,7 +68,7 @@ def test_what_every_search_needs_is_a_fault_with_its_remedy(words: list[str], fa
     done = jobs.nasx(tmp_path, "doctor", *words, env={"HOME": str(tmp_path)})
     assert done.code == 1, done
     assert f"wrong         {fault}" in done.out
-    assert re.search(r"^(1 thing is|\d things are) wrong$", done.out.splitlines()[-1])
+    assert re.search(r"^(1 problem|\d problems) found$", done.out.splitlines()[-1])
     assert re.search(r"^  nb201 +15,625 cells", done.out, re.M), "the rest is still told"
     assert "Traceback" not in done.err
 
@@ -133,7 +133,7 @@ def test_a_bug_in_a_part_is_reported_with_the_others(
     printed = capsys.readouterr().out
     assert "runs          can be written to" in printed
     assert "nasx doctor, breaks: ValueError: in ~/somewhere; in a clone of nasx, run `uv sync`" in printed
-    assert printed.endswith("\n1 thing is wrong\n")
+    assert printed.endswith("\n1 problem found\n")
 
 
 # ------------------------------------------------------------------------------------------------- what is found

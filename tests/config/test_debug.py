@@ -88,7 +88,7 @@ def test_too_few_updates_to_profile_are_said(tmp_path: Path) -> None:
         "search.updates_per_epoch=2",
     )
     assert done.code == 0, done
-    assert "nothing was recorded: it begins after 3 steps" in done.err
+    assert "nothing was recorded, because recording begins after 3 steps" in done.err
     assert not (tmp_path / "runs" / "run" / "profile").exists()
 
 

@@ -119,7 +119,7 @@ def test_a_run_that_continues_with_other_code_is_reported_and_marked(
     done = jobs.nasx(place, *WORDS)
     assert done.code == 0, done
     assert "resuming at update 6 of 12" in done.err
-    assert "mine/signed.py changed since this run began; it continues with the new code" in done.err
+    assert "mine/signed.py changed since this run began; the run continues with the new code" in done.err
     record = jobs.result(place)
     assert [start["update"] for start in record["starts"]] == [0, 6]
     assert own_code.mixed([own_code.labels(record["starts"])]) == ("mine/signed.py",)

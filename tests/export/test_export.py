@@ -182,7 +182,7 @@ def test_faults_of_export(here: Path, tmp_path: Path) -> None:
     for words, message in (
         (["format=tflite", f"from={run}"], "unknown format"),
         ([], "needs from="),
-        ([f"from={unfinished}"], "holds no finished run"),
+        ([f"from={unfinished}"], "contains no finished run"),
         ([f"from={searched}"], "has no trained network; train one: nasx retrain"),
         (["from=nowhere"], "run not found"),
     ):

@@ -232,7 +232,7 @@ def test_faults_of_the_command(words: list[str], message: str, tmp_path: Path, m
     ("words", "told"),
     [
         (["budget.device=none.json"], "budget.device=none.json: does not exist"),
-        (["budget.device=other.json"], "is not a table of nasx latency"),
+        (["budget.device=other.json"], "was not written by nasx latency"),
         (["budget.device=torn.json"], "is damaged (KeyError: 'fixed_ms')"),
         (["budget.device=good.json", "space=darts"], "was measured for nasx.spaces.nb201.space.Nb201"),
         (["budget.device=good.json", "budget.layers=5"], "budget.layers=5: the table was made with layers=1"),

@@ -144,7 +144,7 @@ def test_faults(tmp_path: Path) -> None:
     for images, message, own in (
         (tmp_path / "bad.png", r"bad.png: cannot be read \(not an image", model),
         (tmp_path / "none.png", "none.png: cannot be read", model),
-        (tmp_path / "empty", "holds no images", model),
+        (tmp_path / "empty", "contains no images", model),
         (np.zeros((4, 4), np.float32), "is float32", model),
         (np.zeros((3, 4, 5), np.uint8), r"is uint8 \(3, 4, 5\)", model),
         ([np.zeros((2, 3, 4, 4, 4), np.uint8)], "image 0: is uint8", model),

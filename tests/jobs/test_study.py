@@ -167,7 +167,7 @@ def test_tables_say_what_a_study_reports(steps: Steps) -> None:
     studies.study(*composed("study=darts", *BASE, "study.retrains=3"))
     studies.study(*composed("study=tse", *BASE))
     frame = collect("outputs")
-    assert "left out, retrainings on a part of the images, which rank cells: 4" in frame.attrs["notes"][0]
+    assert "left out, retrainings on part of the images, used to rank cells: 4" in frame.attrs["notes"][0]
     table = summary(frame, reference=False)
     rows = {row["study"]: row for row in table[table["kind"] == "retrain"].to_dict("records")}
     assert set(rows) == {"darts", "tse", ""}

@@ -91,7 +91,7 @@ def test_a_resume_in_another_environment_is_reported_recorded_and_marked(
     assert "environment" not in Path(again.notes, f"{again.number}.err").read_text()
     done = jobs.nasx(tmp_path, *WORDS, "threads=2")
     assert done.code == 0, done
-    assert "goes on in another environment (threads 1, now 2): it ends with other bits" in done.err
+    assert "continues in a different environment (threads 1, now 2): its results will not be bit-identical" in done.err
     record, folder = jobs.result(tmp_path), jobs.folder(tmp_path)
     state = checkpoints.last(folder)
     assert state is not None

@@ -37,7 +37,7 @@ def sweep(tmp_path: Path) -> Path:
 
 def test_a_killed_sweep_is_reported_with_what_goes_on(sweep: Path, tmp_path: Path) -> None:
     assert list(status.sweeps(tmp_path, NOW)) == [
-        "sweep of 5 jobs, stopped: 1 done, 1 failed, 1 stopped, 2 waiting; the same command goes on:",
+        "sweep of 5 jobs, stopped: 1 done, 1 failed, 1 stopped, 2 waiting; the same command continues it:",
         "  nasx search --multirun seed=0,1,2,3",
         "  failed: seed=1\n    seed=1: brings bad luck",
     ]
@@ -113,7 +113,7 @@ def test_a_sweep_is_seen_while_it_works_when_it_was_killed_and_at_its_end(tmp_pa
     seen = told()
     job.kill()
     assert "sweep of 3 jobs, running: 1 done, 1 running, 1 waiting; about " in seen
-    assert "sweep of 3 jobs, stopped: 1 done, 1 stopped, 1 waiting; the same command goes on:\n  nasx search " in told()
+    assert "sweep of 3 jobs, stopped: 1 done, 1 stopped, 1 waiting; the same command continues it:\n  nasx search " in told()
     done = jobs.nasx(tmp_path, *words)
     assert done.code == 0, done
     assert "sweep: 3 of 3 jobs finished" in done.err

@@ -320,7 +320,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert loaded is not None
     assert loaded["updates"] == 1
     assert str(newest) in caplog.text
-    assert "the checkpoint before is used" in caplog.text
+    assert "the previous checkpoint is used" in caplog.text
 
 
 def test_a_damaged_checkpoint_that_is_later_takes_no_ones_place(run: run_folder.Run) -> None:

@@ -75,7 +75,7 @@ def test_damaged_rows_are_written_again_from_the_checkpoint(
     assert (state["updates"], state["rows"], state["metrics"]) == (3, 3, whole.decode())
     run.keep_rows(state["metrics"])
     assert path.read_bytes() == whole
-    assert f"{path}: is damaged, or lacks rows; it is written again from the checkpoint" in caplog.text
+    assert f"{path}: is damaged or lacks rows; it is restored from the checkpoint" in caplog.text
     written(run, 4)
     assert [row["epoch"] for row in run.rows()] == [1, 2, 3, 4]
 
@@ -103,7 +103,7 @@ def test_a_flipped_bit_in_the_rows_does_not_end_a_search(tmp_path: Path) -> None
     flipped(here / "runs" / "run" / "metrics.jsonl", 2)
     done = jobs.nasx(here, *WORDS)
     assert done.code == 0, done
-    assert "it is written again from the checkpoint" in done.err
+    assert "it is restored from the checkpoint" in done.err
     equal(here / "runs" / "run", tmp_path / "whole" / "runs" / "run")
 
 
@@ -134,7 +134,7 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(
     loaded = run.load()
     assert loaded is not None
     assert (loaded["updates"], loaded["rows"]) == (1, 1)
-    assert "expects 2 metrics rows, but metrics.jsonl has 1 complete ones; the checkpoint before is used" in caplog.text
+    assert "expects 2 metrics rows, but metrics.jsonl has 1 complete ones; the previous checkpoint is used" in caplog.text
     run.append({"epoch": 2})
     assert run.load()["updates"] == 2  # type: ignore[index]
 
@@ -205,7 +205,7 @@ def test_a_broken_seal_is_mended_where_the_text_is_known(
         caplog.clear()
         run.done()
         assert path.read_bytes() == b"edited"
-        assert "nothing here holds what it was" in caplog.text
+        assert "its original content cannot be recovered" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00\x01", '{"status": "finis'])
@@ -215,7 +215,7 @@ def test_a_record_that_cannot_be_read_is_an_error(text: str, run: run_folder.Run
     with pytest.raises(UserError, match=r"result\.json: cannot be read as a record.*move the folder away to start"):
         records.finished(run.folder)
     written(run, 1)
-    with pytest.raises(UserError, match=r"or remove it: the same command then goes on from the last checkpoint"):
+    with pytest.raises(UserError, match=r"or remove it: the same command then continues from the last checkpoint"):
         run.done()
     path.unlink()
     assert run.done() is None
@@ -260,7 +260,7 @@ def test_tables_reports_and_status_name_a_broken_seal(
     )
     done = jobs.nasx(tmp_path, *WORDS)
     assert done.code == 0
-    assert "it is written again" in done.err
+    assert "it is restored" in done.err
     assert (folder / "genotype.txt").read_bytes() == before
     assert files.read_json(folder / "result.json") is not None
     assert json.loads((folder / "result.json").read_text())["seal"]

@@ -205,7 +205,7 @@ class Darts(Space):
         if self.untied:
             raise UserError(
                 "stages.keep",
-                "operations cannot be dropped per cell: untied cells, too, share one list of operations for each edge",
+                "operations cannot be dropped per cell: even untied cells share one list of operations for each edge",
                 "set space.untied=false, or stages.keep=[null]",
             )
         normal, reduce = (strongest(mix[kind], self.edge_operations(kind), keep) for kind in KINDS)
