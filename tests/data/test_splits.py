@@ -117,5 +117,7 @@ def test_a_share_for_the_architecture(split: str) -> None:
     whole = splits(200, Digits(split=split, fraction=0.3), seed=0)  # type: ignore[arg-type]
     assert w.tolist() == whole[0].tolist()
     assert set(a) < set(whole[1])
-    with pytest.raises(UserError, match=r"dataset.fraction_a=0.8: is not between 0 and the share left by dataset.fraction=0.3"):
+    with pytest.raises(
+        UserError, match=r"dataset.fraction_a=0.8: is not between 0 and the share left by dataset.fraction=0.3"
+    ):
         Digits(fraction=0.3, fraction_a=0.8).check()

@@ -113,7 +113,10 @@ def test_a_sweep_is_seen_while_it_works_when_it_was_killed_and_at_its_end(tmp_pa
     seen = told()
     job.kill()
     assert "sweep of 3 jobs, running: 1 done, 1 running, 1 waiting; about " in seen
-    assert "sweep of 3 jobs, stopped: 1 done, 1 stopped, 1 waiting; the same command continues it:\n  nasx search " in told()
+    assert (
+        "sweep of 3 jobs, stopped: 1 done, 1 stopped, 1 waiting; the same command continues it:\n  nasx search "
+        in told()
+    )
     done = jobs.nasx(tmp_path, *words)
     assert done.code == 0, done
     assert "sweep: 3 of 3 jobs finished" in done.err

@@ -134,7 +134,9 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(
     loaded = run.load()
     assert loaded is not None
     assert (loaded["updates"], loaded["rows"]) == (1, 1)
-    assert "expects 2 metrics rows, but metrics.jsonl has 1 complete ones; the previous checkpoint is used" in caplog.text
+    assert (
+        "expects 2 metrics rows, but metrics.jsonl has 1 complete ones; the previous checkpoint is used" in caplog.text
+    )
     run.append({"epoch": 2})
     assert run.load()["updates"] == 2  # type: ignore[index]
 
