@@ -71,7 +71,7 @@ def _here(name: str) -> str:
 
 
 class Asked(TypedDict):
-    """Keywords of `bench_get`."""
+    """Keyword arguments of `bench_get`."""
 
     devices: list[str]
     brought: str | None
@@ -79,7 +79,7 @@ class Asked(TypedDict):
 
 
 def asked(words: Iterable[str]) -> Asked:
-    """Parse the arguments after `nasx bench get NAME` into keywords of `bench_get`. Raises UserError."""
+    """Parse the arguments after `nasx bench get NAME` into keyword arguments of `bench_get`. Raises UserError."""
     found = {}
     for word in words:
         key, equals, value = word.partition("=")

@@ -1,4 +1,4 @@
-"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, which no configuration contains.
+"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, not part of any configuration.
 
     meta:
       commands: [nasx run experiment=<name>, ...]       the first computes the rows without `overrides`

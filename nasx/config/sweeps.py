@@ -31,7 +31,7 @@ EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "j
 BASIC = "hydra._internal.core_plugins."
 
 
-# --------------------------------------------------------------------------------------------- before it starts
+# -------------------------------------------------------------------------------------- before the sweep starts
 def missing_plugin(text: str) -> UserError | None:
     """Return the fault for Hydra's message that a launcher or sweeper is missing; None for other messages."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
@@ -136,7 +136,7 @@ def without_validation() -> Iterator[None]:
         del BasicSweeper.validate_batch_is_legal
 
 
-# ------------------------------------------------------------------------------------------------ while it runs
+# ----------------------------------------------------------------------------------------- while the sweep runs
 def enter_folder(folder: str) -> None:
     """Change to the folder in which the command was run; a launcher's worker may start elsewhere. Raises UserError."""
     try:
