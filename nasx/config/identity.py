@@ -19,7 +19,7 @@ NO_BUDGET = {"budget": versions.INTRODUCED_GROUPS["budget"]}
 """Replacement for the budget in a retraining that `nasx run` or `nasx study` starts after a search: their budget limits
 the search, which counts networks of one width. A budget determines the width only if the architecture is given."""
 SHORT = 8
-"""Number of digits of the identity in a folder's name. Runs of the same name differ in their whole configuration."""
+"""Digits of the identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
 
 
 def kind_of(cfg: Mapping[str, object]) -> str:
