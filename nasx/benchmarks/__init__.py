@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bool = True) -> TableApi:
-    """NAS-Bench-201 as a `nas_201_api.NASBench201API` that answers from nasx's compact table.
+    """Return a `nas_201_api.NASBench201API` for NAS-Bench-201 that reads nasx's compact table.
 
     Args:
-        path: A table file; None takes the imported table, or the one inside the package.
-        device: A column `latency.DEVICE` of the table; the latencies of the official interface are then those of this
-            device, in seconds.
-        verbose: Whether each call prints a line, as the official class does.
+        path: A table file; None uses the imported table if there is one, else the table inside the package.
+        device: A device with a column `latency.DEVICE` in the table; the official interface then returns the latencies
+            of this device, in seconds.
+        verbose: Whether each call prints a line, like the official class.
 
     Raises:
         UserError: The package nas-bench-201 is not installed, the table cannot be read, or it does not have `device`.

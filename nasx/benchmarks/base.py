@@ -1,8 +1,8 @@
 """Interface of tabular benchmarks: published accuracies of trained architectures.
 
 A query with a genotype returns a `Score`, or None if the benchmark does not contain the cell. Genotypes are read from
-their text form (graphs from two attributes), so that no space is imported. Accuracies are in percent, as the benchmarks
-publish them; accuracies measured by nasx are fractions.
+their text form (graphs from two attributes), so that no space is imported. Accuracies are in percent, as published by
+the benchmarks; accuracies measured by nasx are fractions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DATASETS = tuple(TITLES)
 EQUAL = 1e-9
-"""Largest difference of means that count as equal, in percentage points."""
+"""Largest difference in percentage points between means that are considered equal."""
 Edges = tuple[tuple[str, ...], ...]
 """The operations allowed on each edge, if a space restricts them; empty: all cells."""
 
@@ -42,10 +42,10 @@ _DATASET_NAMES = {
 class Score:
     """The published results of one architecture.
 
-    `datasets` maps cifar10, cifar100, imagenet16 (those of the benchmark) to ``valid`` and ``test`` (mean over seeds in
-    percent, None if missing), ``valid_std`` and ``test_std`` (sample standard deviation over seeds, None below two
-    seeds) and ``valid_seeds``, ``test_seeds`` (number of runs in the mean, None if unknown). `params` and `flops`
-    (multiply-adds, as the benchmark counts them) are those of the 10-class network, `train_s` is the time of one
+    `datasets` maps the benchmark's datasets (cifar10, cifar100, imagenet16) to ``valid`` and ``test`` (mean over seeds
+    in percent, None if missing), ``valid_std`` and ``test_std`` (sample standard deviation over seeds, None for fewer
+    than two seeds) and ``valid_seeds``, ``test_seeds`` (number of runs in the mean, None if unknown). `params` and
+    `flops` (multiply-adds, as counted by the benchmark) refer to the 10-class network, `train_s` is the time of one
     training on CIFAR-10 in seconds, `latency` maps devices to the time of one forward pass in milliseconds.
     """
 
@@ -79,7 +79,7 @@ class Benchmark(ABC):
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
         """Return ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None) over the cells.
 
-        `mean` is the expectation of an architecture drawn uniformly. Empty if there is no table for `dataset`.
+        `mean` is the expected accuracy of a uniformly drawn architecture. Empty if there is no table for `dataset`.
         A benchmark whose cells are not described by edge operations ignores `edges`.
         """
         key = self.dataset_key(dataset)
@@ -89,13 +89,13 @@ class Benchmark(ABC):
         return {split: _summary(values) for split, values in found.items()}
 
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
-        """Return the known accuracies of the cells of `reference` in percent, unordered; empty if unknown."""
+        """Return the known accuracies of the cells in `reference`, in percent and unordered; empty if unknown."""
         return np.empty(0)
 
     def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
-        """Return the share of worse cells in [0, 1], by dataset and split; {} if unknown.
+        """Return the fraction of worse cells in [0, 1], by dataset and split; {} if unknown.
 
-        This is the probability that an architecture drawn uniformly is worse.
+        The fraction is the probability that a uniformly drawn architecture is worse.
         """
         return self._compared(score, edges, lambda value, known: float((known < value - EQUAL).mean()))
 
@@ -106,7 +106,7 @@ class Benchmark(ABC):
     def _compared(
         self, score: Score, edges: Edges, compare: Callable[[float, np.ndarray], T]
     ) -> dict[str, dict[str, T]]:
-        """Return `compare` of the known accuracies of the cell and of all cells, by dataset and split."""
+        """Return `compare(accuracy of the cell, known accuracies of all cells)`, by dataset and split."""
         found: dict[str, dict[str, T]] = {name: {} for name in score.datasets}
         for name, values in score.datasets.items():
             for split in ("valid", "test"):
@@ -116,23 +116,23 @@ class Benchmark(ABC):
         return found
 
     def latencies(self, device: str) -> np.ndarray:
-        """Milliseconds of all cells on a device, in the table's order. Raises UserError if they are unknown."""
+        """Return the latencies of all cells on a device in ms, in the table's order. Raises UserError if unknown."""
         raise UserError(f"budget.device={device}", "this benchmark has no latencies", "use benchmark=nb201")
 
     def cells(self, edges: Edges = ()) -> int:
-        """Return the number of architectures in `reference` and `better_than`; 0 without a table."""
+        """Return the number of architectures that `reference` and `better_than` cover; 0 without a table."""
         return 0
 
     def references(self, edges: Edges = ()) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Return `reference` of every dataset in the table."""
+        """Return `reference` for every dataset in the table."""
         found = {name: self.reference(name, edges) for name in DATASETS}
         return {name: values for name, values in found.items() if values}
 
     def ranked(self, score: Score | None, among: Space | Edges = ()) -> dict[str, object]:
-        """Return the rank of a cell among those of a space (or of these edges), for result.json.
+        """Return the rank of a cell among the cells of a space (or with these edges), for result.json.
 
         Keys: `reference`, `better_than`, `rank`, `below_optimum` (percentage points below the best cell) and `among`:
-        the number of compared cells and of cells in the table, and the operations of the edges if restricted.
+        the number of compared cells, the number of cells in the table, and the operations of the edges if restricted.
         """
         edges = among if isinstance(among, tuple) else among.allowed()
         cells, whole = self.cells(edges), self.cells()
@@ -148,14 +148,14 @@ class Benchmark(ABC):
 
     @abstractmethod
     def info(self) -> dict[str, object]:
-        """Return source, checksum, columns and missing parts of the table, as plain values."""
+        """Return the source, checksum, columns and missing parts of the table, as plain values."""
 
     def missing(self) -> str | None:
-        """Describe what the table lacks and how to get it; None if nothing is missing."""
+        """Describe the missing parts of the table and how to get them; None if nothing is missing."""
         return None
 
     def dataset_key(self, name: str) -> str | None:
-        """Return the key in `Score.datasets` of a dataset named as nasx or the benchmark names it; None if unknown."""
+        """Return the key in `Score.datasets` for a dataset's name in nasx or in the benchmark; None if unknown."""
         return _DATASET_NAMES.get(name.lower())
 
 

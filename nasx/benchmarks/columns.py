@@ -5,14 +5,16 @@
     cifar10.seconds           seconds of one training
     latency.DEVICE            milliseconds of one forward pass on a device
 
-A table file is a packed .npz (store.py) with one member for each column; its description gives each column's meaning,
-unit, source, version, sha256, license and date. An import adds columns and replaces those of the same name; columns of
-other sources remain (`merged`). The row of a cell is its six operations as a base-5 number (`isomorphism.cell_code`).
+A table file is a packed .npz (store.py) with one member for each column; its description states each column's meaning,
+unit, source, version, sha256, license and date. An import adds columns and replaces columns of the same name; columns
+from other sources remain (`merged`). The row of a cell is its six operations as a base-5 number
+(`isomorphism.cell_code`).
 
-Accuracies of single trainings are counts of correctly classified images: an accuracy is a count over a known number of
-images (`IMAGES`), so 16-bit integers are exact.
+Accuracies of single trainings are stored as counts of correctly classified images out of a known number of images
+(`IMAGES`), so 16-bit integers are exact.
 
-Shapes: runs (15625, seeds) uint16, all others (15625,) float32 or float64; unknown is `MISSING` in runs, else NaN.
+Shapes: runs (15625, seeds) uint16, all others (15625,) float32 or float64. Unknown values are `MISSING` in runs and NaN
+in all other columns.
 """
 
 from __future__ import annotations
@@ -46,17 +48,17 @@ NAMES = re.compile(
 )
 """Pattern of valid column names."""
 OFFICIAL = {("cifar10", "valid"): "cifar10-valid/x-valid", ("cifar10", "test"): "cifar10/ori-test"}
-"""(dataset, split) -> name in the official files, where that is not x-<split>."""
+"""(dataset, split) -> name in the official files, if it is not x-<split>."""
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """Values of all cells (for runs one per seed, in the order of `seeds`), and their origin."""
+    """The values of all cells (in runs, one per seed in the order of `seeds`) and their origin."""
 
     values: np.ndarray
     meaning: str
     unit: str
-    """images, percent, seconds or milliseconds."""
+    """The unit of the values: images, percent, seconds or milliseconds."""
     source: str
     seeds: tuple[int, ...] = ()
     version: str = ""
@@ -68,16 +70,16 @@ class Column:
 
     @property
     def present(self) -> np.ndarray:
-        """Mask of the known values: bool in the shape of `values`."""
+        """The mask of the known values: bool, in the shape of `values`."""
         return np.asarray(self.values != MISSING if self.values.dtype == np.uint16 else ~np.isnan(self.values))
 
     @property
     def known(self) -> int:
-        """Number of known values."""
+        """The number of known values."""
         return int(self.present.sum())
 
     def describe(self) -> str:
-        """Describe meaning, seeds and source in one line."""
+        """Describe the meaning, seeds and source in one line."""
         seeds = f"; seeds {', '.join(map(str, self.seeds))}" if self.seeds else ""
         return f"{self.meaning}{seeds}; from {self.source}{f', {self.date}' if self.date else ''}"
 
@@ -96,7 +98,7 @@ def name_of(dataset: str, split: str, epochs: int, what: str) -> str:
 
 
 class Facts(TypedDict, total=False):
-    """Fields of a `Column` that its name does not determine."""
+    """Keyword arguments of `column`: the fields of a `Column` that its name does not determine."""
 
     meaning: str
     version: str
@@ -106,7 +108,7 @@ class Facts(TypedDict, total=False):
 
 
 def column(name: str, values: np.ndarray, source: str, seeds: tuple[int, ...] = (), **facts: Unpack[Facts]) -> Column:
-    """Make a column with the meaning and unit of its name. Raises ValueError for an unknown name."""
+    """Make a column with the meaning and unit that its name determines. Raises ValueError for an unknown name."""
     found = NAMES.fullmatch(name)
     if found is None:
         raise ValueError(f"there is no column {name}")
@@ -160,7 +162,7 @@ class Table:
         )
 
     def per_seed(self, dataset: str, split: str, epochs: int = 200) -> dict[int, np.ndarray]:
-        """Return seed -> accuracy (15625,) in percent, float64, NaN where that seed was not run."""
+        """Return seed -> accuracies (15625,) in percent, float64, NaN for cells that were not trained with the seed."""
         held = self.columns.get(name_of(dataset, split, epochs, "runs"))
         if held is None:
             return {}
@@ -168,9 +170,9 @@ class Table:
         return dict(zip(held.seeds, percent.T, strict=True))
 
     def statistics(self, dataset: str, split: str, epochs: int = 200) -> np.ndarray:
-        """Return (15625, 3): mean over seeds, sample standard deviation, number of seeds; NaN where unknown.
+        """Return (15625, 3): mean over seeds, sample standard deviation, number of seeds; NaN if unknown.
 
-        A mean given by a source takes precedence over the mean of the runs (in some public tables the two differ by one
+        A mean stated by a source takes precedence over the mean of the runs (in some public tables, they differ by one
         image).
         """
         statistics = np.full((CELLS, 3), np.nan)
@@ -190,7 +192,7 @@ class Table:
         return statistics
 
     def seconds(self, dataset: str) -> np.ndarray:
-        """Return the seconds of one 200-epoch training, (15625,), NaN where unknown."""
+        """Return the time of one 200-epoch training in seconds, (15625,), NaN if unknown."""
         held = self.columns.get(f"{dataset}.seconds")
         return np.full(CELLS, np.nan) if held is None else held.values
 
@@ -211,7 +213,7 @@ def _sound(name: str, each: Column) -> bool:
 
 
 def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Column]:
-    """Read the columns of a file of nasx 0.1.0, which all have one source."""
+    """Read the columns of a file written by nasx 0.1.0, which all have the same source."""
     source = about["source"]
     facts: Facts = {
         "version": about.get("version") or "",
@@ -235,9 +237,9 @@ def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
 
 
 def merged(old: Mapping[str, Column], new: Mapping[str, Column], say: Say) -> dict[str, Column]:
-    """Merge two sets of columns. A new column replaces one of the same name unless the old one has more known values.
+    """Merge two sets of columns. A new column replaces an old one of the same name unless that has more known values.
 
-    Columns are never mixed, so that all values of one have one source. An unchanged column keeps its date.
+    The values of two columns are never mixed, so each column has one source. An unchanged column keeps its date.
     """
     found = dict(old)
     for name, each in new.items():

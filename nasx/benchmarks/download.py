@@ -1,8 +1,8 @@
-"""Download a published file with pooch, resume after an interruption, and verify it before it is read.
+"""Download of published files with pooch, with resume after an interruption and verification before the first read.
 
-pooch verifies the sha256 before it moves the file into place, but does not resume. Its downloader `Resumed` keeps
+pooch verifies the sha256 before it moves the file into place, but does not resume. The downloader `Resumed` keeps
 partial downloads in a .part file named by the checksum and requests the rest (HTTP Range, RFC 9110, section 14). A
-server that cannot resume sends the whole file again.
+server that does not support ranges sends the whole file again.
 
 The received size is limited to the pinned size, or to `SLACK` times an approximate one.
 """
@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 16
 TIMEOUT_S = (15, 60)
-"""Timeout in seconds of a connection and of each read."""
+"""Timeouts in seconds for the connection and for each read."""
 SLACK = 2
 """Largest ratio of a file's size to an approximate one."""
 ELSEWHERE = "set NASX_DATA to a folder that you can write to"
 
 
 def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Path:
-    """Return the file in `folder`, downloaded from `address` unless it exists, its size and sha256 verified.
+    """Return the file in `folder`, downloaded from `address` unless it exists; its size and sha256 are verified.
 
-    `by_hand` is appended to the remedy of network errors. Raises UserError: the address cannot be reached or does not
-    serve this file, the checksum differs (the download is then removed), the disk is full.
+    `by_hand` is appended to the remedy of network errors. Raises UserError if the address cannot be reached or does not
+    serve this file, if the checksum differs (the download is then removed), or if the disk is full.
     """
     import pooch
     import requests
@@ -114,7 +114,7 @@ class Resumed:
             replace(self.part, output_file)
 
     def kept(self) -> str:
-        """Return the beginning of a remedy, which states how much of the file is kept."""
+        """Return the start of a remedy, which states how many bytes were kept; empty if none were."""
         with contextlib.suppress(OSError):
             if size := self.part.stat().st_size:
                 return f"{size:,} bytes were received, and the same command resumes from there; or "
@@ -122,7 +122,7 @@ class Resumed:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open the .part file for one process at a time."""
+        """Open and lock the .part file. Raises UserError if another process has locked it."""
         handle = open_file(self.part, os.O_RDWR | os.O_CREAT)
         try:
             with contextlib.suppress(OSError):  # a file system without locks
@@ -138,13 +138,13 @@ class Resumed:
                 self.part.unlink(missing_ok=True)
 
     def _receive(self, url: str, handle: int, at: int) -> None:
-        """Request the bytes from `at` on and append them."""
+        """Request the bytes from offset `at` to the end and append them to the .part file."""
         import requests
 
         headers = {
             "Accept-Encoding": "identity",
             "User-Agent": "nasx",
-        }  # no compression: sizes and ranges refer to the file
+        }  # no compression, so that sizes and ranges refer to the file
         with requests.get(
             url, headers=headers | ({"Range": f"bytes={at}-"} if at else {}), stream=True, timeout=TIMEOUT_S
         ) as response:
@@ -155,7 +155,7 @@ class Resumed:
                 os.ftruncate(handle, 0)
                 return self._receive(url, handle, 0)
             if code not in (200, 206):
-                raise UserError(url, f"answered {code} {response.reason}".rstrip(), self.by_hand)
+                raise UserError(url, f"returned {code} {response.reason}".rstrip(), self.by_hand)
             if at and code == 200:
                 os.ftruncate(handle, 0)
                 at = 0
@@ -165,7 +165,7 @@ class Resumed:
         return None
 
     def _fits(self, url: str, handle: int, at: int, size: int | None) -> None:
-        """Raise UserError before the download if the size differs or the disk has too little space."""
+        """Check the size and the free disk space before the download. Raises UserError or OSError."""
         if size is not None and (size > self.most or (self.file.sha256 and size != self.file.size)):
             os.ftruncate(handle, 0)
             raise UserError(url, f"serves {size:,} bytes, but {self.file.name} has {self.file.size:,}", self.by_hand)
@@ -173,7 +173,7 @@ class Resumed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _append(self, url: str, handle: int, response: Response, size: int) -> None:
-        """Append the bytes of the response, with a progress bar on a terminal. Raises Interrupted."""
+        """Append the bytes of the response, with a progress bar on a terminal. Raises Interrupted or UserError."""
         import urllib3
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -207,16 +207,16 @@ class Resumed:
 
 
 class Interrupted(Exception):
-    """The connection was lost during the download."""
+    """Raised if the connection is lost during a download."""
 
 
 def _reason(error: Exception) -> str:
-    """Describe in a few words why an address could not be reached."""
+    """Return a short reason why an address could not be reached."""
     from requests import exceptions
 
     inner: BaseException | None = error
     found = ""
-    for _ in range(10):  # requests wraps urllib3's errors, which wrap those of the system
+    for _ in range(10):  # requests wraps urllib3's errors, which wrap system errors
         if inner is None:
             break
         if isinstance(inner, OSError) and not isinstance(inner, exceptions.RequestException):

@@ -1,7 +1,7 @@
-"""Read pickles and torch files of other authors without executing code in them.
+"""Safe loading of pickles and torch files from other authors, without executing code in them.
 
-A pickle can call any function while it is loaded. `load_plain` builds plain values only and refuses every other
-global; `load_torch` is `torch.load(weights_only=True)` with the globals that the caller allows.
+Loading a pickle can call any function. `load_plain` builds plain values only and rejects every other global;
+`load_torch` is `torch.load(weights_only=True)` with the globals that the caller allows.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MAX_CELL_BYTES = 1 << 28
 
 
 def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """Load a torch file that holds plain values, tensors and the `allowed` globals. Raises ValueError for others."""
+    """Load a torch file of plain values, tensors and the `allowed` globals. Raises ValueError for other content."""
     import torch  # slow to import
 
     try:
@@ -31,8 +31,8 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError):
         raise
-    except Exception as error:  # noqa: BLE001 (torch's reader raises anything for a damaged file)
-        # torch's message recommends the unsafe load; only the name of the refused global is reported.
+    except Exception as error:  # noqa: BLE001 (torch.load raises any exception for a damaged file)
+        # torch's message recommends the unsafe load, so only the name of the rejected global is reported.
         asked = re.search(r"Unsupported (?:global|class): (?:GLOBAL )?([\w.]+)|GLOBAL ([\w.]+)", str(error))
         raise ValueError(
             f"it refers to {asked[1] or asked[2]}, which is not allowed in a table"
@@ -42,7 +42,7 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
 
 
 class _Dtype:
-    """Replacement of numpy's dtype while a scalar is rebuilt; keeps only the type code."""
+    """A replacement for numpy's dtype when a scalar is unpickled, which stores only the type code."""
 
     def __init__(self, code: str, *flags: object) -> None:
         if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
@@ -73,10 +73,10 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Build plain values only: dicts (OrderedDict becomes dict), lists, text and numbers, including numpy scalars."""
+    """An unpickler of plain values: dicts (OrderedDict becomes dict), lists, text, numbers, including numpy scalars."""
 
     def find_class(self, module: str, name: str) -> object:
-        """Return the replacement of an allowed global. Raises UnpicklingError for every other one."""
+        """Return the replacement for an allowed global. Raises UnpicklingError for every other global."""
         try:
             return _ALLOWED[module, name]
         except KeyError:

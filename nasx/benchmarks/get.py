@@ -1,7 +1,7 @@
-"""Download a public table by name: `nasx bench get` (tables: offers.py; downloads: download.py).
+"""Downloads of public tables by name: `nasx bench get` (tables: offers.py; downloads: download.py).
 
 A file is downloaded into the folder `downloads` next to the tables, verified, added column by column to the compact
-table (columns.py), and removed. Existing columns are not downloaded again. The address is that of the authors, or of a
+table (columns.py), and removed. Existing columns are not downloaded again. The address is the authors' or that of a
 mirror: a folder on a web server with files of the same names (`mirror=URL`, else the environment variable NASX_MIRROR).
 """
 
@@ -35,7 +35,7 @@ SETTINGS = ("devices", "from", "mirror")
 
 
 def bench_offers() -> dict[str, dict[str, object]]:
-    """Return the available tables by name: content, size, license, source, and whether each already exists."""
+    """Return the available tables by name: content, size, license, source, and whether the table already exists."""
     found: dict[str, dict[str, object]] = {}
     for name, offer in OFFERS.items():
         found[name] = {
@@ -71,7 +71,7 @@ def _here(name: str) -> str:
 
 
 class Asked(TypedDict):
-    """Keywords of `bench_get`."""
+    """Keyword arguments of `bench_get`."""
 
     devices: list[str]
     brought: str | None
@@ -79,7 +79,7 @@ class Asked(TypedDict):
 
 
 def asked(words: Iterable[str]) -> Asked:
-    """Parse the arguments after `nasx bench get NAME` into keywords of `bench_get`. Raises UserError."""
+    """Parse the arguments after `nasx bench get NAME` into keyword arguments of `bench_get`. Raises UserError."""
     found = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -101,10 +101,10 @@ def asked(words: Iterable[str]) -> Asked:
 def bench_get(
     name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None, say: Say = silent
 ) -> dict[str, object]:
-    """Download the table `name` and add it to the existing ones; `devices`: only the latencies of these.
+    """Download the table `name` and add it to the existing tables. `devices` restricts latencies to these devices.
 
-    `brought` is the path of a file (for latencies also of a folder) downloaded by hand, `mirror` an address to use
-    instead of the authors'. Returns a summary. Raises UserError and leaves the existing tables unchanged.
+    `brought` is the path of a file (or, for latencies, a folder) downloaded by hand, `mirror` is an address to use
+    instead of the authors'. Returns a summary. If it raises UserError, the existing tables are unchanged.
     """
     if name not in OFFERS:
         raise UserError(f"nasx bench get {name}", "unknown table", suggest(name, OFFERS))
@@ -140,11 +140,11 @@ def bench_get(
             summary = _read(name, files, downloaded, say)
             _remove(downloaded)
     except UserError as error:
-        if error.where in map(str, downloaded):  # an error in the file
+        if error.where in map(str, downloaded):  # the error is in a downloaded file
             _remove(downloaded)
         raise
     finally:
-        with contextlib.suppress(OSError):  # partial downloads stay, for a resume
+        with contextlib.suppress(OSError):  # partial downloads remain for a resume
             folder.rmdir()
     return {"table": name, **summary, "license": OFFERS[name].license, "next": FILL}
 
@@ -181,7 +181,7 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
 
 
 def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, object]:
-    """Add verified files to the tables; return the summary of the import."""
+    """Add verified files to the tables and return the summary of the import."""
     if name == NB101:
         return import_nb101(paths[0], say=say)
     if name == TESTS:
@@ -199,7 +199,7 @@ def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> 
 
 
 def latencies(file: File, path: Path) -> Column:
-    """Read a file of latencies, a list of 15,625 milliseconds in the official order. Raises UserError."""
+    """Read a file of latencies: a list of 15,625 times in milliseconds, in the official order. Raises UserError."""
     try:
         values = np.asarray(load_torch(path), dtype=np.float64)
         if values.shape != (CELLS,) or not (np.isfinite(values) & (values > 0)).all():
@@ -221,7 +221,7 @@ def latencies(file: File, path: Path) -> Column:
 
 
 def _remove(paths: Sequence[Path]) -> None:
-    """Remove downloaded files."""
+    """Remove downloaded files, ignoring errors."""
     for path in paths:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)

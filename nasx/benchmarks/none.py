@@ -1,4 +1,4 @@
-"""No benchmark: for spaces without published results. Every query returns None."""
+"""The benchmark of spaces without published results. Every query returns None."""
 
 from __future__ import annotations
 

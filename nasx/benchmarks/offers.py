@@ -1,10 +1,10 @@
-"""The public tables that `nasx bench get` downloads (offers.yaml): addresses, sizes, licences, contents.
+"""The public tables that `nasx bench get` downloads (offers.yaml): addresses, sizes, licenses, contents.
 
 A file is pinned by size and sha256, so that the authors and every mirror serve the same bytes. NAS-Bench-101 publishes
-no checksum of its files: these have a CRC for each record, and the import counts the graphs.
+no checksums of its files. Instead, each of their records has a CRC, and the import counts the graphs.
 
-The latencies of raspi4, eyeriss, fpga and pixel3 are those of HW-NAS-Bench on CIFAR-10 (Li et al., ICLR 2021), all
-others were measured for HELP (Lee et al., NeurIPS 2021), which published both as one folder.
+The latencies of raspi4, eyeriss, fpga and pixel3 are those of HW-NAS-Bench on CIFAR-10 (Li et al., ICLR 2021). All
+others were measured for HELP (Lee et al., NeurIPS 2021), which published both sets in one folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class File(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The name of the file without its suffix; for latencies the device."""
+        """The name of the file without its suffix; for latencies, the device."""
         return self.name.partition(".")[0]
 
 
@@ -49,16 +49,16 @@ class Offer:
     """Description of the content."""
     source: str
     license: str
-    """The licence and the address of its text."""
+    """The license and the address of its text."""
 
     @property
     def size(self) -> int:
-        """Size of all files in bytes."""
+        """The total size of all files in bytes."""
         return sum(file.size for file in self.files)
 
 
 class Device(NamedTuple):
-    """A device of HELP: what was timed, and the sha256 of its file."""
+    """A device of HELP: a description of the measurement, and the sha256 of its file."""
 
     what: str
     sha256: str

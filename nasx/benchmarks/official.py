@@ -1,22 +1,22 @@
-"""The interface of NAS-Bench-201's official package over nasx's compact table.
+"""The interface of NAS-Bench-201's official package for nasx's compact table.
 
 `TableApi` is a `nas_201_api.NASBench201API` in the official index order (`isomorphism.official_order`), with the names
-and units of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. A value that the
-official file has and the table lacks raises `NotKnown` on access: dictionaries contain the known keys, and raise it for
-the other official ones.
+and units of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. Access to a value
+that the official file contains and the table does not raises `NotKnown`: dictionaries contain the known keys, and raise
+`NotKnown` for the other official keys.
 
     value               source
     accuracy            `columns`: the last epoch, per seed if the table has seeds, else the mean over seeds
     flops, params       the formulas of nb201.py
-    train time          `SET.seconds`, 200 epochs; `cifar10` (trained on all 50,000 images) has none
+    train time          `SET.seconds`, 200 epochs; unknown for `cifar10` (trained on all 50,000 images)
     latency             `latency.DEVICE`, if a device is set
     never known         losses, training accuracy, evaluation times, earlier epochs, weights
 
 Deviations from the official class
-1. The training time of one seed is the mean over the seeds of its cell; in the public copy read by build_nb201.py
-   both are equal.
+1. The training time of one seed is the mean over the seeds of its cell; in the public copy read by build_nb201.py,
+   the two are equal.
 2. `show(-1)` shows all cells; in the official class it raises KeyError.
-3. Parameters are those of the network; the public copy has other numbers for 150 cells.
+3. Parameter counts are those of the network; the public copy has different numbers for 150 cells.
 4. Accuracies over the whole test set of CIFAR-100 or ImageNet16-120 (`ori-test`), and of networks trained on half of
    CIFAR-10, are not in the table.
 """
@@ -40,7 +40,7 @@ from nasx.errors import UserError
 
 
 class Trial(ResultsCount):
-    """One training of a cell, with one seed."""
+    """One training of a cell with one seed."""
 
     def __init__(self, answers: Answers, row: int, dataset: str, epochs: int, seed: int | None) -> None:
         flop, param = answers.costs(row, dataset)
@@ -72,7 +72,7 @@ class Trial(ResultsCount):
 
 
 def last_epoch(iepoch: int | None, epochs: int) -> None:
-    """Raise UserError for an epoch outside of the training, NotKnown for all but the last epoch."""
+    """Raise UserError for an epoch outside the training run, and NotKnown for all epochs except the last."""
     if iepoch is not None and iepoch != epochs - 1:
         if not 0 <= iepoch < epochs:
             raise UserError(
@@ -99,7 +99,7 @@ class CellResults(ArchResults):
         }
 
     def get_dataset_seeds(self, dataset: str) -> list[int]:
-        """Return the seeds of a dataset. Raises NotKnown if the table has none."""
+        """Return the seeds of a dataset. Raises NotKnown if the table has no seeds."""
         seeds = list(self.dataset_seed[checked(dataset)])
         if not seeds:
             measure = next(own for (trained_on, _), own in OFFICIAL.items() if trained_on == dataset)
@@ -146,7 +146,7 @@ class CellResults(ArchResults):
 
 
 class Cells(Mapping[int, dict[str, CellResults]]):
-    """Official index -> budget -> results, made on access."""
+    """A mapping official index -> budget -> results, which are created on access."""
 
     def __init__(self, answers: Answers, evaluated: list[int]) -> None:
         self.answers, self.evaluated, self.held = answers, evaluated, frozenset(evaluated)
@@ -167,7 +167,7 @@ class Cells(Mapping[int, dict[str, CellResults]]):
 
 
 class TableApi(NASBench201API):
-    """`nas_201_api.NASBench201API` over a table of nasx, returned by `nasx.benchmarks.nb201_api`."""
+    """A `nas_201_api.NASBench201API` that reads a table of nasx, returned by `nasx.benchmarks.nb201_api`."""
 
     def __init__(self, benchmark: Nb201, *, device: str | None = None, verbose: bool = True) -> None:
         table, rows = benchmark.table(), official_order()
@@ -192,7 +192,7 @@ class TableApi(NASBench201API):
         hp: str | int = "12",
         is_random: bool | int = True,
     ) -> Known:
-        """Return accuracies and training time of a cell. Raises NotKnown if the table has no accuracy."""
+        """Return the accuracies and training time of a cell. Raises NotKnown if the table has no accuracy."""
         if self.verbose:
             print(
                 f"Call the get_more_info function with index={index}, dataset={dataset}, iepoch={iepoch}, hp={hp}, "
@@ -230,7 +230,7 @@ class TableApi(NASBench201API):
         Param_max: float | None = None,
         hp: str | int = "12",
     ) -> tuple[int, float | None]:
-        """Return index and accuracy of the best cell within the bounds (M, MB); (-1, None) if there is none."""
+        """Return the index and accuracy of the best cell within the bounds (M, MB); (-1, None) if there is none."""
         if self.verbose:
             print(
                 f"Call find_best with dataset={dataset}, metric_on_set={metric_on_set}, hp={hp} | with #FLOPs < "
@@ -251,7 +251,7 @@ class TableApi(NASBench201API):
         return best, highest
 
     def get_net_config(self, index: int, dataset: str) -> dict[str, object]:
-        """Return name, channels, cells per stage, cell and classes of the network of a dataset."""
+        """Return the name, channels, cells per stage, cell and classes of the network for a dataset."""
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results of the cell {index}")
         return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)
@@ -262,7 +262,7 @@ class TableApi(NASBench201API):
         return self._query_info_str_by_arch(arch, budget(hp), described)
 
     def show(self, index: int = -1) -> None:
-        """Print the known values of a cell, or of all (index < 0)."""
+        """Print the known values of a cell, or of all cells if `index` is negative."""
         if index >= 0:
             return self._show(index, described)
         print(self)

@@ -1,4 +1,4 @@
-"""The known values of a NAS-Bench-201 cell, by the names of the official interface (official.py)."""
+"""The known values of a NAS-Bench-201 cell, under the names of the official interface (official.py)."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from nasx.benchmarks.nb201_import import OFFICIAL, TRAINED_ON
 from nasx.errors import UserError
 
 CLASSES = {"cifar10-valid": 10, "cifar10": 10, "cifar100": 100, "ImageNet16-120": 120}
-"""Official names of the datasets -> number of classes."""
+"""Official name of a dataset -> number of classes."""
 SETS = {
     "cifar10-valid": {"valid": "x-valid", "test": "ori-test"},
     "cifar10": {"test": "ori-test"},
     "cifar100": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
     "ImageNet16-120": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
 }
-"""Dataset -> prefix of `get_more_info` -> evaluated split."""
+"""Dataset -> prefix of the keys of `get_more_info` -> evaluated split."""
 BUDGETS = ("12", "200")
 IN_FILE = "only the official file has it: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
 IMPORT = "`nasx bench import nb201 FILE` (the official .pth or a NATS-Bench folder)"
 
 
 class NotKnown(UserError, KeyError):
-    """A value in the official file that the table lacks; the remedy names its source. A KeyError too, like a dict's."""
+    """Raised for a value in the official file that the table lacks; the remedy names its source. Also a KeyError."""
 
     __str__ = Exception.__str__
 
 
 class Known(dict[str, float]):
-    """The known values of an official dictionary; its other official keys raise NotKnown, all others KeyError."""
+    """The known values of an official dictionary; other official keys raise NotKnown, unknown keys KeyError."""
 
     def __init__(self, where: str, values: Mapping[str, float], faults: Mapping[str, NotKnown] | None = None) -> None:
         super().__init__(values)
@@ -73,7 +73,7 @@ def checked(dataset: str) -> str:
 
 
 class Answers:
-    """The values of a table by official names. Columns are unpacked once, at first use."""
+    """The values of a table under official names. Columns are unpacked once, at their first use."""
 
     def __init__(self, table: Table, device: str | None) -> None:
         self.table = table
@@ -82,7 +82,7 @@ class Answers:
             known = [name.removeprefix("latency.") for name in table.columns if name.startswith("latency.")]
             raise UserError(
                 f"device={device}",
-                "the table has no latencies of this device",
+                "the table has no latencies for this device",
                 f"it has {', '.join(known)}" if known else "`nasx bench get nb201-latency` downloads them",
             )
         self._statistics, self._per_seed = cache(table.statistics), cache(table.per_seed)
@@ -91,20 +91,20 @@ class Answers:
         return self  # the official class copies what it returns; the table is never changed
 
     def means(self, measure: tuple[str, str], epochs: int) -> np.ndarray:
-        """Return the means over seeds, (15625,) in percent, NaN where unknown."""
+        """Return the mean accuracies over seeds, (15625,) in percent, NaN if unknown."""
         return self._statistics(*measure, epochs)[:, 0]
 
     def runs(self, measure: tuple[str, str], epochs: int) -> dict[int, np.ndarray]:
-        """Return seed -> accuracies, (15625,) in percent, NaN where unknown."""
+        """Return seed -> accuracies, (15625,) in percent, NaN if unknown."""
         return self._per_seed(*measure, epochs)
 
     def seeds(self, row: int, dataset: str, epochs: int) -> list[int]:
-        """Return the ascending seeds with a known accuracy on any split of a dataset."""
+        """Return the seeds, in ascending order, with a known accuracy on any split of a dataset."""
         runs = [self.runs(measure, epochs) for (trained_on, _), measure in OFFICIAL.items() if trained_on == dataset]
         return sorted({seed for own in runs for seed, values in own.items() if values[row] == values[row]})
 
     def accuracy(self, row: int, dataset: str, setname: str, epochs: int, seed: int | None) -> float:
-        """Return an accuracy in percent; `seed` None: the mean over seeds. Raises NotKnown."""
+        """Return an accuracy in percent, or the mean over seeds if `seed` is None. Raises NotKnown."""
         measure, where = OFFICIAL.get((dataset, setname)), f"{dataset}, {setname}, {epochs} epochs"
         if measure is None:
             raise NotKnown(where, "this accuracy is not in nasx's table", IN_FILE)
@@ -118,7 +118,7 @@ class Answers:
 
     @staticmethod
     def lacking(where: str, measure: tuple[str, str], epochs: int, *, mean_known: bool = False) -> NotKnown:
-        """Return the error for an accuracy that an import can add."""
+        """Return the error for a missing accuracy that an import can add."""
         if mean_known:
             return NotKnown(where, "the table has the mean over seeds only", f"use is_random=False, or {IMPORT}")
         brings = "`nasx bench get nb201-test` (means over seeds) or " if measure[1] == "test" and epochs == 200 else ""
@@ -126,7 +126,7 @@ class Answers:
         return NotKnown(where, f"the table has no such accuracy{other}", f"{brings}{IMPORT} adds it")
 
     def costs(self, row: int, dataset: str) -> tuple[float, float]:
-        """Return multiply-adds in M and parameters in MB of the network of a dataset (CLASSES, 32 or 16 pixels)."""
+        """Return multiply-adds in M and parameters in MB of the network for a dataset (`CLASSES`, 32 or 16 pixels)."""
         head = 64 + 1  # weights and bias of the classifier, for each class
         maps = flops(row) - 10 * head
         maps = maps // 4 if dataset == "ImageNet16-120" else maps
@@ -134,7 +134,7 @@ class Answers:
         return (maps + 10 * head + more) / 1e6, (params(row) + more) / 1e6
 
     def seconds(self, row: int, dataset: str, epochs: int) -> float | None:
-        """Return the seconds of a training; None if unknown."""
+        """Return the time of one training in seconds; None if unknown."""
         name = TRAINED_ON.get(dataset) if epochs == 200 else None
         value = float(self.table.seconds(name)[row]) if name else float("nan")
         return value if value == value else None
@@ -148,6 +148,6 @@ class Answers:
         return Known(f"{dataset}, {epochs} epochs", values | self.times(row, dataset, epochs))
 
     def times(self, row: int, dataset: str, epochs: int) -> dict[str, float]:
-        """Return the known training times."""
+        """Return the known training times in seconds, per epoch and in total."""
         total = self.seconds(row, dataset, epochs)
         return {} if total is None else {"T-train@epoch": total / epochs, "T-train@total": total}

@@ -5,12 +5,12 @@
     rho      = Pearson's correlation of the ranks; equal values have their mean rank
     regret@k = best accuracy of all - best accuracy of the k architectures with the largest scores (in percent)
 
-If several architectures have the k-th largest score, regret@k is the mean over all choices among them, so that it does
-not depend on the order of the rows. A score of minus infinity is the lowest.
+If several architectures have the k-th largest score, regret@k is the mean over all selections among them, so that it
+does not depend on the order of the rows. A score of minus infinity is the lowest.
 
-Intervals are percentile bootstrap intervals over architectures: B samples of n drawn with replacement, the 2.5th and
-97.5th percentile of the statistic. Resamples in which a correlation is undefined are left out. The interval of a
-regret is rough, since the best of a sample is repeated or absent in a resample.
+Intervals are percentile bootstrap intervals over architectures: B samples of n drawn with replacement, with the 2.5th
+and 97.5th percentiles of the statistic. Resamples with an undefined correlation are excluded. The interval of a regret
+is only approximate, because the best architecture of a sample is repeated in or absent from a resample.
 
 Sources: Kendall (1945), tau-b; Spearman (1904); Efron and Tibshirani (1993), chapter 13, percentile intervals.
 Shapes: scores, accuracies (n,) float64.
@@ -23,11 +23,11 @@ from typing import NamedTuple
 import numpy as np
 
 LEVEL = 0.95
-"""Confidence of the intervals."""
+"""Confidence level of the intervals."""
 
 
 class Estimate(NamedTuple):
-    """A statistic with its interval; None if undefined."""
+    """A statistic with its confidence interval; undefined values are None."""
 
     value: float | None
     low: float | None
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """Statistics of `n` scores and accuracies; `best` is the largest accuracy, in percent."""
+    """The statistics of `n` scores and accuracies; `best` is the largest accuracy in percent."""
 
     n: int
     tau: Estimate
@@ -45,9 +45,9 @@ class Ranking(NamedTuple):
 
 
 def ranking(scores: np.ndarray, accuracies: np.ndarray, *, k: int, resamples: int = 1000, seed: int = 0) -> Ranking:
-    """Compute all statistics of scores and accuracies, both (n,) without NaN; n and k are at least 1."""
+    """Compute all statistics of scores and accuracies, both (n,) without NaN; n and k must be at least 1."""
     draws, n = np.random.default_rng(seed), len(scores)
-    x, y = places(scores), places(accuracies)  # integers sort several times faster than float64
+    x, y = places(scores), places(accuracies)  # integers are sorted several times faster than float64
     found: list[list[float]] = []
     for i in range(resamples + 1):
         rows = draws.integers(n, size=n) if i else np.arange(n)
@@ -84,12 +84,12 @@ def spearman_rho(scores: np.ndarray, accuracies: np.ndarray) -> float:
 
 
 def regret(scores: np.ndarray, accuracies: np.ndarray, k: int) -> float:
-    """Return the best accuracy minus the best one of the k largest scores, averaged over choices among ties."""
+    """Return the best accuracy minus the best among the k largest scores, averaged over all selections among ties."""
     k = min(k, len(scores))
     last = np.partition(scores, -k)[-k]  # the k-th largest score
     sure, tied = accuracies[scores > last], np.sort(accuracies[scores == last])[::-1]
     best, wanted, count = sure.max() if len(sure) else -np.inf, k - len(sure), len(tied)
-    chance, expected = wanted / count, 0.0  # probability that the j-th best of the tied is the best chosen one
+    chance, expected = wanted / count, 0.0  # probability that the j-th best of the tied is the best selected
     for j, value in enumerate(tied[: count - wanted + 1], start=1):
         expected += chance * max(best, value)
         chance *= (count - j - wanted + 1) / max(count - j, 1)
@@ -107,7 +107,7 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 
 def as_record(found: Ranking, k: int) -> dict[str, object]:
-    """Return the numbers as plain values, by their names in tables."""
+    """Return the statistics as plain values, by their names in tables."""
     record: dict[str, object] = {"n": found.n}
     for name, each in (("kendall_tau", found.tau), ("spearman", found.rho), ("regret", found.regret)):
         record |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}

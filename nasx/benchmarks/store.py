@@ -1,7 +1,7 @@
 """Files of benchmark tables: compact arrays with a description, written atomically.
 
-A table is an uncompressed ``.npz`` (zip members have a CRC, which detects flipped bits) whose member ``about`` is a
-JSON object: form, source, version, sha256 of the source, and the meaning of each column. Nothing in it is pickled.
+A table is an uncompressed ``.npz`` (zip members have a CRC, which detects flipped bits). Its member ``about`` is a
+JSON object: form, source, version, sha256 of the source, and the meaning of each column. The file has no pickled data.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nasx.errors import UserError
 Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]
 MAX_BYTES = 1 << 30
-"""Largest size of an unpacked table; the largest table, NAS-Bench-101, has a tenth of it."""
+"""Largest size of an unpacked table in bytes; the largest table, NAS-Bench-101, has a tenth of this size."""
 ELSEWHERE = "choose another file with out=FILE"
 """Remedy for a table that cannot be written."""
 
@@ -35,7 +35,7 @@ def silent(message: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Return the folder of imported tables: ``$NASX_DATA/benchmarks``, else nasx/benchmarks in the XDG cache."""
+    """Return the folder of imported tables: ``$NASX_DATA/benchmarks`` if set, else nasx/benchmarks in the XDG cache."""
     root = os.environ.get("NASX_DATA")
     return (Path(root).expanduser() if root else user_cache()) / "benchmarks"
 
@@ -58,7 +58,7 @@ def one_writer(table: Path) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """Return the hex digest of a file, or of the sorted file names and contents of a folder."""
+    """Return the hexadecimal SHA-256 of a file, or of the sorted file names and contents of a folder."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -70,7 +70,7 @@ def sha256(path: Path) -> str:
 
 
 def pack(arrays: Arrays, about: dict[str, object]) -> bytes:
-    """Return an uncompressed .npz with `about` as JSON; the bytes depend only on the content."""
+    """Return the bytes of an uncompressed .npz with `about` as JSON; the bytes depend only on the content."""
     blob = BytesIO()
     text = np.frombuffer(json.dumps(about, indent=1, sort_keys=True).encode(), np.uint8)
     with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED) as archive:
@@ -115,7 +115,7 @@ def stamp(file: Path, name: str) -> tuple[int, int]:
 
 
 def unsound(path: Path, name: str) -> UserError:
-    """Return the error for a table of the benchmark `name` whose columns are not those that it describes."""
+    """Return the error for a table of the benchmark `name` with columns that do not match its description."""
     return UserError(
         str(path),
         "the columns of this table do not match their description",

@@ -1,1 +1,1 @@
-"""Check a configuration: its types, its targets, and the consistency of its values."""
+"""Configurations: composition, identity, and checks of types, targets and the consistency of values."""

@@ -1,4 +1,4 @@
-"""Faults of a budget of a search, or of the width of a retrained network, found without torch."""
+"""Checks of the budget of a search or of the width of a retrained network, without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasx.spaces import latency, rules
 
 
 def faults(cfg: Config, command: str) -> Iterator[UserError]:
-    """Yield the inconsistencies of the settings of `budget`, none if there is no budget."""
+    """Yield the inconsistencies of the settings of `budget`; nothing if there is no budget."""
     node, space = cfg.get("budget"), cfg.get("space") or {}
     if not isinstance(node, Mapping) or node.get("quantity") not in budgets.UNITS:
         return
@@ -49,7 +49,7 @@ def _target(node: Config, absolute: str) -> list[UserError]:
 
 
 def _without_search(cfg: Mapping[str, object], command: str) -> bool:
-    """Whether the command trains a given architecture, whose width the budget then chooses."""
+    """Return whether the command trains a given architecture, so that the budget determines its width."""
     return command == "retrain" or (command == "study" and value_at(cfg, "study.searches") == 0)
 
 
@@ -62,11 +62,11 @@ SEARCHED = {
     "stem": "cifar",
     "image": None,
 }
-"""Settings that only a search reads, with their neutral values."""
+"""Budget settings that only a search reads -> the value that has no effect."""
 
 
 def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[UserError]:
-    """A budget that chooses the width of a given architecture."""
+    """Yield the faults of a budget that determines the width of a given architecture."""
     if node["quantity"] == "latency":
         yield UserError(
             "budget=latency",
@@ -87,7 +87,7 @@ def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[Us
 
 
 def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str]) -> Iterator[UserError]:
-    """Yield a fault for channels of a command line that a limit of the cost would replace."""
+    """Yield a fault if the command line sets `retrain.channels` although a cost limit determines the channels."""
     given = next((text for text in overrides if re.fullmatch(r"retrain\.channels=[0-9]+", text)), None)
     if given is None or command == "search":
         return
@@ -100,7 +100,7 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
 
 
 def _latency(cfg: Config, node: Config) -> Iterator[UserError]:
-    """Check that latencies of `budget.device` exist, in NAS-Bench-201 or in a file of `nasx latency`."""
+    """Check that NAS-Bench-201 or a file written by `nasx latency` contains latencies of `budget.device`."""
     table, space = cfg.get("benchmark") or {}, str((cfg.get("space") or {}).get("_target_"))
     where = f"budget.device={node['device']}"
     if str(node["device"]).endswith(latency.SUFFIX):
@@ -127,7 +127,7 @@ def _latency(cfg: Config, node: Config) -> Iterator[UserError]:
 
 
 def _measured(space: str, node: Config) -> Iterator[UserError]:
-    """A table is that of networks of one space and size."""
+    """Check that a latency table was measured for the space and the network size of the search."""
     where = f"budget.device={node['device']}"
     try:
         table = latency.read(node["device"])

@@ -40,7 +40,7 @@ def check(
     command: str = "search",
     default_of: DefaultLookup = no_default,
 ) -> None:
-    """Raise one UserError with all `faults`."""
+    """Raise one UserError that combines all `faults` of the configuration."""
     if found := faults(cfg, choices, overrides, command, default_of):
         raise UserError.join(found)
 
@@ -55,9 +55,9 @@ def faults(
 ) -> list[UserError]:
     """Return all faults of the plain configuration `cfg`, which has no section `hydra`.
 
-    `choices` are the chosen group files, `overrides` those of the command line, `default_of` returns the value that
-    these files give a key, and `known` caches faults. A component of nasx whose `check()` reads the disk is imported
-    and called only if nothing else is wrong with it.
+    `choices` maps each config group to the chosen file, `overrides` are the overrides on the command line, `default_of`
+    returns the value of a key in the chosen files, and `known` caches faults. A component of nasx whose `check()` reads
+    the disk is imported, and `check()` called, only if the component has no other fault.
     """
     known = known or FaultCache()
     components = list(component_faults_of(cfg, choices or {}, command, default_of, known))
@@ -68,7 +68,7 @@ def faults(
         *classes.merge_replaced(components, choices or {}, overrides),
     ]
     for look in COMBINATIONS:
-        with contextlib.suppress(TypeError):  # a value of a wrong type, which is reported above
+        with contextlib.suppress(TypeError):  # a value of the wrong type, which is reported above
             found += look(cfg, command)
     if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
         found += space_rules.faults(cfg["space"])
@@ -78,7 +78,7 @@ def faults(
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             key = json.dumps([group, cfg[group], allowed_packages(cfg)], sort_keys=True, default=str)
             found += known.of_check(key, partial(_check_component, cfg, group))
-    if not found and "dataset" in COMMANDS[command].groups:  # components of others are made by the job alone
+    if not found and "dataset" in COMMANDS[command].groups:  # only the job builds components outside nasx
         dataset = None if foreign_packages(cfg["dataset"]) else build(cfg["dataset"])
         recorded = cfg.get("objective") is not None and not foreign_packages(cfg["benchmark"])
         found += _built_faults(cfg, command, dataset, build(cfg["benchmark"]) if recorded else None)
@@ -86,7 +86,7 @@ def faults(
 
 
 def check_foreign(cfg: Config, command: str) -> None:
-    """Check the user's own components as `faults` checks those of nasx, when their job begins. Raises UserError."""
+    """Check the user's own components when their job starts, as `faults` checks those of nasx. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
     foreign = [group for group in CHECKED_GROUPS if foreign_packages(cfg.get(group))]
     for group in foreign:
@@ -97,9 +97,9 @@ def check_foreign(cfg: Config, command: str) -> None:
 
 
 def _built_faults(cfg: Config, command: str, dataset: object, benchmark: Benchmark | None) -> Iterator[UserError]:
-    """Yield the settings that are too large for the images of a dataset, and an objective that no record will hold.
+    """Yield faults of settings that are too large for a dataset's images, and of an objective that is not recorded.
 
-    Where only the files of a dataset show the size of its images, the same bounds are checked when it is opened.
+    If the image size is known only from the files of the dataset, the bounds are checked when the dataset is opened.
     """
     shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
     if shape is not None:
@@ -111,10 +111,10 @@ def _built_faults(cfg: Config, command: str, dataset: object, benchmark: Benchma
 
 
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
-    """Yield overrides of groups that the command does not read."""
+    """Yield a fault for each override of a group that the command does not read."""
     other = {
         "search": "nasx run searches and retrains; nasx retrain retrains a finished search",
-        "retrain": "give it to the search: nasx search, or nasx run for both",
+        "retrain": "set it for the search: nasx search, or nasx run for both",
     }
     for text in overrides:
         key = first_part(text)
@@ -123,7 +123,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
 
 
 def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) -> Iterator[UserError]:
-    """Yield unknown keys and invalid values at the top level."""
+    """Yield the faults of unknown keys and invalid values at the top level."""
     entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
     known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
@@ -134,6 +134,6 @@ def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) ->
 
 
 def _check_component(cfg: Config, group: str, allow: Sequence[str] = ()) -> None:
-    """Call `check()` of a component that may be built, which raises UserError for missing data or packages."""
+    """Call `check()` of a component that may be built. Raises UserError for missing data or packages."""
     if not foreign_packages(cfg[group], allow) and (check := getattr(build(cfg[group], allow), "check", None)):
         check()

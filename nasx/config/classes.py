@@ -1,6 +1,6 @@
-"""Checks that a class of the user has the interface that its place in the configuration requires, read from its source.
+"""Checks that a user's class has the interface that its config group requires, read from its source.
 
-Nothing is imported, so what is not there in the text (a base made at run time) is not judged.
+Nothing is imported, so members that the source does not show (a base class created at run time) are not checked.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from nasx.config import schema
 from nasx.errors import UserError
 
 BASES = {"method": "nasx.core.bilevel.Method", "inner": "nasx.core.bilevel.Method", "space": "nasx.spaces.base.Space"}
-"""The last part of a place -> the class that a component there descends from."""
+"""Last part of a configuration key -> the required base class of the component at that key."""
 PLAIN = ("ABC", "object", "Generic", "Protocol")
-"""Bases without anything that a component is asked for."""
+"""Base classes that require no members."""
 
 
 def faults(where: str, target: str) -> Iterator[UserError]:
@@ -52,7 +52,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
 
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
-    """(module, class) of a class and all it descends from, in the order of look-up; None if one cannot be read."""
+    """Return (module, class) of a class and all its bases in the order of look-up; None if one cannot be read."""
     found = schema.class_definition(module, name)
     if found is None:
         return None
@@ -86,7 +86,7 @@ def abstract(how: ast.FunctionDef) -> bool:
 
 
 def returns_nothing(how: ast.FunctionDef) -> bool:
-    """Return whether a function has no way to return anything."""
+    """Return whether a function always returns None: it has no `return VALUE`, `yield` or `raise`."""
     return not any(
         isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
         or (isinstance(node, ast.Return) and node.value is not None)
@@ -97,14 +97,14 @@ def returns_nothing(how: ast.FunctionDef) -> bool:
 def merge_replaced(
     found: Sequence[UserError], choices: Mapping[str, object], overrides: Sequence[str]
 ) -> list[UserError]:
-    """`found`, with one fault for all the settings that stay where the command line puts another class in a place."""
+    """Return `found` with one fault for all settings that remain from the chosen file after a `_target_` override."""
     kept = list(found)
     for text in overrides:
         said = re.fullmatch(r"\+*(\w+)\._target_=([\w.]+)", text)
         if said is None:
             continue
         group, stay = said[1], {}
-        for fault in kept:  # also one of a pair that sets the key
+        for fault in kept:  # also the fault of a pair that sets the key
             key = re.search(rf"\b{group}\.(\w+)", f"{fault.where}: {fault.fault}")
             if key and key[1] != "_target_" and "has no such setting" in fault.fault:
                 stay[fault] = key[1]

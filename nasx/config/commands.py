@@ -1,4 +1,4 @@
-"""The commands: their keys, their config groups, and the groups that they do not read."""
+"""The commands, their keys, their config groups, and the groups that they do not read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nasx.config import schema
 
 
 class Command(NamedTuple):
-    """A command's own keys (a class of nasx.config.job_settings), its config groups, and those it does not read."""
+    """A command: its own keys (a class in nasx.config.job_settings), its config groups, and those it does not read."""
 
     settings: str
     groups: tuple[str, ...] = ()
@@ -16,14 +16,14 @@ class Command(NamedTuple):
 
     @property
     def read(self) -> tuple[str, ...]:
-        """The groups that it reads."""
+        """The config groups that the command reads."""
         return tuple(group for group in self.groups if group not in self.unread)
 
 
 GROUPS = (
     "space", "method", "dataset", "search", "retrain", "benchmark", "engine", "stages", "stop", "budget", "logger",
 )  # fmt: skip
-"""Config groups whose node is a component: a mapping with `_target_`."""
+"""Config groups whose value is a component: a mapping with `_target_`."""
 DELTAS = ("pair", "experiment", "launch", "debug")
 """Config groups whose files set keys of other groups (`# @package _global_`)."""
 COMMANDS = {
@@ -37,7 +37,7 @@ COMMANDS = {
 TRAINING_GROUPS = {
     name: tuple(group for group in ("search", "retrain") if group in entry.read) for name, entry in COMMANDS.items()
 }
-"""Command -> the groups of training settings that it reads."""
+"""Command -> the groups of training settings (search, retrain) that the command reads."""
 HOMES = (
     "nasx.spaces",
     "nasx.methods",
@@ -54,14 +54,14 @@ NON_IDENTITY_KEYS = frozenset({
     "out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw", "quiet", "profile",
     "seeds_per_job", "logger", "launch", "objective", "hydra", "then",
 })  # fmt: skip
-"""Keys that do not change the numbers of a run, and are not part of its identity."""
+"""Top-level keys that do not change the numbers of a run and are not part of its identity."""
 NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "engine.calibrate", "search.keep_every"})
-"""Settings of groups that change no number of a run, or only its rounding; not part of its identity."""
+"""Group settings that do not change the numbers of a run, or only their rounding; not part of its identity."""
 _RENAMED = {"from_": "from"}
 
 
 def settings(command: str) -> dict[str, schema.Field]:
-    """A command's own settings at the top level."""
+    """Return a command's own settings at the top level, by key."""
     component = schema.component(f"nasx.config.job_settings.{COMMANDS[command].settings}")
     assert component is not None, command
     return {_RENAMED.get(name, name): field for name, field in component.fields.items()}

@@ -1,4 +1,4 @@
-"""Faults of components (nodes with `_target_`): names, types and values, without importing them.
+"""Checks of components (nodes with `_target_`): names, types and values, without importing the components.
 
 An unknown choice of a group (`space=typo`) is reported by `unknown_choice` in nasx/cli/preflight.py.
 """
@@ -22,15 +22,15 @@ from nasx.errors import UserError
 
 # -------------------------------------------------------------------------------------------------- checks
 DefaultLookup = Callable[[str], str | None]
-"""Dotted key -> the value that files give it, as one writes it on the command line; None if they give none."""
+"""Function from a dotted key to its value in the files, in command-line syntax; None if no file sets the key."""
 
 
 def no_default(key: str) -> None:
-    """`DefaultLookup` where no files are known."""
+    """Return None for every key: the `DefaultLookup` for a configuration without known files."""
 
 
 def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
-    """The fault of a dotted key that the composed configuration does not have, None if it has it."""
+    """Return the fault of a dotted key that the composed configuration does not have; None if the key exists."""
     entry, node, path = COMMANDS[command], cfg, ""
     for part in key.split("."):
         if part in node:
@@ -66,7 +66,7 @@ def choices_text(key: str, known: Iterable[str]) -> str:
 def value_faults(
     prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, object], default_of: DefaultLookup
 ) -> Iterator[UserError]:
-    """Values that do not fit their field."""
+    """Yield the faults of missing values and of values that do not have the type of their field."""
     missing = {key for key, value in values.items() if value == "???"}
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
@@ -82,7 +82,7 @@ def value_faults(
 
 
 def _literal(text: str | None) -> str | None:
-    """A default as one writes it on the command line."""
+    """Return a default, given as source text, in command-line syntax."""
     if text is None:
         return None
     try:
@@ -112,7 +112,7 @@ def component_faults_of(
 
 
 def allowed_packages(cfg: Mapping[str, object]) -> tuple[str, ...]:
-    """The packages other than nasx whose classes are allowed: those of `allow` and of plugins."""
+    """Return the packages other than nasx whose classes are allowed: the packages in `allow` and those of plugins."""
     allow = cfg.get("allow") or ()
     return (*map(str, allow if isinstance(allow, list | tuple) else ()), *plugins.packages())
 
@@ -124,7 +124,7 @@ def component_faults(
     choices: Config | None = None,
     default_of: DefaultLookup = no_default,
 ) -> Iterator[UserError]:
-    """Faults of one component node, among the group files `choices`, and of the components inside it."""
+    """Yield the faults of one component node and of the components inside it; `choices` are the chosen group files."""
     target = node["_target_"]
     refused = target_fault(where, target, allowed)
     if refused is not None:
@@ -155,9 +155,9 @@ def component_faults(
 
 
 def _set_by(choices: Mapping[str, object], where: str, key: str, fault: str) -> UserError | None:
-    """The fault of `where`.`key`, of the choice whose file sets it; None if no other group does.
+    """Return the fault that names the file of another group that sets `where`.`key`; None if no other group sets it.
 
-    A method's file may set a key that only some spaces have.
+    For example, a method's file may set a key that only some spaces have.
     """
     conf = conf_dir()
     for group, choice in choices.items():

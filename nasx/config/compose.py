@@ -1,4 +1,4 @@
-"""Composing a configuration by Hydra, in memory, with every fault as a UserError in nasx's own words."""
+"""Composition of a configuration by Hydra in memory, with every error raised as a UserError."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ from nasx.errors import UserError
 
 
 class BoundedFileSource(FileConfigSource):
-    """Hydra's file source, which rejects files that expand beyond the bounds of `files.compose_yaml`.
+    """A file source of Hydra that rejects files that expand beyond the bounds of `files.compose_yaml`.
 
-    A file is parsed once per process, and again after it has changed.
+    A file is parsed once per process, and again if the file has changed.
     """
 
     parsed: ClassVar[dict[tuple[object, ...], tuple[Any, dict[str, str | None]]]] = {}
-    """Path, modification time, size and inode of a file -> its plain values and its header."""
+    """(path, modification time, size, inode) of a file -> its plain values and its header."""
 
     def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
-        """The files or subfolders of a folder; those of `experiment` are all choices of this group."""
+        """Return the files or subfolders of a folder; for `experiment`, all choices, including those in subfolders."""
         if config_path != "experiment":
             return super().list(config_path, results_filter)
         return [] if results_filter is ObjectType.GROUP else [*plugins.choices(config_path, Path(self.path))]
@@ -56,7 +56,7 @@ class BoundedFileSource(FileConfigSource):
             result = super().load_config(config_path)
             values = OmegaConf.to_container(result.config)
             if config_path.startswith("experiment/") and isinstance(values, dict):
-                values.pop("meta", None)  # the description, see experiments.py
+                values.pop("meta", None)  # the description: see experiments.py
             self.parsed[key] = values, result.header
         values, header = self.parsed[key]
         place = f"{self.scheme()}://{self.path}"
@@ -64,7 +64,7 @@ class BoundedFileSource(FileConfigSource):
 
 
 class UserFolders(SearchPathPlugin):
-    """Adds the folders of NASX_CONFIG_DIR and of plugins to Hydra's search path."""
+    """A plugin of Hydra that adds the folders of NASX_CONFIG_DIR and of nasx's plugins to the search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in plugins.user_folders():
@@ -72,7 +72,7 @@ class UserFolders(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make Hydra read files within bounds, and from the folders of `UserFolders` too."""
+    """Register `BoundedFileSource` and `UserFolders` with Hydra."""
     found = Plugins.instance()  # registers its own sources
     SourcesRegistry.instance().types["file"] = BoundedFileSource
     if UserFolders not in found.discover(SearchPathPlugin):
@@ -80,20 +80,20 @@ def register() -> None:
 
 
 class Resolved(NamedTuple):
-    """A resolved configuration without `hydra`, and the chosen group files."""
+    """A resolved configuration without the section `hydra`, and the chosen group files."""
 
     cfg: dict[str, Any]
     choices: dict[str, Any]
 
 
 class Loader(ConfigLoaderImpl):
-    """Hydra's config loader, which raises UserError for every file and override that cannot be composed."""
+    """A config loader of Hydra that raises UserError for every file and override that cannot be composed."""
 
     config_dir: str | None = None
     """The folder of --config-dir."""
 
     def base_config(self, command: str, cfg: DictConfig, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
-        """Return a composer of only nasx's files with `cfg`'s launcher and sweeper; None if there are no others."""
+        """Return a composer of nasx's files with `cfg`'s launcher and sweeper; None if there are no other folders."""
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [
@@ -105,12 +105,12 @@ class Loader(ConfigLoaderImpl):
         return partial(_ours, command, tuple(chosen))
 
     _kept: tuple[object, DictConfig] | None = None
-    """The arguments of the last composition, and its result until it is returned a second time."""
+    """Arguments and result of the last composition, until the next call."""
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *flags: bool, **named: bool
     ) -> DictConfig:
-        """Compose a configuration, or return the one just composed from the same overrides to check them.
+        """Compose a configuration, or return the result of the previous call if it had the same arguments.
 
         Raises UserError.
         """
@@ -139,7 +139,7 @@ class Loader(ConfigLoaderImpl):
         return cfg
 
     def compose(self, command: str, overrides: Sequence[str]) -> Resolved:
-        """Return the resolved configuration of a command line, and its choices. Raises UserError."""
+        """Return the resolved configuration of a command line and the chosen group files. Raises UserError."""
         return resolved(self.load_configuration(command, list(overrides), RunMode.RUN))
 
 
@@ -149,7 +149,7 @@ def _ours(command: str, chosen: tuple[str, ...]) -> DictConfig:
 
 
 def make_loader(config_dir: str | None = None) -> Loader:
-    """Hydra's loader over all folders of configurations. Raises UserError like `plugins.user_folders`."""
+    """Make Hydra's loader for all folders of configurations. Raises UserError like `plugins.user_folders`."""
     version.setbase("1.3")
     register()
     plugins.user_folders(config_dir)
@@ -179,9 +179,9 @@ def mapping(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
 
 
 def published(command: str, choices: Config, cfg: Config, config_dir: str | None) -> Config:
-    """The configuration of the same choices as their files, the pair and a published experiment give it.
+    """Return the configuration of the same choices without overrides: the values of their files and of a pair.
 
-    Without overrides. Keys of the top level (seed, out, from, ...) are those of `cfg`.
+    A published experiment among the choices is included. Top-level keys (seed, out, from, ...) are those of `cfg`.
     """
     chosen = [f"{group}={choices[group]}" for group in commands.GROUPS if choices.get(group)]
     values = _of_files(command, (*chosen, *experiments.published(choices, config_dir)), config_dir)
@@ -195,7 +195,7 @@ def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> 
 
 
 def translate(error: Exception) -> UserError:
-    """Hydra's or OmegaConf's error in one sentence, without the advice to add a key."""
+    """Convert an error of Hydra or OmegaConf to a UserError of one sentence, without the advice to add a key."""
     known = sweeps.missing_plugin(str(error))
     if known is not None:
         return known
@@ -212,5 +212,5 @@ def translate(error: Exception) -> UserError:
 
 
 def options(loader: Loader, group: str) -> list[str]:
-    """The choices of a group."""
+    """Return the sorted choices of a group."""
     return sorted(loader.get_group_options(group, ObjectType.CONFIG))

@@ -1,17 +1,18 @@
-"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, which no configuration contains.
+"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, not part of any configuration.
 
     meta:
       commands: [nasx run experiment=<name>, ...]       the first computes the rows without `overrides`
       summary: A description of one or more sentences.
-      published:                                        each printed row that the command computes
-        - row: iDARTS, Table 1, iDARTS                  its name: see nasx/results/targets.py
+      published:                                        each row of a paper's table that the command computes
+        - row: iDARTS, Table 1, iDARTS                  name of the row: see nasx/results/targets.py
           numbers: {test accuracy: {CIFAR-10: 93.58 +- 0.32}}
-          spread: over 3 searches                       what the +- is over, if it has one
+          spread: over 3 searches                       the runs that the +- is computed over, if the row has one
           overrides: [from=RUN, ...]                    added to the command for this row, if any
-      unpublished: Reason why the command computes no printed row, if it computes none.
+      unpublished: Reason why the command computes no row of a paper, if it computes none.
       cost: Time and hardware, and the source of the figure.
 
-A user's own files need none of it. `compose.BoundedFileSource` removes the block. Imports nothing heavy.
+A user's own files do not need this block. `compose.BoundedFileSource` removes it from the configuration. This module
+imports no slow packages.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ if TYPE_CHECKING:
 
 
 class Printed(NamedTuple):
-    """A printed row that an experiment computes."""
+    """A row of a paper's table that an experiment computes."""
 
     row: str
     numbers: Mapping[str, Mapping[str, str]]
-    """Metric -> dataset, as tables call it -> number."""
+    """Metric -> name of the dataset in tables -> number."""
     spread: str = ""
-    """What the +- is over."""
+    """The runs that the +- is computed over; empty if the row has none."""
     overrides: tuple[str, ...] = ()
 
     @property
@@ -53,7 +54,7 @@ class Printed(NamedTuple):
 
     @property
     def datasets(self) -> frozenset[str]:
-        """The datasets that the numbers are on."""
+        """The datasets of the numbers."""
         return frozenset(dataset for by_dataset in self.numbers.values() for dataset in by_dataset)
 
     @property
@@ -62,20 +63,20 @@ class Printed(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """The block `meta` of one file, and the choices of the file."""
+    """The block `meta` of one file, and the choices in the file's defaults list."""
 
     commands: tuple[str, ...] = ()
     summary: str = ""
     published: tuple[Printed, ...] = ()
     unpublished: str = ""
-    """Reason why no printed row belongs to it; empty if one does."""
+    """Reason why the experiment computes no row of a paper; empty if it computes one."""
     cost: str = ""
     choices: Mapping[str, str] = {}
-    """Group -> choice, of those that the file overrides."""
+    """Group -> choice, for the groups that the file overrides."""
 
     @property
     def keys(self) -> frozenset[str]:
-        """The settings in which its rows differ."""
+        """The keys of the overrides of all rows."""
         return frozenset(word.partition("=")[0] for printed in self.published for word in printed.overrides)
 
 
@@ -87,16 +88,16 @@ def _adapter() -> TypeAdapter[Experiment]:
 
 
 def read(text: str, where: str = "experiment") -> Experiment:
-    """The description in an experiment's file; empty if it has none, or is not a configuration.
+    """Read the description in an experiment's file; empty if the file has none or is not a configuration.
 
-    Raises UserError with the name of the file, `where`, for a block `meta` of another form.
+    Raises UserError with the name of the file, `where`, for an invalid block `meta`.
     """
     from pydantic import ValidationError
 
     try:
         root = compose_yaml(text)
-        node = yaml.BaseLoader("").construct_document(root) if root else None  # every scalar is a text: 24.70
-    except (ValueError, RecursionError, yaml.YAMLError):  # an error when it is chosen
+        node = yaml.BaseLoader("").construct_document(root) if root else None  # scalars stay text: 24.70
+    except (ValueError, RecursionError, yaml.YAMLError):  # reported when the experiment is chosen
         node = None
     if not isinstance(node, Mapping):
         return Experiment()
@@ -117,9 +118,9 @@ def read(text: str, where: str = "experiment") -> Experiment:
 
 
 def command(name: str, experiment: Experiment, printed: Printed | None = None) -> str:
-    """The command that computes a printed row (None: the experiment as it is): the file's first, without what it sweeps
-    over, and the row's words. A seed among them makes a study one of that search alone, `from=RUN` a retraining of what
-    RUN found; what is of a search says then which RUN that is."""
+    """Return the command that computes a row (None: the experiment itself): the file's first command without its swept
+    overrides, followed by the row's overrides. With a seed among them, a study runs only that search. With `from=RUN`,
+    the command retrains the cell of RUN; the row's seed and search overrides, which identify RUN, are left out."""
     first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
     words = printed.overrides if printed else ()
     if any(word.startswith("from=") for word in words):
@@ -140,19 +141,19 @@ def _moved() -> dict[str, str]:
 
 
 def present(name: str) -> str:
-    """The current name of an experiment: up to 0.1.0 all were in one folder, and `idarts/nb201` was `idarts_nb201`."""
+    """Return the current name of an experiment: up to 0.1.0, `idarts/nb201` was `idarts_nb201` in a single folder."""
     return _moved().get(name, name)
 
 
 @lru_cache(maxsize=256)
 def find(name: str | None, *folders: Path) -> Experiment | None:
-    """The experiment of that name in `folders` (none: nasx's own and those of NASX_CONFIG_DIR and plugins), or None."""
+    """Return the experiment `name` in `folders` (default: of nasx, NASX_CONFIG_DIR and plugins), or None."""
     file = plugins.file("experiment", name, *folders) if name else None
     return None if file is None else read(file.read_text(encoding="utf-8", errors="replace"), str(file))
 
 
 def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:
-    """`experiment=...` of the choices where that computes printed rows: what it sets is then published itself."""
+    """Return [`experiment=...`] if the chosen experiment computes rows of a paper, so that it is published; else []."""
     name = choices.get("experiment")
     found = find(str(name), *plugins.folders(config_dir)) if name else None
     return [f"experiment={name}"] if found and found.published else []

@@ -1,4 +1,4 @@
-"""Cache of faults: the jobs of a sweep share most of their configuration and read the same files."""
+"""A cache of faults, because the jobs of a sweep share most of their configuration and read the same files."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from nasx.errors import UserError, raised_by
 
 
 class FaultCache:
-    """Faults found so far, by configuration node and by file."""
+    """The faults found so far, by configuration node and by file."""
 
     def __init__(self) -> None:
-        # a node is kept, so that its address stays its own
+        # nodes are kept alive, so that their `id` is not reused
         self._nodes: dict[object, tuple[object, list[UserError]]] = {}
         self._checks: dict[str, list[UserError]] = {}
 
@@ -25,7 +25,7 @@ class FaultCache:
         return self._nodes[key][1]
 
     def of_check(self, key: str, check: Callable[[], None]) -> list[UserError]:
-        """Return the fault that an inspection of the machine raised, cached by a key that names what was inspected."""
+        """Return the faults that `check` raises, cached by `key`, which identifies the inspected files or packages."""
         if key not in self._checks:
             self._checks[key] = raised_by(check)
         return self._checks[key]

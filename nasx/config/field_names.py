@@ -1,4 +1,4 @@
-"""Option names of other architecture search programs, and the equivalent settings of nasx.
+"""Option names in other architecture search programs, and the equivalent settings of nasx.
 
 Source: the command lines of quark0/darts and its successors (PC-DARTS, RobustDARTS, SmoothDARTS, DrNAS), of
 AutoDL-Projects (NAS-Bench-201, NATS-Bench), and of NNI (its DARTS example and trainer).
@@ -14,21 +14,21 @@ from nasx.core.plain import Config
 
 with Path(__file__).with_name("field_names.csv").open(encoding="utf-8", newline="") as _rows:
     OURS = {theirs: tuple(ours.split()) for theirs, ours in [*csv.reader(_rows)][1:]}
-"""Their name -> our settings; of several, those that a command reads."""
+"""Name in another program -> settings of nasx; of several, only those that the command reads apply."""
 VALUES = {"unrolled": "2"}
-"""Their name -> the value of our setting that it stands for."""
+"""Name in another program -> the value of nasx's setting that is equivalent to it."""
 NEEDLESS = frozenset({"report_freq", "print_freq", "print_freq_eval", "log_frequency", "log_every"})
-"""Names of settings that nasx does not need: it shows progress by time."""
+"""Options that nasx does not need, because it shows progress at time intervals."""
 
 
 def remedy(name: str, cfg: Config, groups: Collection[str]) -> str:
     """Suggest the setting of nasx for an option of another program; empty for other names.
 
-    `cfg` is the composed configuration, `groups` are those that the command reads.
+    `cfg` is the composed configuration, `groups` are the config groups that the command reads.
     """
     name = name.lstrip("-").replace("-", "_").lower()
     if name in NEEDLESS:
-        return "leave it out: progress is shown all the time"
+        return "leave it out: nasx always shows progress"
     found = []
     for key in OURS.get(name, ()):
         group, dot, last = key.partition(".")

@@ -1,4 +1,4 @@
-"""Which run a configuration is: its identity, the name of its folder, and what differs from the published settings."""
+"""The identity of a run's configuration, the name of its folder, and its differences from the published settings."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from nasx.core.plain import Config
 METADATA_KEYS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are not settings."""
 NO_BUDGET = {"budget": versions.INTRODUCED_GROUPS["budget"]}
-"""For a retraining that `nasx run` or `nasx study` does after a search: their budget is that of the search, which
-counts networks of one width. Only a budget that is given for a known architecture chooses its width."""
+"""Replacement for the budget in a retraining that `nasx run` or `nasx study` starts after a search: their budget limits
+the search, which counts networks of one width. A budget determines the width only if the architecture is given."""
 SHORT = 8
-"""Digits of an identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
+"""Digits of the identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
 
 
 def kind_of(cfg: Mapping[str, object]) -> str:
-    """`retrain` where an architecture is given, else `search`."""
+    """Return `retrain` if the configuration gives an architecture, else `search`."""
     return "retrain" if cfg.get("from") or cfg.get("genotype") else "search"
 
 
 def identifying(cfg: Config, kind: str | None = None) -> dict[str, object]:
-    """The part of a configuration that changes the numbers of a run of this kind (search or retrain).
+    """Return the part of a configuration that changes the numbers of a run of this kind (search or retrain).
 
-    So `nasx run` and `nasx search` share the folder of the search. A parent run counts by its name, not by its path.
+    It is the same for a search by `nasx run` and by `nasx search`, so that both use one folder. A parent run is
+    identified by its name, not by its path.
     """
     kind = kind or kind_of(cfg)
     drop = {*NON_IDENTITY_KEYS, *COMMANDS[kind].unread} | ({"from", "genotype"} if kind == "search" else set())
@@ -51,7 +52,7 @@ def retrained(cfg: Mapping[str, object], folder: Path) -> dict[str, object]:
 
 
 def changed(cfg: Mapping[str, object], published: Mapping[str, object]) -> dict[str, list[object]]:
-    """Dotted settings in which a run differs from the published configuration: key -> [published, used]."""
+    """Return the settings in which a run differs from the published configuration: dotted key -> [published, used]."""
     kind = kind_of(cfg)
     if cfg.get("budget") == NO_BUDGET["budget"]:
         published = {**published, **NO_BUDGET}
@@ -62,7 +63,7 @@ def changed(cfg: Mapping[str, object], published: Mapping[str, object]) -> dict[
 def differences(
     old: Mapping[str, object], new: Mapping[str, object], ignored: Collection[str]
 ) -> dict[str, list[object]]:
-    """Return the keys whose values differ, apart from those in `ignored`: key -> [old, new]; None for an absent one."""
+    """Return the keys whose values differ, except those in `ignored`: key -> [old, new], None for an absent value."""
     keys = sorted((old.keys() | new.keys()).difference(ignored))
     return {key: [old.get(key), new.get(key)] for key in keys if old.get(key) != new.get(key)}
 
@@ -75,15 +76,15 @@ def _flat(node: Mapping[str, object], prefix: str = "") -> dict[str, object]:
 
 
 def identity(cfg: Mapping[str, object], kind: str | None = None) -> str:
-    """128 bits, in hexadecimal, of the configuration that changes the numbers."""
+    """Return the first 128 bits, in hexadecimal, of the SHA-256 of the `identifying` part of a configuration."""
     settings = _canonical(versions.stable(identifying(cfg, kind)))
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def family(cfg: Config, kind: str) -> str:
-    """The identity that runs of one setting share, whatever their seed and parent."""
+    """Return the identity that all runs with the same settings share, regardless of seed and parent."""
     shared = {**{k: v for k, v in cfg.items() if k not in METADATA_KEYS}, "seed": None, "from": None}
-    if cfg.get("branch"):  # which search it leaves is part of its seed; where it leaves it is a setting
+    if cfg.get("branch"):  # the parent of a branch depends on the seed; its epoch is a setting
         shared["branch"] = {"epoch": cfg["branch"]["epoch"]}
     return identity(shared, kind)
 
@@ -91,10 +92,10 @@ def family(cfg: Config, kind: str) -> str:
 def run_name(
     cfg: Mapping[str, object], choices: Mapping[str, object], kind: str | None = None, known: str | None = None
 ) -> str:
-    """The name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<first digits of the identity>.
+    """Return the name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<start of the identity>.
 
-    A retraining has `retrain` in the place of the method, a study its own name before it. `known` is the identity,
-    where that has been computed.
+    The identity is cut to `SHORT` digits. A retraining has `retrain` instead of the method, a study <study>_<method>.
+    `known` is the identity if it has already been computed.
     """
     if cfg.get("name"):
         return str(cfg["name"])
@@ -112,7 +113,7 @@ def run_name(
 
 
 def _canonical(value: object) -> object:
-    """Return equal numbers as one value: 5 and 5.0 are the same setting."""
+    """Return a value with integral floats as integers, so that 5 and 5.0 are the same setting."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Components of a configuration: which classes may be named, and how they are made."""
+"""Construction of the components of a configuration, and the check of the classes that it may name."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserErro
 
 
 def foreign_packages(node: object, allow: Sequence[str] = ()) -> list[str]:
-    """Packages other than nasx whose classes a configuration names and `allow` does not, sorted."""
+    """Return the sorted packages other than nasx whose classes a configuration names, without those in `allow`."""
     if not isinstance(node, Mapping):
         return []
     own = str(node.get("_target_", "nasx.")).partition(".")[0]
@@ -71,9 +71,9 @@ def foreign_packages(node: object, allow: Sequence[str] = ()) -> list[str]:
 
 
 def build(node: Config, allow: Sequence[str] = ()) -> Any:
-    """The component of a node with `_target_`, made with plain values (tuples for lists, components inside built).
+    """Build the component of a node with `_target_` from plain values (lists as tuples, inner components built first).
 
-    Raises UserError if the target is not allowed. `check` has looked at the values before.
+    Raises UserError if the target is not allowed. The values have already been validated by `check`.
     """
     allow = (*allow, *plugins.packages())
     target = versions.present(node["_target_"])

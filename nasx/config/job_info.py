@@ -1,4 +1,4 @@
-"""What a job knows of its command line, from which records are made."""
+"""The information about a command line that a job writes to its records."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, kw_only=True)
 class JobInfo:
-    """What the command line hands to a job with its configuration."""
+    """Information about the command line that a job receives with its configuration."""
 
     choices: Mapping[str, str]
-    """Group -> choice."""
+    """Config group -> chosen file."""
     overrides: Sequence[str] = ()
     options: Sequence[str] = ()
     """Empty, or `--config-dir FOLDER`."""
     command: str = ""
-    """The command line that does the job."""
+    """The command line that runs the job."""
     folders: Sequence[str] = ()
     """Folders in which Hydra looks for configuration files."""
     published: Mapping[str, object] | None = None

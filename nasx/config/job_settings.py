@@ -1,4 +1,4 @@
-"""Keys at the top level of each command: how a job runs, and what it starts from."""
+"""The top-level keys of each command: how a job runs, and the run or architecture that it starts from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from nasx.core.constraints import Count, NonNegative, Positive, PositiveFloat, S
 
 @dataclass(frozen=True, kw_only=True)
 class JobSettings:
-    """Keys at the top level that every job has."""
+    """Top-level keys of every job."""
 
     seed: Seed = 0
     out: str = "outputs"
@@ -18,54 +18,54 @@ class JobSettings:
     device: str = "auto"
     threads: Count | None = None
     workers: Workers | None = None
-    """Processes that decode images, for sets on a disk; null: as many as there are CPUs for this process, less one."""
+    """Number of processes that decode images of datasets on disk; null: one fewer than the CPUs of this process."""
     deterministic: bool = False
     checkpoint_s: PositiveFloat = 300.0
     allow: tuple[str, ...] = ()
     quiet: bool = False
     profile: NonNegative = 0
     objective: str | None = None
-    """The number of result.json that a sweeper compares jobs by; null: none."""
+    """Key of the number in result.json by which a sweeper compares jobs; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
-    """epochs: of a search, also the cell of each epoch, into the run's folder `epochs`."""
+    """epochs: a search also draws the cell of each epoch, in the folder `epochs` of the run."""
     seeds_per_job: Count = 1
-    """Searches that one process takes by turns, of seeds seed, seed + 1, ...: each as its seed alone would be."""
+    """Number of searches that one process runs in turns, with seeds seed, seed + 1, ...; each as in its own job."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchJob(JobSettings):
-    """`nasx search`."""
+    """Top-level keys of `nasx search`."""
 
     devices: Count = 1
-    """Processes that search together, one for each GPU."""
+    """Number of processes of one search, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainJob(JobSettings):
-    """`nasx retrain`; the key `from` is named `from_` here, since `from` is a keyword of Python."""
+    """Top-level keys of `nasx retrain`; the key `from` is named `from_` here, since `from` is a Python keyword."""
 
     from_: str | None = None
     epoch: Positive | None = None
-    """Epoch of `from_`, from 1, whose cell is trained; None: the cell that the search found."""
+    """Epoch of `from_`, counted from 1, whose cell is trained; None: the final cell of the search."""
     relaxed: bool = False
-    """Whether the supernet of `from_` is trained, its architecture fixed."""
+    """Whether to train the supernet of `from_` with a fixed architecture."""
     genotype: str | None = None
     devices: Count = 1
-    """Processes that train together, one for each GPU."""
+    """Number of processes of one training, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunJob(JobSettings):
-    """`nasx run`."""
+    """Top-level keys of `nasx run`."""
 
     then: Literal["auto", "lookup", "retrain"] = "auto"
     devices: Count = 1
-    """Processes that retrain together, one for each GPU."""
+    """Number of processes of the retraining, one for each GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableJob:
-    """`nasx table`."""
+    """Top-level keys of `nasx table`."""
 
     runs: str | tuple[str, ...] = ()
     out: str = "outputs"
@@ -82,7 +82,7 @@ class TableJob:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyJob(JobSettings):
-    """`nasx study`."""
+    """Top-level keys of `nasx study`."""
 
     from_: str | None = None
     genotype: str | None = None
@@ -91,10 +91,10 @@ class StudyJob(JobSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class ListJob:
-    """`nasx list`."""
+    """Top-level keys of `nasx list`."""
 
     what: str = "all"
-    """A kind of `nasx.cli.listing.KINDS`, or all."""
+    """A kind in `nasx.cli.listing.KINDS`, or all."""
     words: tuple[str, ...] = ()
-    """Words that an entry must have; one entry's name: all of it."""
+    """Words that an entry must contain; the name of an entry shows that entry in full."""
     paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def faults(cfg: Mapping[str, object], command: str, benchmark: Benchmark) -> Iterator[UserError]:
-    """The fault of an objective that no record will hold; `benchmark` is the component that answers for found cells."""
+    """Yield the fault of an objective that is not recorded; `benchmark` looks up the found cells."""
     objective = cfg.get("objective")
     if objective is None:
         return
@@ -29,7 +29,7 @@ def faults(cfg: Mapping[str, object], command: str, benchmark: Benchmark) -> Ite
 
 
 def recorded(cfg: Config, command: str, benchmark: Benchmark) -> Iterator[quantities.Quantity]:
-    """The numbers that the run of a checked configuration records; of `nasx run then=auto` those of both its runs."""
+    """Yield the numbers that a run of a checked configuration records; for `nasx run then=auto`, of both runs."""
     kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"])}.get(
         command, [command]
     )

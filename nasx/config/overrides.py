@@ -1,4 +1,4 @@
-"""Values and keys as they are written on the command line."""
+"""Keys and values in command-line syntax."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nasx.core.plain import Config
 
 
 def format_value(value: object) -> str:
-    """A value as one writes it on the command line."""
+    """Return a value in command-line syntax."""
     words = {None: "null", True: "true", False: "false"}
     if isinstance(value, list | tuple):
         return "[" + ",".join(format_value(item) for item in value) + "]"
@@ -16,11 +16,11 @@ def format_value(value: object) -> str:
 
 
 def with_value(cfg: Config, key: str, value: object) -> Config:
-    """Return a configuration with another value of a dotted key; all else is shared with `cfg`."""
+    """Return a configuration with another value of a dotted key; all other nodes are shared with `cfg`."""
     first, _, rest = key.partition(".")
     return {**cfg, first: with_value(cfg[first], rest, value) if rest else value}
 
 
 def first_part(text: str) -> str:
-    """The group or the first part of the key that an override sets."""
+    """Return the group, or the first part of the key, that an override sets."""
     return re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]

@@ -1,11 +1,11 @@
-"""The code of the user that a run executes: components outside nasx, and the SHA-256 of their source files.
+"""The user's own code that a run executes: components outside nasx, and the SHA-256 of their source files.
 
-A component is the user's own where its `_target_` names another package than nasx, also inside a wrapper. Its code is
-the module that `_target_` names and the modules of the same package that it imports, directly or not, read without
-importing them. Imports at run time (importlib) are not followed.
+A component is the user's own if its `_target_` names a package other than nasx, also inside a wrapper. Its code is the
+module that `_target_` names and the modules of the same package that it imports directly or indirectly; they are read
+without being imported. Imports at run time (importlib) are not followed.
 
-The code is no part of a run's identity. It is recorded with the environments of the run (`starts`), so that nasx can
-warn where a run continues, or its result is shown again, with other code, and tables can mark rows that mix versions.
+The code is not part of a run's identity. It is recorded with the environments of the run (`starts`), so that nasx can
+warn if a run continues, or its result is shown again, with different code. Tables mark rows that mix versions.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from nasx.config import schema
 from nasx.errors import named
 
 Code = dict[str, str]
-"""Source file, from the folder that holds its package (`mine/signed.py`) -> SHA-256."""
+"""Source file, relative to the folder that contains its package (`mine/signed.py`) -> SHA-256."""
 SHORT = 8
-"""Digits of a hash that are shown."""
+"""Number of digits of a hash that are shown."""
 _imported: WeakKeyDictionary[type, Code] = WeakKeyDictionary()
-"""Class -> its code when it was first built: a process continues with what it has imported, also after an edit."""
+"""Class -> its code when first built: a process continues with the imported code even if the files are edited."""
 
 
 def components(node: object, place: str = "") -> Iterator[tuple[str, str]]:
@@ -54,13 +54,13 @@ def recorded(cfg: Mapping[str, object]) -> Code:
 
 
 def remember(built: type, module: str) -> None:
-    """Keep the code of a class that has just been imported from `module`."""
+    """Store the code of a class that has just been imported from `module`."""
     if built not in _imported:
         _imported[built] = hashes(module)
 
 
 def hashes(module: str) -> Code:
-    """Return the code of a module: its own source and that of all it imports from the same package."""
+    """Return the code of a module: its own source and the source of all modules that it imports from its package."""
     package, todo, seen, found = module.partition(".")[0], [module], set[str](), Code()
     while todo:
         name = todo.pop()
@@ -77,7 +77,7 @@ def hashes(module: str) -> Code:
 
 
 def _imports(source: bytes, module: str) -> Iterator[str]:
-    """Yield the names of all modules that a source may import; none if it is not valid Python."""
+    """Yield the names of all modules that a source may import; nothing if the source is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):
@@ -92,13 +92,13 @@ def _imports(source: bytes, module: str) -> Iterator[str]:
 
 
 def short_path(module: str, path: str | Path) -> str:
-    """Return the path of a module's file from the folder that holds its package."""
+    """Return the path of a module's file relative to the folder that contains its package."""
     own = Path(path)
     return Path(*own.parts[-(module.count(".") + 1 + (own.stem == "__init__")) :]).as_posix()
 
 
 class Raised(NamedTuple):
-    """The origin of an exception: module, function, `mine/signed.py:18`; and `KeyError: 'cell'`."""
+    """The origin of an exception (module, function, `mine/signed.py:18`) and its text (`KeyError: 'cell'`)."""
 
     module: str
     function: str
@@ -107,7 +107,7 @@ class Raised(NamedTuple):
 
 
 def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
-    """Return the innermost line of these packages in the trace of an exception; None if it has none."""
+    """Return the innermost line in the traceback of an exception that is in one of `packages`; None if none is."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__"))
         if module.partition(".")[0] in packages:
@@ -119,7 +119,7 @@ def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
 def fault(
     error: BaseException, cfg: Mapping[str, object], choices: Mapping[str, object], at: str
 ) -> tuple[str, str] | None:
-    """Return the component of the user that raised an exception, and what it raised; None if none of them did.
+    """Return the user's component that raised an exception, and a description; None if no such component raised it.
 
     `at` is the position of the run, such as ` at update 6`.
     """
@@ -133,7 +133,7 @@ def fault(
 
 
 def changed(before: object, now: Code) -> list[str]:
-    """Return the files that differ between a recorded code and `now`; none if no code was recorded."""
+    """Return the files that differ between the recorded code `before` and `now`; empty if no code was recorded."""
     if not isinstance(before, Mapping) or not before:
         return []
     return sorted(file for file in before.keys() | now.keys() if before.get(file) != now.get(file))
@@ -149,13 +149,13 @@ def changed_since(record: Mapping[str, object], now: Code) -> str:
 
 
 def labels(starts: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    """Return `mine/signed.py 3f2a9c1b` for each file of each code in the starts of a run, each once."""
+    """Return the distinct labels `mine/signed.py 3f2a9c1b` of all files of the codes in the starts of a run."""
     codes = [code for start in starts if isinstance(code := start.get("code"), Mapping)]
     return tuple(sorted({f"{file} {str(digest)[:SHORT]}" for code in codes for file, digest in code.items()}))
 
 
 def mixed(codes: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    """Return the files that have several versions in the `labels` of the runs."""
+    """Return the files that have several versions among the `labels` of several runs."""
     versions: dict[str, set[str]] = defaultdict(set)
     for file, digest in (label.rpartition(" ")[::2] for code in codes for label in code):
         versions[file].add(digest)

@@ -1,12 +1,12 @@
-"""Additional folders of configurations: `--config-dir`, those of NASX_CONFIG_DIR, and those of plugins.
+"""Additional folders of configurations: `--config-dir`, the folders in NASX_CONFIG_DIR, and the folders of plugins.
 
 A plugin is an installed distribution with an entry point of the group `nasx.plugins` that names one of its packages:
 
     [project.entry-points."nasx.plugins"]
     mine = "my_package"
 
-The folder `conf` in that package is a folder of configurations, and configurations may name the package's classes, as
-if `allow` did: who installs a distribution runs its code already. Nothing of it is imported here.
+The folder `conf` in that package is a folder of configurations, and configurations may name the package's classes
+without `allow`, because installing a distribution already trusts its code. This module does not import the package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VARIABLE = "NASX_CONFIG_DIR"
 
 @cache
 def packages() -> tuple[str, ...]:
-    """The packages that plugins declare, sorted."""
+    """Return the sorted packages that plugins declare."""
     return tuple(sorted({point.value for point in entry_points(group=GROUP)}))
 
 
@@ -41,9 +41,9 @@ def _of_plugins() -> Iterator[Path]:
 
 
 def user_folders(config_dir: str | None = None) -> list[Path]:
-    """All folders of configurations but nasx's own; `config_dir` is that of `--config-dir`.
+    """Return all folders of configurations except nasx's own; `config_dir` is the folder of `--config-dir`.
 
-    Raises UserError for one that does not exist, and for a file that two folders have.
+    Raises UserError for a folder that does not exist, and for a file that exists in two folders.
     """
     named = [_there(f"--config-dir {config_dir}", config_dir)] if config_dir else []
     named += [_there(f"{VARIABLE}={text}", text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
@@ -60,20 +60,20 @@ def _there(where: str, text: str) -> Path:
 
 
 def prepend(folder: str) -> None:
-    """Make `folder` the first of NASX_CONFIG_DIR in this process. Raises UserError if it does not exist."""
+    """Insert `folder` at the front of NASX_CONFIG_DIR in this process. Raises UserError if it does not exist."""
     known = os.environ.get(VARIABLE, "")
     os.environ[VARIABLE] = os.pathsep.join(filter(None, [str(_there(f"--config-dir {folder}", folder)), known]))
 
 
 def folders(config_dir: str | None = None) -> list[Path]:
-    """All folders of configurations, nasx's own first."""
+    """Return all folders of configurations, with nasx's own folder first."""
     return [paths.conf_dir(), *user_folders(config_dir)]
 
 
 def choices(group: str, *among: Path) -> dict[str, Path]:
-    """The choices of a group, sorted -> file. An experiment in a subfolder is `FOLDER/NAME`.
+    """Return choice -> file for a group, sorted. The name of an experiment in a subfolder is `FOLDER/NAME`.
 
-    An earlier folder of `among` (none: `folders()`) hides a later one's file.
+    If several folders in `among` (default: `folders()`) have a file of the same name, the first one is used.
     """
     found: dict[str, Path] = {}
     for folder in among or folders():
@@ -83,7 +83,7 @@ def choices(group: str, *among: Path) -> dict[str, Path]:
 
 
 def chain(name: str, texts: Mapping[str, str]) -> list[str]:
-    """Return a choice, followed by the choices of its group that its file extends by its defaults list."""
+    """Return a choice, followed by the choices of its group that its file extends through its defaults list."""
     found = [name]
     for each in found:
         listed = (files.parse_yaml(texts[each]) or {}).get("defaults")
@@ -93,21 +93,21 @@ def chain(name: str, texts: Mapping[str, str]) -> list[str]:
 
 
 def fields(name: str, texts: Mapping[str, str]) -> dict[str, object]:
-    """Return the settings of a choice: those of its file, and those of the files that it extends."""
+    """Return the settings in the file of a choice and in the files that it extends."""
     found: dict[str, object] = {}
     for each in reversed(chain(name, texts)):
-        found |= files.parse_yaml(texts[each]) or {}  # what is damaged is an error when it is chosen
+        found |= files.parse_yaml(texts[each]) or {}  # a damaged file is reported when it is chosen
     found.pop("defaults", None)
     return found
 
 
 def file(group: str, choice: str, *among: Path) -> Path | None:
-    """The file of a choice in the first folder of `among` (none: `folders()`) that has one; None if none has."""
+    """Return the file of a choice in the first folder in `among` (default: `folders()`) that has it, else None."""
     return next((path for folder in among or folders() if (path := folder / group / f"{choice}.yaml").is_file()), None)
 
 
 def _check_duplicates(among: list[Path]) -> None:
-    """Raise UserError if two folders have a file of the same name: Hydra would silently read the first."""
+    """Raise UserError if two folders contain a file of the same name: Hydra would silently read the first."""
     seen: dict[Path, Path] = {}
     for folder in among:
         for file in folder.glob("*/**/*.yaml"):

@@ -1,4 +1,4 @@
-"""Check a plain configuration for what cannot run in several processes."""
+"""Checks that the jobs of a configuration can run in several processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
 
 
 def _alone(cfg: Config) -> Iterator[tuple[bool, str]]:
-    """Return whether a search has what only a single process can do, and what that is."""
+    """Yield (whether the search has this feature, fault text) for each feature that requires a single process."""
     method, engine, search = (cfg.get(key) or {} for key in ("method", "engine", "search"))
     count, every = cfg.get("seeds_per_job") or 1, search.get("diagnose_every") or 0
     name = str(method.get("_target_")).rpartition(".")[2]

@@ -1,7 +1,7 @@
-"""Trace the values of a configuration: every file that sets a key, with the comment on that line.
+"""The origin of each value of a configuration: all files that set a key, with the comment on that line.
 
-A group's file, what a method or stages set elsewhere, a pair and an experiment each may set the same key. The last one
-counts; help shows it, and an error names it as the default.
+Several files may set the same key: the file of its group, the file of a method or of stages, a pair and an experiment.
+The last value takes effect; help shows it, and errors state it as the default.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nasx.errors import UserError
 
 
 class Origin(NamedTuple):
-    """A line that sets a key: its file (`pair=nb201_gdas`; empty: the command's own), value and comment."""
+    """A line that sets a key: its file (`pair=nb201_gdas`; empty for the command's own file), value and comment."""
 
     file: str
     value: str
@@ -32,22 +32,22 @@ class Origin(NamedTuple):
 
 
 class Origins(NamedTuple):
-    """Group -> choice, and dotted key -> the lines that set it; the last one counts."""
+    """The chosen files (group -> choice), and dotted key -> the lines that set it; the last line takes effect."""
 
     chosen: dict[str, str]
     lines: dict[str, list[Origin]]
 
     def default_value(self, key: str) -> str | None:
-        """The value that a key has if the command line does not set it, as one writes it there; None: no file does."""
+        """Return the value of a key in the files, in command-line syntax; None if no file sets the key."""
         return self.lines[key][-1].value.replace(", ", ",").strip("\"'") if key in self.lines else None
 
 
 def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Origins:
-    """What the files say that a command line chooses; overrides that set values are left out. Raises UserError."""
+    """Trace the files that a command line chooses. Overrides that set values are ignored. Raises UserError."""
     loader, groups = make_loader(config_dir), choosing(overrides)
     folders = plugins.folders(config_dir)
     try:
-        loader.compose(command, groups)  # a file that is not a configuration gets our own error
+        loader.compose(command, groups)  # raises nasx's own error for an invalid file
         files = loader.compute_defaults_list(command, groups, RunMode.RUN).defaults
         found = Origins({}, {})
         for file in files:
@@ -57,7 +57,7 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
                 continue
             found.chosen.update({group: choice} if group else {})
             for key, value, comment in values(path.read_text(encoding="utf-8")):
-                if group == "experiment" and key.partition(".")[0] == "meta":  # the description, see experiments.py
+                if group == "experiment" and key.partition(".")[0] == "meta":  # the description: see experiments.py
                     continue
                 dotted = f"{file.package}.{key}" if file.package else key
                 found.lines.setdefault(dotted, []).append(Origin(f"{group}={choice}" if group else "", value, comment))
@@ -69,7 +69,7 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
 def default_lookup(
     command: str, overrides: Sequence[str], config_dir: str | None = None
 ) -> Callable[[str], str | None]:
-    """`Origins.default_value` of these choices; the files are read when the first key is asked for."""
+    """Return `Origins.default_value` for these choices; the files are read at the first call."""
 
     @cache
     def origins() -> Origins:
@@ -82,7 +82,7 @@ def default_lookup(
 
 
 def choosing(overrides: Sequence[str]) -> list[str]:
-    """The overrides that choose a group's file, of several values the first."""
+    """Return the overrides that choose a group's file; only the first of several values is kept."""
     groups = {*commands.DELTAS, *(group for command in commands.COMMANDS.values() for group in command.groups)}
     return [
         text if "[" in text else text.partition(",")[0]
@@ -92,8 +92,8 @@ def choosing(overrides: Sequence[str]) -> list[str]:
 
 
 def values(text: str) -> Iterator[tuple[str, str, str]]:
-    """(dotted key, value as written, comment on its line) of a configuration file, components inside included."""
-    yield from _values(text, compose_yaml(text, yaml.SafeLoader), "")  # whose marks count letters
+    """Yield (dotted key, value as written, comment on its line) of a file, including those of inner components."""
+    yield from _values(text, compose_yaml(text, yaml.SafeLoader), "")  # its marks count characters
 
 
 def _values(text: str, node: object, prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
-"""Check the consistency of the values of a configuration, with pure functions of the plain configuration.
+"""Checks of the consistency of the values of a configuration, as pure functions of the plain configuration.
 
-`nasx.config.check.check` calls each with the configuration and the command; where a value has a wrong type a function
-may raise TypeError, since that fault is reported separately.
+`nasx.config.check.check` calls each function with the configuration and the command. A function may raise TypeError for
+a value of the wrong type, because that fault is reported separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nasx.errors import UserError
 from nasx.spaces import rules
 
 LONGEST_NAME = 200
-"""Bytes: file systems take 255, and nasx adds to it (name-retrain, temporary files)."""
+"""Longest folder name in bytes: file systems allow 255, and nasx appends to names (name-retrain, temporary files)."""
 
 
 def _device(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
@@ -46,7 +46,7 @@ def _folder_name(cfg: Mapping[str, object], command: str) -> Iterator[UserError]
 
 
 def _seeds(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check the last of the seeds that are counted up from `seed`."""
+    """Check that the largest of the consecutive seeds that start at `seed` is allowed."""
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
@@ -58,7 +58,7 @@ def _seeds(cfg: Config, command: str) -> Iterator[UserError]:
 
 
 def _seeds_per_job(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check `seeds_per_job`: only searches support it, each in a folder named by its seed."""
+    """Check `seeds_per_job`: only `nasx search` supports it, with each search in a folder named by its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
     if count > 1 and TRAINING_GROUPS[command] and command != "search":
         yield UserError(
@@ -97,7 +97,7 @@ def _auxiliary(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check layers and stem of a retraining on a space whose networks are those of a benchmark."""
+    """Check layers and stem of a retraining on a space with the networks of a benchmark."""
     if "retrain" in TRAINING_GROUPS[command]:
         yield from rules.benchmark_size(_text(cfg, "space", "read_as"), "retrain", cfg.get("retrain") or {})
 
@@ -114,7 +114,7 @@ def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
-    """Check that dataset, protocol and recipe are for the input of the space: images or text."""
+    """Check that dataset, search protocol and recipe match the input of the space: images or text."""
     wanted = _text(cfg, "space", "data")
     if not wanted:
         return
@@ -155,12 +155,12 @@ def _method_reads(cfg: Mapping[str, object], command: str) -> Iterator[UserError
 
 
 def _class_name(cfg: Mapping[str, object], place: str) -> str:
-    """Return the name of the class of the component at a dotted key, without its module."""
+    """Return the class name, without its module, of the component at a dotted key."""
     return str(value_at(cfg, f"{place}._target_")).rpartition(".")[2]
 
 
 def _text(cfg: Mapping[str, object], place: str, name: str) -> str:
-    """Return a class constant of the component at a dotted key; empty if it is not known."""
+    """Return a text class constant of the component at a dotted key; empty if it is not known."""
     return schema.text_constant(value_at(cfg, f"{place}._target_"), name)
 
 
@@ -206,7 +206,7 @@ def _rates(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _eval_mode(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
-    """Check that the supernet keeps running statistics if an adversarial perturbation is found in eval mode."""
+    """Check that the supernet tracks running statistics if an adversarial perturbation is computed in eval mode."""
     if "search" not in TRAINING_GROUPS[command] or value_at(cfg, "space.batch_norm") != "batch":
         return
     for place in _method_places(cfg):

@@ -1,10 +1,10 @@
 """The settings of a component, read from its source without importing it.
 
-A component is a class named by `_target_`. Its fields (name, annotation, default) are read from the syntax tree of
-its module, inherited dataclass fields included, so that a typo is answered without importing torch. Annotations are
+A component is a class named by `_target_`. Its fields (name, annotation, default), including inherited dataclass
+fields, are read from the syntax tree of its module, so that typos are reported without importing torch. Annotations are
 evaluated in a small fixed namespace: int, float, bool, str, None, object, Literal, tuple, list, dict, `|`, Optional,
 the aliases of `nasx.core.constraints`, and aliases that the module itself defines or imports from a readable module.
-What lies outside of it is `object`, which any value satisfies. Nothing of the text is executed.
+All other annotations become `object`, which any value satisfies. The source is never executed.
 
 Lists become tuples: a YAML list satisfies both `tuple[...]` and `list[...]`, and the component receives a tuple.
 """
@@ -37,7 +37,7 @@ _NAMES |= {name: alias for name, alias in vars(constraints).items() if get_origi
 
 @dataclass(frozen=True)
 class Field:
-    """One setting of a component: `default` is source text, None if a value is required."""
+    """One setting of a component. `default` is source text, or None if a value is required."""
 
     name: str
     annotation: object
@@ -46,12 +46,12 @@ class Field:
 
 
 class ComponentNode:
-    """Type of a field that holds a component of nasx: a mapping with `_target_`."""
+    """Type of a field whose value is a component of nasx: a mapping with `_target_`."""
 
 
 @dataclass(frozen=True)
 class Component:
-    """A class as its source declares it; `summary` is its docstring's first line. `open`: it takes any keyword."""
+    """A class as declared in its source. `summary`: first line of its docstring. `open`: it accepts any keyword."""
 
     name: str
     module: str
@@ -63,9 +63,9 @@ class Component:
 
 # ------------------------------------------------------------------------------------------------- modules
 def locate(module: str) -> Path | None:
-    """The source file of a module, found without importing it or its parents. The current folder counts too."""
+    """Return the source file of a module without importing it or its parents. The current folder is searched too."""
     head, *rest = module.split(".")
-    try:  # by all finders: some editable installations have their own
+    try:  # with all finders: some editable installations have their own
         spec = importlib.util.find_spec(head) or PathFinder.find_spec(head, [str(Path.cwd())])
     except ValueError:  # a module without a specification, such as __main__
         return None
@@ -77,7 +77,7 @@ def locate(module: str) -> Path | None:
 
 @cache
 def tree(module: str) -> ast.Module | None:
-    """The syntax tree of a module, None if there is no source. Raises UserError if it is not valid Python."""
+    """Return the syntax tree of a module; None if it has no source. Raises UserError if it is not valid Python."""
     path = locate(module)
     try:
         return None if path is None else ast.parse(path.read_text(encoding="utf-8"), str(path))
@@ -90,14 +90,14 @@ def tree(module: str) -> ast.Module | None:
 
 
 def docstring(module: str) -> str:
-    """A module's docstring, empty if there is none."""
+    """Return a module's docstring; empty if it has none."""
     body = tree(module)
     return "" if body is None else ast.get_docstring(body) or ""
 
 
 @cache
 def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
-    """(module, statement) that defines `name`, followed through imports; None if it cannot be read."""
+    """Return (module, statement) of the definition of `name`, resolved through imports; None if it cannot be read."""
     body = tree(module)
     for node in _statements(body.body) if body else ():
         match node:
@@ -115,7 +115,7 @@ def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
 
 
 def class_definition(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """(module, class) of the class `name`, see `definition`; None if it is not a class or cannot be read."""
+    """Return (module, class) of the class `name` like `definition`; None if it is not a class or cannot be read."""
     match definition(module, name) if module else None:
         case (str(home), ast.ClassDef() as node):
             return home, node
@@ -123,7 +123,7 @@ def class_definition(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements at the top level, those under `if TYPE_CHECKING:` included."""
+    """Yield the statements at the top level, including those under `if TYPE_CHECKING:`."""
     for node in body:
         yield node
         if isinstance(node, ast.If):
@@ -144,7 +144,7 @@ def absolute(node: ast.ImportFrom, module: str) -> str:
 # ---------------------------------------------------------------------------------------------- components
 @cache
 def component(target: str) -> Component | None:
-    """The component that `target` names; None if its source cannot be read or does not define it."""
+    """Return the component that `target` names; None if its source cannot be read or does not define the class."""
     module, _, name = target.rpartition(".")
     found = class_definition(module, name)
     if found is None:
@@ -157,7 +157,7 @@ def component(target: str) -> Component | None:
 
 
 def default(target: str, name: str) -> object:
-    """Default of a component's field, lists as tuples. Raises ValueError if it is neither a literal nor names one."""
+    """Return the default of a field, lists as tuples. Raises ValueError if it is neither a literal nor names one."""
     found = component(target)
     field = None if found is None else found.fields.get(name)
     if found is None or field is None or field.default is None:
@@ -173,14 +173,14 @@ def default(target: str, name: str) -> object:
 
 
 def text_constant(target: object, name: str) -> str:
-    """A class constant that is text, see `constant`; empty if there is none."""
+    """Return a class constant (see `constant`) that is text; empty if there is none."""
     value = constant(str(target), name)
     return value if isinstance(value, str) else ""
 
 
 @cache
 def constant(target: str, name: str) -> str | bool | None:
-    """A class constant of a component or of its bases; None if there is none that is text, true or false."""
+    """Return a class constant of a component or of its bases; None if no text or boolean has this name."""
     module, _, own = target.rpartition(".")
     found = class_definition(module, own)
     if found is None:
@@ -196,7 +196,7 @@ def constant(target: str, name: str) -> str | bool | None:
 
 
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
-    """Return the dataclass fields, those of the bases first; a class that is not a dataclass adds none."""
+    """Yield the dataclass fields, those of the bases first; a class that is not a dataclass adds none."""
     for base in reversed(node.bases):
         if (found := class_definition(module, last(base))) is not None:
             yield from _fields(found[1], found[0])
@@ -211,7 +211,7 @@ def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
 
 
 def _default(value: ast.expr | None) -> tuple[str | None, bool]:
-    """(default as text, whether the field is given by the caller)."""
+    """Return (default as text, whether the field is an argument of the constructor)."""
     if isinstance(value, ast.Call) and last(value.func) == "field":
         words = {word.arg: word.value for word in value.keywords}
         if "init" in words and ast.unparse(words["init"]) == "False":
@@ -238,7 +238,7 @@ def _arguments(node: ast.FunctionDef, module: str) -> tuple[dict[str, Field], bo
 
 
 def last(node: ast.expr) -> str:
-    """The last part of a dotted name, of a generic one without its arguments; empty for other expressions."""
+    """Return the last part of a dotted name, without the arguments of a generic; empty for other expressions."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -249,7 +249,7 @@ def last(node: ast.expr) -> str:
 
 # --------------------------------------------------------------------------------------------- annotations
 def evaluate(node: ast.expr, module: str) -> object:
-    """The type that an annotation describes; object where it lies outside the fixed namespace."""
+    """Return the type that an annotation describes; `object` if it is outside the fixed namespace."""
     match node:
         case ast.Constant(value=None):
             return None
@@ -315,7 +315,7 @@ _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
 
 
 def describe(annotation: object, *, bounds_only: bool = False) -> str:
-    """Describe the valid values of a type: 'a whole number above 0, or null'."""
+    """Describe the valid values of a type, for example 'a whole number above 0, or null'."""
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         bounds = " and ".join(_SIGNS[type(m)].format(getattr(m, _BOUNDS[type(m)])) for m in marks if type(m) in _SIGNS)
@@ -336,7 +336,7 @@ def describe(annotation: object, *, bounds_only: bool = False) -> str:
 
 
 def tuples(value: object) -> object:
-    """Plain values with tuples for lists."""
+    """Return plain values with all lists converted to tuples."""
     if isinstance(value, list | tuple):
         return tuple(tuples(item) for item in value)
     if isinstance(value, dict):
@@ -345,7 +345,7 @@ def tuples(value: object) -> object:
 
 
 def faults(fields: Mapping[str, Field], values: Mapping[str, object]) -> dict[str, str]:
-    """Field name -> what its value must be, for every value that does not fit. Unknown keys are not looked at."""
+    """Return field name -> 'must be ...' for each value that does not match its field. Unknown keys are ignored."""
     from pydantic import ValidationError
 
     known = {name: field for name, field in fields.items() if name in values}
@@ -358,7 +358,7 @@ def faults(fields: Mapping[str, Field], values: Mapping[str, object]) -> dict[st
 
 @cache
 def _model(fields: tuple[tuple[str, Field], ...]) -> type[BaseModel]:
-    """The pydantic model of some fields; making one takes much longer than using it, and a sweep has many jobs."""
+    """Make the pydantic model of some fields; cached, because making one is much slower than using it."""
     from pydantic import ConfigDict, create_model
 
     config = ConfigDict(
@@ -366,7 +366,7 @@ def _model(fields: tuple[tuple[str, Field], ...]) -> type[BaseModel]:
     )
     model: type[BaseModel] = create_model(
         "Values",
-        __config__=config,  # pydantic reads the bounds; `f_` keeps its own names free
+        __config__=config,  # pydantic checks the bounds; `f_` avoids its reserved names
         **{f"f_{name}": (field.annotation, ...) for name, field in fields},
     )  # type: ignore[call-overload]
     return model
@@ -380,7 +380,7 @@ def _by_field(error: ValidationError) -> dict[str, list[ErrorDetails]]:
 
 
 def _must(annotation: object, errors: list[ErrorDetails]) -> str:
-    """The shortest true sentence: only the bound where the type fits, else the whole description."""
+    """Return 'must be ...' with only the violated bound if the type is correct, else with the whole description."""
     bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
     arms = get_args(annotation) if get_origin(annotation) is not Annotated else ()
     single = next((arm for arm in (annotation, *arms) if get_origin(arm) is Annotated), None)

@@ -1,4 +1,4 @@
-"""Settings of a search that have no effect next to its other settings, and settings that vary in a study."""
+"""Checks of search settings that have no effect with the other settings, and of settings that vary in a study."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nasx.errors import UserError
 
 
 def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
-    """Faults of the `search` component, on a space of the class `space`."""
+    """Yield the faults of the `search` component on a space of the class `space`."""
     momentum, rate = search.get("arch_momentum"), search.get("skip_dropout")
     if momentum and search.get("arch_optimizer") == "adam":
         yield UserError(
@@ -32,7 +32,7 @@ def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
 
 
 def varied(cfg: Mapping[str, object]) -> Iterator[UserError]:
-    """Faults of `study.vary`: unknown settings, too few or too many values, values that the search refuses."""
+    """Yield the faults of `study.vary`: unknown settings, a wrong number of values, and values invalid in `search`."""
     study, search = cfg.get("study"), cfg.get("search")
     vary = study.get("vary") if isinstance(study, Mapping) else None
     if not isinstance(vary, Mapping) or not isinstance(search, Mapping) or "_target_" not in search:

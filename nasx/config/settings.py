@@ -1,7 +1,8 @@
-"""Settings of searches and retrainings other than those of the space, method, dataset and benchmark.
+"""Settings of searches and retrainings, except those of the space, method, dataset and benchmark.
 
-Frozen dataclasses that do not import torch. The values of each protocol and recipe, with their sources, are in
-conf/search, conf/retrain and conf/engine; a default here is "off", or the published value that all protocols share.
+The settings are frozen dataclasses that do not import torch. The values of each protocol and recipe, with their
+sources, are in conf/search, conf/retrain and conf/engine. A default in this module means "off", or is the published
+value that all protocols share.
 """
 
 from __future__ import annotations
@@ -27,49 +28,49 @@ from nasx.core.regularizers import Regularizers
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """Segment lengths of a text and regularization of a language model, for search and retraining."""
+    """Segment lengths of a text, and regularization of a language model, in search and retraining."""
 
     data: ClassVar[str] = "text"
     bptt: Positive
-    """Words of a segment, through which gradients flow; the state continues in the next one."""
+    """Number of words in a segment, the range of backpropagation; the hidden state carries over to the next segment."""
     short: Fraction
-    """Share of training segments of half that length."""
+    """Share of training segments that have half the length `bptt`."""
     jitter: NonNegativeFloat
     """Standard deviation of the length of training segments, in words; 0: none."""
     dropout_embedding: Below1
-    """Rate of whole words of the vocabulary."""
+    """Dropout rate of whole words of the vocabulary."""
     dropout_input: Below1
-    """Rate of a word's features, one mask for a segment."""
+    """Dropout rate of the features of each word, with one mask per segment."""
     dropout_x: Below1
-    """The same where the cell reads them."""
+    """Dropout rate of the same features at the input of the cell, with one mask per segment."""
     dropout_hidden: Below1
-    """Rate of the features of every state inside the cell, one mask for a segment."""
+    """Dropout rate of the features of every state inside the cell, with one mask per segment."""
     dropout_output: Below1
-    """Rate of the features that the decoder reads, one mask for a segment."""
+    """Dropout rate of the features that the decoder reads, with one mask per segment."""
     activation: NonNegativeFloat
-    """Factor of the mean square of what the decoder reads, in the training loss."""
+    """Weight, in the training loss, of the mean square of the features that the decoder reads."""
     slowness: NonNegativeFloat
-    """Factor of the mean square of the state's change from word to word, in the training loss."""
+    """Weight, in the training loss, of the mean square of the state's change from word to word."""
 
     def options(self, epoch: int) -> dict[str, object]:
-        """Arguments of the network in a training pass, in addition to its input."""
+        """Return the keyword arguments of the network in a training pass, in addition to its input."""
         rates = self.dropout_embedding, self.dropout_input, self.dropout_x, self.dropout_hidden, self.dropout_output
         return {"regularizers": Regularizers(*rates, self.activation, self.slowness)}
 
     @property
     def reading(self) -> dict[str, object]:
-        """Return the arguments to open a dataset with."""
+        """The keyword arguments that open a dataset."""
         return {"bptt": self.bptt, "short": self.short, "jitter": self.jitter}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProtocol:
-    """Settings common to all search protocols."""
+    """Settings that all search protocols share."""
 
     protocol: str
-    """Name under which results are compared; results of two protocols never share a table."""
+    """Name of the protocol; results of different protocols are never in the same table."""
     epochs: NonNegative
-    """Passes over the training split, counted in weight updates (iDARTS: T of them per epoch)."""
+    """Number of passes over the training split, counted in weight updates (iDARTS: T passes per epoch)."""
     batch: Positive
     lr: PositiveFloat
     """Learning rate of the weights (SGD) in the first epoch."""
@@ -77,37 +78,37 @@ class SearchProtocol:
     """Learning rate at the end of the schedule."""
     schedule: Literal["cosine", "linear"] = "cosine"
     warmup_epochs: NonNegative
-    """The first epochs, W, in which the weights' rate is that of the schedule times (e + 1) / W; 0: none."""
+    """Number W of warm-up epochs: in epoch e < W the weights' learning rate is multiplied by (e + 1) / W; 0: none."""
     momentum: Below1
     nesterov: bool
     weight_decay: NonNegativeFloat
     clip: PositiveFloat | None
-    """Bound of the global norm of the weight gradient; null: none."""
+    """Largest global norm of the weight gradient; null: no clipping."""
     arch_optimizer: Literal["adam", "sgd"]
     arch_lr: PositiveFloat
     arch_betas: tuple[Below1, Below1]
     arch_momentum: Below1 = 0.0
     arch_weight_decay: NonNegativeFloat
     arch_warmup: NonNegative
-    """Epochs in which only the weights move."""
+    """Number of initial epochs in which only the weights are trained."""
     updates_per_epoch: Positive | None
-    """Weight updates per epoch; null: as many as one pass over the training split needs (iDARTS: times T)."""
+    """Weight updates per epoch; null: the number in one pass over the training split (iDARTS: times T)."""
     evaluate_every: NonNegative
     """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
     diagnose_every: NonNegative
-    """Epochs between the diagnostics that need passes (eigenvalue, alignment, correlation); 0: none, and no cost."""
+    """Epochs between diagnostics with passes of their own (eigenvalue, alignment, correlation); 0: none, at no cost."""
     diagnose_steps: NonNegative
-    """Steps between looks at the layers' gradients (alignment as a mean over the epoch, layer split); 0: none."""
+    """Steps between measurements of layer gradients (mean alignment over the epoch, layer split); 0: none."""
     diagnose_order: Literal[1, 2] = 1
-    """2: also the alignment of second order at these steps (Lambda-DARTS, eq. 20)."""
+    """2: also measure the second-order alignment at these steps (Lambda-DARTS, eq. 20)."""
     probe_every: NonNegative = 0
-    """Steps between comparisons of the method's finite differences with double backward; 0: none."""
+    """Steps between comparisons of the method's finite differences with double backpropagation; 0: none."""
     keep_every: NonNegative = 0
     """Epochs between checkpoints that are kept for `nasx whatif`; 0: none. Not part of the identity."""
 
     @property
     def moving_epoch(self) -> int:
-        """An epoch in which both weights and architecture move, where there is one."""
+        """An epoch in which both weights and architecture are trained, if there is one."""
         return min(max(self.arch_warmup, 1), max(self.epochs, 1) - 1)
 
 
@@ -117,22 +118,22 @@ class SearchSettings(SearchProtocol):
 
     data: ClassVar[str] = "images"
     evaluate_images: Positive | None
-    """Images of the validation split that an evaluation reads; null: all."""
+    """Number of images of the validation split in an evaluation; null: all."""
     cutout: NonNegative
-    """Side of the square that is blanked, in pixels; 0: none."""
+    """Side of the cutout square in pixels; 0: none."""
     drop_path: Below1
     skip_dropout: Below1
-    """Rate of elements of skip connections in the first epoch, fading; 0: none."""
+    """Dropout rate of the elements of skip connections in the first epoch, which decays; 0: none."""
     auxiliary: NonNegativeFloat
     """Weight of the auxiliary head's loss; 0: no head."""
     FADE: ClassVar[float] = 0.2
-    """How fast dropout on skip connections fades, in 1 / epochs (P-DARTS, released code: scale_factor)."""
+    """Decay rate of the dropout on skip connections, in 1 / epochs (P-DARTS, released code: scale_factor)."""
 
     def options(self, epoch: int) -> dict[str, object]:
-        """Arguments of the network in the training passes of an epoch (from 0), in addition to its input.
+        """Return the keyword arguments of the network in the training passes of an epoch (from 0).
 
-        Drop-path grows linearly from 0. Dropout on skip connections falls linearly as long as the architecture is
-        frozen, and exponentially, from the full rate again, as soon as it moves (P-DARTS, released code).
+        Drop-path grows linearly from 0. Dropout on skip connections decays linearly while the architecture is frozen,
+        then restarts from the full rate and decays exponentially (P-DARTS, released code).
         """
         epochs, moving = max(self.epochs, 1), epoch - self.arch_warmup
         fading = (epochs - epoch - 1) / epochs if moving < 0 else math.exp(-self.FADE * moving)
@@ -147,7 +148,7 @@ class SearchSettings(SearchProtocol):
 
     @property
     def evaluated(self) -> tuple[int | None, int]:
-        """Return the number of items to evaluate on (None: all) and the batch size."""
+        """The number of images to evaluate on (None: all) and the batch size."""
         return self.evaluate_images, 4 * self.batch
 
 
@@ -157,34 +158,34 @@ class TextSearchSettings(TextSettings, SearchProtocol):
 
     auxiliary: ClassVar[float] = 0.0
     evaluate_words: Positive | None
-    """Words of the validation text that an evaluation reads; null: all."""
+    """Number of words of the validation text in an evaluation; null: all."""
 
     @property
     def evaluated(self) -> tuple[int | None, int]:
-        """Return the number of words to evaluate on (None: all) and the number of rows."""
+        """The number of words to evaluate on (None: all) and the number of rows."""
         return self.evaluate_words, self.batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings common to all recipes for training a discrete network from scratch."""
+    """Settings that all recipes for training a discrete network from scratch share."""
 
     recipe: str
-    """Name under which results are compared."""
+    """Name of the recipe, under which results are compared."""
     channels: Channels | None
-    """Channels of the first cells; null: the space's own retraining size."""
+    """Channels of the first cells; null: the space's default for retraining."""
     epochs: Positive
     batch: Positive
     lr: PositiveFloat
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = None
     accumulate: Positive = 1
-    """Pieces that a batch is computed in, to fit a smaller memory; only batch norm sees the pieces."""
+    """Number of micro-batches per batch, which reduces memory; only batch norm depends on the micro-batches."""
     amp: bool = False
     updates_per_epoch: Positive | None = None
-    """Weight updates per epoch; null: as many as one pass over the training set needs."""
+    """Weight updates per epoch; null: the number in one pass over the training set."""
     evaluate_every: NonNegative = 1
-    """Epochs between evaluations (of images on the test set, of text on the validation set); 0: at the end only."""
+    """Epochs between evaluations (images: on the test set, text: on the validation set); 0: at the end only."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,12 +194,12 @@ class RetrainSettings(Recipe):
 
     data: ClassVar[str] = "images"
     validated: ClassVar[bool] = False
-    """Whether a part is held out, and the weights that are best on it are tested; else the last ones are."""
+    """Whether to hold out a validation set and test the weights that are best on it, instead of the last weights."""
     patience: ClassVar[int | None] = None
     layers: Layers | None
-    """Cells (of a stage, in nb201); null: the space's own retraining size."""
+    """Number of cells (nb201: per stage); null: the space's default for retraining."""
     max_macs: Positive | None = None
-    """Most multiply-adds of one image: the most channels (an even number) below it are taken; null: `channels`."""
+    """Limit of multiply-adds per image: the largest even number of channels within it is used; null: `channels`."""
     stem: Literal["cifar", "imagenet"]
     lr_min: NonNegativeFloat = 0.0
     momentum: Below1 = 0.9
@@ -217,7 +218,7 @@ class RetrainSettings(Recipe):
     cutmix: NonNegativeFloat = 0.0
     channels_last: bool = False
     held_out: bool = False
-    """Train on the training images of a search and test on its validation images: a choice without the test set."""
+    """Whether to train on the training images of a search and test on its validation images, for model selection."""
     compile: bool = False
 
     def options(self, epoch: int) -> dict[str, object]:
@@ -229,7 +230,7 @@ class RetrainSettings(Recipe):
 
     @property
     def test_batch(self) -> int:
-        """Images that are tested at once: twice a piece, since nothing is kept for a backward pass."""
+        """Batch size of the test: two micro-batches, because no activations are stored for a backward pass."""
         return 2 * -(-self.batch // self.accumulate)
 
     valid_batch = test_batch
@@ -258,10 +259,10 @@ class TextRetrainSettings(TextSettings, Recipe):
     channels_last: ClassVar[bool] = False
     compile: ClassVar[bool] = False
     patience: NonNegative | None
-    """Validations without a better one than those before, after which weights are averaged (ASGD); null: never."""
+    """Averaging (ASGD) starts if a loss exceeds the best one more than this many validations earlier; null: never."""
     valid_batch: Positive
     test_batch: Positive
-    """Pieces that the validation text and the test text are read in side by side."""
+    """Number of parallel rows into which the validation text (`valid_batch`) and the test text are split."""
 
 
 Retraining = RetrainSettings | TextRetrainSettings
@@ -269,20 +270,20 @@ Retraining = RetrainSettings | TextRetrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """Settings of speed, memory and precision of a supernet: conf/engine/*.yaml."""
+    """Settings for the speed, memory and precision of a supernet: conf/engine/*.yaml."""
 
     supernet: Literal["fused", "naive"] = "fused"
-    """fused: one kernel for operations that share a shape; naive: one module for each operation."""
+    """fused: one kernel for all operations of the same shape; naive: one module for each operation."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: Literal["off", "auto", "on"] = "off"
-    """torch.compile for cells, or the edges of each node: one width shares graphs. auto: on a CUDA device."""
+    """torch.compile for cells or the edges of each node; equal widths share graphs. auto: on a CUDA device."""
     graphs: Literal["off", "auto", "on"] = "off"
-    """Whole steps from CUDA graphs. auto: where they can be; on: an error where they cannot."""
+    """Whether whole steps run as CUDA graphs. auto: if they can be captured; on: an error if they cannot."""
     checkpoint: bool = False
-    """Keep only the inputs of cells, and compute cells again in the backward pass: less memory, the same numbers."""
+    """Whether to store only the inputs of cells and recompute the cells in backward: less memory, identical numbers."""
     calibrate: NonNegativeFloat = 0.0
-    """Share of a run's time that may go into measuring compile, channels_last and graphs at its start; 0: none."""
+    """Largest share of a run's time for measuring compile, channels_last and graphs at the start; 0: no measurement."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,11 +292,12 @@ class StudySettings:
 
     study: str
     searches: Searches
-    """Independent searches, of seeds seed, seed + 1, ...; 0: none, the architecture is that of from= or genotype=."""
+    """Number of independent searches, with seeds seed, seed + 1, ...; 0: use the architecture of from= or genotype=."""
     vary: dict[str, Any] = field(default_factory=dict)
-    """Settings of `search` with one value for each of the searches."""
+    """Settings of `search`, each with a list of one value per search."""
     rank: Literal["none", "short", "full"]
-    """How the best cell is chosen. short: `rank_epochs` epochs on the search's split; full: retrained; none: all."""
+    """Training by which the best cell is chosen. short: `rank_epochs` epochs on the search's split; full: a
+    retraining; none: all cells are kept."""
     rank_epochs: Positive
     retrains: Count
-    """Retrainings of each kept cell, of seeds not used before, which the reported mean and deviation are over."""
+    """Number of retrainings of each kept cell, with unused seeds, for the reported mean and standard deviation."""

@@ -1,4 +1,4 @@
-"""Check the settings of a space, and whether it contains a cell, without torch: see spaces/rules.py."""
+"""Checks of the settings of a space, and of whether it contains a cell, without torch: see spaces/rules.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nasx.spaces import rules
 
 
 def settings(node: Mapping[str, object]) -> tuple[str, object]:
-    """The name of a space's rules and its settings as attributes; an empty name where they cannot be known.
+    """Return the name of a space's rules and its settings as attributes; an empty name if they are unknown.
 
-    Spaces of the user's own may have other operations: they are asked when they are made.
+    The user's own spaces may have other operations: their constructors check them.
     """
     target = str(node.get("_target_"))
     component = schema.component(target) if target.startswith("nasx.spaces.") else None
@@ -30,12 +30,12 @@ def settings(node: Mapping[str, object]) -> tuple[str, object]:
 
 
 def faults(node: Mapping[str, object]) -> list[UserError]:
-    """Return the faults that the constructor of the space would raise; the types of its settings have been checked."""
+    """Return the faults that the constructor of the space would raise. The types of its settings must be valid."""
     kind, space = settings(node)
     return raised_by(partial(rules.SPACES[kind], space)) if kind in rules.SPACES else []
 
 
 def missing_from(node: Mapping[str, object], cell: object) -> list[UserError]:
-    """Return the parts of a cell, as read by `published.check`, that are not in the space."""
+    """Return the faults for parts of a cell, as returned by `published.check`, that are not in the space."""
     kind, space = settings(node)
     return raised_by(partial(rules.CELLS[kind], space, cell)) if kind in rules.CELLS else []

@@ -1,4 +1,4 @@
-"""Check the stages of a search, each like a search of its own."""
+"""Checks of the stages of a search, each as a separate search."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
             yield UserError(
                 f"stages.keep={config_overrides.format_value(node['keep'])}",
                 f"keeps {kept} of {left} operations",
-                "the first entry may be at most the number of operations per edge, and no entry may exceed the one "
-                "before it",
+                "the first entry may be at most the number of operations per edge, and no entry may exceed the "
+                "previous one",
             )
         left = kept or left

@@ -1,11 +1,11 @@
 """Rules for sweeps: settings of Hydra's launchers and sweepers, and requirements of their jobs.
 
-Where the jobs of `--multirun` run is configuration (conf/launch): one after the other in this process, or by a plugin
-of Hydra's in other processes and on other machines. A job that a launcher starts again finds its run folder and goes
-on from its checkpoint (tracking/environment.py, `Signals`, puts a preempted one back into the queue).
+The files in conf/launch determine where the jobs of `--multirun` run: one after the other in this process, or through a
+plugin of Hydra in other processes and on other machines. A restarted job continues from the checkpoint in its run
+folder (`Signals` in tracking/environment.py puts a preempted job back into the queue).
 
-A sweeper that looks for the best setting (hydra/sweeper=optuna) needs a number: `objective` names one of the job's
-record by its keys, for example supernet.valid_accuracy or lookup.cifar10.valid.
+A sweeper that searches for the best setting (hydra/sweeper=optuna) needs a number to optimize: `objective` is the
+dotted key of a number in the job's record, for example supernet.valid_accuracy or lookup.cifar10.valid.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib", "optuna": "optuna"}
-"""Hydra's launcher or sweeper -> the extra of nasx that brings it."""
+"""Launcher or sweeper of Hydra -> the extra of nasx that installs it."""
 BASIC = "hydra._internal.core_plugins."
 
 
-# --------------------------------------------------------------------------------------------- before it starts
+# -------------------------------------------------------------------------------------- before the sweep starts
 def missing_plugin(text: str) -> UserError | None:
-    """The fault that Hydra's message about a launcher or sweeper means, None if it means something else."""
+    """Return the fault for Hydra's message that a launcher or sweeper is missing; None for other messages."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
     if found is None:
         return None
@@ -50,7 +50,7 @@ def missing_plugin(text: str) -> UserError | None:
 
 
 def faults(cfg: DictConfig, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
-    """Faults of the composed configuration `cfg`, Hydra's part included, in how its jobs are started."""
+    """Yield the faults in the launcher, sweeper and overrides of the composed configuration `cfg`."""
     launcher, sweeper = (str(cfg.hydra[part]._target_) for part in ("launcher", "sweeper"))
     chosen = cfg.hydra.runtime.choices.get("launch")
     for where, target in ((f"launch={chosen}" if chosen else "hydra/launcher", launcher), ("hydra/sweeper", sweeper)):
@@ -96,7 +96,7 @@ def sweeper_params(cfg: DictConfig, overrides: Sequence[Override], parser: Overr
 
 
 def _gpus(cfg: DictConfig, launcher: str) -> Iterator[UserError]:
-    """Jobs that would wait for ever, or for nothing, for a GPU."""
+    """Yield a fault if jobs would wait for a GPU that they do not use or that this machine does not have."""
     from omegaconf import OmegaConf
 
     key = {"RayLauncher": "ray.remote.num_gpus", "SlurmLauncher": "gpus_per_node"}.get(launcher.rpartition(".")[2])
@@ -112,7 +112,7 @@ def _gpus(cfg: DictConfig, launcher: str) -> Iterator[UserError]:
 
 
 def is_exhaustive(cfg: DictConfig) -> bool:
-    """Whether the sweeper's jobs are all combinations of the values that are listed; else it chooses as it goes."""
+    """Return whether the sweeper runs all combinations of the listed values; False if it chooses values as it runs."""
     return str(cfg.hydra.sweeper._target_).startswith(BASIC)
 
 
@@ -126,7 +126,7 @@ def count(cfg: DictConfig, values: Sequence[int]) -> int | None:
 
 @contextlib.contextmanager
 def without_validation() -> Iterator[None]:
-    """Within the block Hydra's sweeper does not compose every job before the first: `preflight` has checked them."""
+    """Disable, within the block, the validation of all jobs by Hydra's sweeper: `preflight` has checked them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
@@ -136,9 +136,9 @@ def without_validation() -> Iterator[None]:
         del BasicSweeper.validate_batch_is_legal
 
 
-# ------------------------------------------------------------------------------------------------ while it runs
+# ----------------------------------------------------------------------------------------- while the sweep runs
 def enter_folder(folder: str) -> None:
-    """Work where the command was given: a launcher's worker may have started elsewhere. Raises UserError."""
+    """Change to the folder in which the command was run; a launcher's worker may start elsewhere. Raises UserError."""
     try:
         os.chdir(folder)
     except OSError as error:
@@ -150,7 +150,7 @@ def enter_folder(folder: str) -> None:
 
 
 def objective(record: Mapping[str, object], path: str) -> float:
-    """The number of a record that a dotted path names. Raises UserError if there is none."""
+    """Return the number at a dotted path of a record. Raises UserError if there is none."""
     node = quantities.value_at(record, path)
     if isinstance(node, bool) or not isinstance(node, (int, float)):
         raise UserError(

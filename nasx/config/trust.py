@@ -1,6 +1,6 @@
-"""Restrict what a configuration file may make nasx, Hydra and Python's logging do, compared with the command line.
+"""Restrictions on the code that a configuration file, unlike the command line, may make nasx, Hydra and logging run.
 
-A file may come from a stranger, so nothing in a file that names code, a place or the environment is trusted:
+A file may come from an untrusted source, so any value that names code, a path or the environment is checked:
 
 - Classes are named by their exact dotted names. A component must be a class that nasx's own configurations name
   (`components`) or one defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW). What
@@ -12,10 +12,10 @@ A file may come from a stranger, so nothing in a file that names code, a place o
   and settings of the resources that a job requests from a cluster. Anything else could name Hydra's output folders,
   a program to run before a job, or environment variables.
 - Values may refer to other values (`${seed}`) but may not call resolvers: `${oc.env:NAME}` would store a value of the
-  environment in a run folder, which people publish. This holds for the command line as well, where the shell does the
-  same.
+  environment in a run folder, which may be published. This also applies to the command line, where the shell can insert
+  the value.
 
-`faults` imports nothing but the classes of `CALLABLES`, and builds nothing.
+`faults` imports only the classes of `CALLABLES`, and builds nothing.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     r"(job|hydra)_logging\.handlers\.\w+\.class": ("logging.StreamHandler", "logging.NullHandler"),
     r"(job|hydra)_logging\.formatters\.\w+\.\(\)": ("colorlog.ColoredFormatter",),
 }
-"""Key below `hydra` -> the names that it may have."""
+"""Pattern of a key below `hydra` -> the allowed values of the key."""
 CALLABLE_KEYS = ("_target_", "class", "()", "custom_search_space")
-"""Keys whose value is called, at any place."""
+"""Keys at any depth whose value is called."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 DANGEROUS_VARIABLES = re.compile(r"PATH|IFS|ENV|NASX_ALLOW|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
-"""Environment variables that choose what programs run."""
+"""Environment variables that affect which programs run."""
 FILE_KEYS = re.compile(
     r"launcher\.(timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|stderr_to_stdout|partition|qos"
     r"|comment|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s"
@@ -66,18 +66,18 @@ FILE_KEYS = re.compile(
     r"|ray\.remote\.(num_gpus|num_cpus|max_retries)|ray\.init\.(num_cpus|num_gpus|include_dashboard))"
     r"|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|max_batch_size|sampler\.\w+|params\..+)"
 )
-"""Keys below `hydra` that a file may set, to a number or to words on one line."""
+"""Keys below `hydra` that a file may set to a number or to text on one line."""
 HYDRA_KEYS = re.compile(r"runtime\..+|overrides\.hydra.*|job\.(override_dirname|id|num|config_name)")
 """Keys below `hydra` that Hydra fills in."""
 COMMAND_LINE_KEYS = ("allow", "out_file")
-"""Keys at the top level that no file sets."""
+"""Top-level keys that no file may set."""
 IN_A_FILE = "is set in a configuration file, but is only accepted on the command line"
 
 
 # ------------------------------------------------------------------------------------------------- components
 @cache
 def components(conf: Path) -> frozenset[str]:
-    """The classes that the configurations in nasx's own folder `conf` name: the only ones of nasx that any may name."""
+    """Return the classes named in nasx's own folder `conf`, the only classes of nasx that a configuration may name."""
     found = (
         re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
         for path in conf.glob("*/**/*.yaml")
@@ -91,7 +91,7 @@ def from_environment() -> tuple[str, ...]:
 
 
 def with_allow(texts: Sequence[str]) -> list[str]:
-    """The overrides with `allow=` of NASX_ALLOW, unless they have one."""
+    """Return the overrides, with `allow=` added from NASX_ALLOW unless they contain `allow=`."""
     names = from_environment()
     given = any(_key(text) == "allow" for text in texts)
     return [*texts, *([f"allow=[{','.join(names)}]"] if names and not given else [])]
@@ -109,9 +109,9 @@ def is_class(found: object, name: str, homes: Sequence[str]) -> bool:
 
 # ----------------------------------------------------------------------------------------------------- faults
 def faults(cfg: DictConfig, texts: Sequence[str], ours: Callable[[], DictConfig] | None = None) -> Iterator[UserError]:
-    """Faults of a composed configuration that was made of the overrides `texts` of a command line.
+    """Yield the faults of a configuration composed from the command-line overrides `texts`.
 
-    `ours` composes what nasx's own files say, where the user has a folder of configurations; None if there is none.
+    `ours` composes nasx's own files only; None if the user has no folder of configurations.
     """
     from omegaconf import OmegaConf
 
@@ -128,7 +128,7 @@ def faults(cfg: DictConfig, texts: Sequence[str], ours: Callable[[], DictConfig]
         yield from _top(own, given)
         try:
             known = dict(_leaves(OmegaConf.to_container(ours().hydra, resolve=False)))
-        except UserError:  # a launcher or sweeper of the user's own folder: nothing of it is known
+        except UserError:  # a launcher or sweeper from the user's folder: no value is known
             known = {}
         yield from _section(hydra, known, texts)
 
@@ -152,7 +152,7 @@ def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
 
 @cache
 def _genuine(name: str) -> bool:
-    """Whether Hydra finds the class that an import finds; True if its package is not installed, another fault."""
+    """Return whether Hydra locates the class that an import finds; True if its package is missing, another fault."""
     from hydra._internal.utils import _locate
 
     module, _, own = name.rpartition(".")
@@ -178,7 +178,7 @@ def calls_resolver(value: object) -> bool:
 
 
 def _top(own: Mapping[str, object], given: set[str]) -> Iterator[UserError]:
-    """Keys at the top level that a file has set, and only the command line may."""
+    """Yield the faults of top-level keys that a file sets but only the command line may set."""
     for key in COMMAND_LINE_KEYS:
         if key not in given and own.get(key) not in (None, [], ""):
             yield UserError(
@@ -202,7 +202,7 @@ def _top(own: Mapping[str, object], given: set[str]) -> Iterator[UserError]:
 def _section(
     hydra: Mapping[tuple[str, ...], object], known: Mapping[tuple[str, ...], object], texts: Sequence[str]
 ) -> Iterator[UserError]:
-    """Return what files in the user's folder set in the section `hydra`."""
+    """Yield the faults of keys in the section `hydra` that files in the user's folder may not set."""
     line = [_key(text).removeprefix("hydra.") for text in texts if _key(text).startswith("hydra.")]
     for path, value in hydra.items():
         key = ".".join(path)
@@ -225,7 +225,7 @@ def _section(
 
 
 def _plain(value: object) -> bool:
-    """A number, or words on one line that refer to nothing: Hydra builds what a reference in its section names."""
+    """Return whether a value is a number, or one line of text without `${`: Hydra would build the referenced node."""
     return not isinstance(value, str) or (value.isprintable() and "${" not in value)
 
 
@@ -234,7 +234,7 @@ def _key(text: str) -> str:
 
 
 def _leaves(node: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """(keys, value) of everything that holds no other values; entries of lists, and empty ones, too."""
+    """Yield (keys, value) of every leaf of a tree, including list entries and empty containers."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _leaves(value, (*path, str(name)))

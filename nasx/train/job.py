@@ -1,4 +1,4 @@
-"""The retraining job: network, data and trainer of a configuration, rows of metrics.jsonl, result.json."""
+"""The retraining job: the network, data and trainer of a configuration, rows of metrics.jsonl, and result.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RetrainJob(Job):
-    """Training of the architecture given by a configuration or found by its parent run."""
+    """The training of the architecture that a configuration gives or that its parent run found."""
 
     kind = "retrain"
     unit = "image"
@@ -69,10 +69,10 @@ class RetrainJob(Job):
 
         rows = None if recipe.mixes(settings) else torch.cat(distributed.rank_rows(settings.batch, settings.accumulate))
         split = settings.held_out or settings.validated
-        self.held: Tensor | None  # indices of the held-out items
+        self.held: Tensor | None  # indices of the held-out training items
         own, self.held = self.data.split(cfg["seed"]) if split else (None, None)
         stream = self.data.stream("retrain", own, batch=settings.batch, seed=cfg["seed"], rows=rows)
-        self.test(), self.valid()  # raises now if a set is too small for its batch
+        self.test(), self.valid()  # raises early if a set is too small for its batch
         metric = metrics.OF[settings.data]
         self.trainer = Trainer(
             network,
@@ -89,20 +89,20 @@ class RetrainJob(Job):
         super().__init__(ctx, self.trainer, metric, settings.epochs)
 
     def ordered(self, part: str, index: object, batch: int) -> Iterator[Batch]:
-        """Yield this rank's batches of a part of the dataset, in order."""
+        """Yield this rank's batches of a part of the dataset (train or test), in order."""
         batches: Iterator[Batch] = self.data.ordered(
             part, index, batch=batch, first=distributed.rank(), step=distributed.world_size()
         )
         return batches
 
     def test(self) -> Iterator[Batch]:
-        """Yield the batches of the test set, or of the held-out training images."""
+        """Return the batches of the test set, or of the held-out training images if the recipe sets `held_out`."""
         if self.settings.held_out:
             return self.ordered("train", self.held, self.settings.test_batch)
         return self.ordered("test", None, self.settings.test_batch)
 
     def valid(self) -> Iterator[Batch]:
-        """Yield the batches of the validation set."""
+        """Return the batches of the validation set."""
         return self.ordered("train", self.held, self.settings.valid_batch)
 
     def row(self, means: dict[str, float]) -> dict[str, object]:
@@ -139,12 +139,12 @@ class RetrainJob(Job):
 
 
 def named(row: Row, *, held_out: bool) -> Row:
-    """Rename test results on held-out training images to validation results."""
+    """Return a row with test results renamed to validation results if they are on held-out training images."""
     return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
 def describe_test(tested: Row, metric: Metric, settings: Retraining) -> str:
-    """Describe the result in a sentence."""
+    """Describe the test result in one sentence."""
     part = "valid" if settings.held_out else "test"
     value, epoch = metric.text(tested[f"{part}_{metric.name}"]), tested["best_epoch"]
     if settings.validated:
@@ -176,9 +176,9 @@ def sized(
     shape: tuple[int, ...],
     limits: Sequence[Limit] = (),
 ) -> Retraining:
-    """Return the settings with the most channels that `max_macs` and `limits` allow for inputs of this shape.
+    """Return the settings with the largest number of channels that `max_macs` and `limits` allow for this input shape.
 
-    Without any of them the settings are unchanged. Raises UserError if two channels are too many.
+    Without limits, the settings are returned unchanged. Raises UserError if two channels already exceed a limit.
     """
     if settings.max_macs is not None:
         limits = [*limits, Limit(f"retrain.max_macs={settings.max_macs}", "macs", settings.max_macs)]
@@ -193,9 +193,9 @@ def sized(
 
 
 def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
-    """Return the genotype of `genotype=`, or that of the finished search `from=` with its record. Raises UserError.
+    """Return the genotype of `genotype=`, or the genotype and record of the finished search `from=`. Raises UserError.
 
-    With `epoch=`, genotype and look-up are those after this epoch of the search.
+    With `epoch=`, the genotype and its benchmark look-up are those after this epoch of the search.
     """
     if cfg.get("genotype"):
         return space.parse(str(cfg["genotype"])), None
@@ -214,7 +214,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
 
 
 def other_space(searched: Mapping[str, object], given: Mapping[str, object]) -> str:
-    """Return the remedy that makes the given space equal to that of the search."""
+    """Return the remedy that makes the given space equal to the space of the search."""
     old, new = records.flatten(searched), records.flatten(given)
     keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
     if old.get("_target_") != new.get("_target_") or not keys:
@@ -227,7 +227,7 @@ def other_space(searched: Mapping[str, object], given: Mapping[str, object]) -> 
 
 
 def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], Tensor]) -> None:
-    """Run one training pass on meta tensors. Raises UserError for batch settings that the network cannot run.
+    """Run one training pass on meta tensors. Raises UserError for batch settings that the network does not support.
 
     `example(n)` returns an input of n items on the meta device.
     """
@@ -237,7 +237,7 @@ def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], 
     try:
         given = example(piece)
         shadow(given.to(dtype) if given.is_floating_point() else given, **settings.options(settings.epochs))
-    except ValueError as error:  # batch norm of a single value
+    except ValueError as error:  # batch norm over a single value per channel
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
             f"micro-batches of {piece} images are too small for batch norm ({error})",

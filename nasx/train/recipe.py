@@ -1,24 +1,25 @@
 """Components of a training recipe: learning rate, drop-path, MixUp and CutMix, objective, averaged weights.
 
-Learning rate of epoch e of E, with base rate r and floor l (constant within an epoch, as in all released codes):
+Learning rate in epoch e of E, with base rate r and minimum l (constant within an epoch, as in all released codes):
 
     cosine   l + (r - l) (1 + cos(pi e / E)) / 2                                DARTS
     step     r decay^e                                                          DARTS on ImageNet
     linear   l + (r - l) (E - 5 - e) / (E - 5)      while E - e > 5             P-DARTS, PC-DARTS on ImageNet
-             l + (r - l) (E - e) / (5 (E - 5))      in the last 5 epochs: a slope 5 times flatter
+             l + (r - l) (E - e) / (5 (E - 5))      in the last 5 epochs: the slope is 5 times smaller
     constant r                                                                  DARTS on Penn Treebank
     warm-up  r (e + 1) / W                          while e < W, for all schedules
 
 Drop-path probability: p e / E. Objective: cross entropy of the main head plus `auxiliary` times that of the auxiliary
 head, both against smoothed labels (1 - s) onehot + s / classes.
 
-MixUp (Zhang et al. 2018): x_i <- c x_i + (1 - c) x_j, loss c L(y_i) + (1 - c) L(y_j), with c ~ Beta(m, m) drawn once a
-batch and j a permutation of the batch. CutMix (Yun et al. 2019): a box of height h sqrt(1 - c) and width w sqrt(1 - c),
-its centre uniform and its borders clipped, is pasted from x_j; then c is the share of pixels that stayed.
+MixUp (Zhang et al. 2018): x_i <- c x_i + (1 - c) x_j, loss c L(y_i) + (1 - c) L(y_j), with c ~ Beta(m, m) drawn once
+per batch and j a permutation of the batch. CutMix (Yun et al. 2019): a box of height h sqrt(1 - c) and width
+w sqrt(1 - c), with a uniformly drawn center and clipped borders, is pasted from x_j; c is then set to the fraction of
+pixels outside the box.
 
 Averaged SGD (Polyak and Juditsky 1992; "non-monotonically triggered" in Merity et al. 2018): SGD continues unchanged,
-and the mean of its iterates is evaluated. Averaging starts when a validation loss is above the smallest of those more
-than `patience` validations before it.
+and the mean of its iterates is evaluated. Averaging starts when a validation loss is above the smallest loss of all
+validations more than `patience` validations earlier.
 
 Sources: H. Liu et al., DARTS, ICLR 2019; X. Chen et al., P-DARTS, ICCV 2019; Y. Xu et al., PC-DARTS, ICLR 2020; their
 released code; C. Szegedy et al. 2016 (label smoothing).
@@ -26,15 +27,15 @@ released code; C. Szegedy et al. 2016 (label smoothing).
 Deviations
 1. Warm-up multiplies the base rate, as PC-DARTS does; P-DARTS multiplies the decayed rate
    (released codes, train_imagenet.py).
-2. With 5 epochs or fewer the linear schedule has no flat end: l + (r - l) (E - e) / E.
-3. If both MixUp and CutMix are on, each batch uses one of them with probability 1/2. CutMix acts on every batch;
-   its released code for CIFAR, on half of them.
+2. With 5 epochs or fewer, the linear schedule has no flat end: l + (r - l) (E - e) / E.
+3. If both MixUp and CutMix are enabled, each batch uses one of them with probability 1/2. CutMix is applied to every
+   batch; its released code for CIFAR applies it to half of the batches.
 4. The running statistics of batch norm are averaged too, to match the averaged weights.
-5. torch's ASGD leaves the first iterate after the switch out of the mean, and takes each step at the rate of the
-   previous step (which matters if the rate depends on a segment's length); here the mean covers all iterates, and each
-   step has its own rate.
-6. Text: a segment's learning rate is the recipe's times its length / bptt, as released. If numbers are not finite
-   the run stops; the released code returns to the best weights and tries again.
+5. torch's ASGD excludes the first iterate after the switch from the mean, and takes each step with the learning rate of
+   the previous step (which matters if the rate depends on a segment's length). Here the mean includes all iterates, and
+   each step uses its own learning rate.
+6. Text: the learning rate of a segment is the recipe's rate times length / bptt, as in the released code. If numbers
+   are not finite, the run stops; the released code returns to the best weights and retries.
 
 Shapes: x (n, 3, h, w), y (n,), logits (n, classes); of text x, y (n, steps), logits (n * steps, words).
 """
@@ -61,12 +62,12 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Logits
 
 FLAT = 5
-"""Number of epochs in the flat end of the linear schedule."""
+"""Number of epochs in the flat end of the linear schedule, which has the smaller slope."""
 
 
 # ------------------------------------------------------------------------------------------------- schedules
 def rate(settings: Retraining, epoch: int) -> float:
-    """Return the learning rate of an epoch, counted from 0."""
+    """Return the learning rate in an epoch, counted from 0."""
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / settings.warmup_epochs
     match settings.schedule:
@@ -90,7 +91,7 @@ def linear(epoch: int, epochs: int) -> float:
 
 # ------------------------------------------------------------------------------------------------ mixed images
 class Mixed(NamedTuple):
-    """Mixed images (n, 3, h, w) with labels `y` of weight `share` and labels `other` of weight 1 - `share`."""
+    """Mixed images (n, 3, h, w), with labels `y` of weight `share` and labels `other` of weight 1 - `share`."""
 
     x: Tensor
     y: Tensor
@@ -98,17 +99,17 @@ class Mixed(NamedTuple):
     share: float
 
     def rows(self, which: Tensor) -> Mixed:
-        """Return the images with the indices `which`."""
+        """Return the images and labels with the indices `which`."""
         return Mixed(self.x[which], self.y[which], self.other[which], self.share)
 
     def split(self, sizes: list[int]) -> Iterator[Mixed]:
-        """Split the images into parts of these sizes."""
+        """Split the images and labels into parts of these sizes."""
         for part in zip(self.x.split(sizes), self.y.split(sizes), self.other.split(sizes), strict=True):
             yield Mixed(*part, self.share)
 
 
 def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
-    """Split the hidden state carried into a batch into parts of these sizes, as keyword arguments of a network."""
+    """Split the hidden state that a batch starts from into parts of these sizes, as keyword arguments of a network."""
     given = state_kwargs(batch)
     whole = given.get("state")
     parts: Sequence[Tensor | None] = [None] * len(sizes) if whole is None else whole.split(sizes)
@@ -116,15 +117,15 @@ def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
 
 
 def mixes(settings: Retraining) -> bool:
-    """Return whether the recipe mixes images within a batch, so that a part of a batch needs the whole."""
+    """Return whether the recipe mixes images within a batch, so that each part of a batch needs the whole batch."""
     return bool(settings.mixup or settings.cutmix)
 
 
 def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
-    """Mix the images of a batch, with draws from its seed; unchanged if `mixup` and `cutmix` are 0."""
+    """Mix the images of a batch with random numbers from its seed; unchanged if `mixup` and `cutmix` are 0."""
     if not (mixup or cutmix):
         return Mixed(batch.x, batch.y, batch.y, 1.0)
-    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # frozen by numpy
+    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # its stream is frozen by numpy
     cut = bool(cutmix) and (not mixup or draw.uniform() < 0.5)
     share = float(draw.beta(cutmix, cutmix) if cut else draw.beta(mixup, mixup))
     partner = placed(torch.from_numpy(draw.permutation(len(batch.y))), batch.x.device)
@@ -145,7 +146,7 @@ def span(side: int, centre: int, share: float) -> tuple[int, int]:
 
 # --------------------------------------------------------------------------------------------------- objective
 class Outcome(NamedTuple):
-    """The objective (), the main head's loss () and its accuracy () in [0, 1]; all 0-d tensors."""
+    """The objective, and the loss and accuracy (in [0, 1]) of the main head; all 0-d tensors."""
 
     objective: Tensor
     loss: Tensor
@@ -153,7 +154,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: float = 0.0) -> Outcome:
-    """Compute the means over the images of `part`, in float32 if the logits have half precision."""
+    """Compute objective, loss and accuracy as means over `part`, in float32 if the logits have half precision."""
     loss = mean_loss(logits.main, part, smoothing)
     objective = loss
     if auxiliary and logits.auxiliary is not None:
@@ -168,7 +169,7 @@ def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: f
 
 
 def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
-    """Compute the cross entropy of scores (n, classes) against smoothed and mixed labels."""
+    """Compute the mean cross entropy of scores (n, classes) against smoothed and mixed labels."""
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     first = F.cross_entropy(scores, part.y.flatten(), label_smoothing=smoothing)
     if part.share == 1:
@@ -178,7 +179,7 @@ def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------- weights
 def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
-    """Return SGD with momentum and weight decay on all parameters, including batch norm, as in all released codes."""
+    """Make SGD with momentum and weight decay for all parameters, including batch norm, as in all released codes."""
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.lr,
@@ -189,7 +190,7 @@ def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
 
 
 class Average(AveragedModel):
-    """torch's AveragedModel with the update count on the CPU, which avoids a synchronization per update."""
+    """An AveragedModel of torch with its update count on the CPU, which avoids a synchronization per update."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -212,14 +213,14 @@ class Average(AveragedModel):
 def averaged(network: nn.Module, decay: float | None) -> Average:
     """Return an averaged copy of the network: w_ema <- decay w_ema + (1 - decay) w after every update.
 
-    If `decay` is None, the mean of the weights after all following updates.
+    If `decay` is None, the copy is the mean of the weights after all subsequent updates.
     """
     how = None if decay is None else get_ema_multi_avg_fn(decay)
     return Average(network, multi_avg_fn=how, use_buffers=True)
 
 
 def stalled(losses: Sequence[float], patience: int | None) -> bool:
-    """Return whether the last validation loss is above the smallest of those more than `patience` before it."""
+    """Return whether the last validation loss is above the smallest of the losses more than `patience` earlier."""
     if patience is None or len(losses) < patience + 2:
         return False
     return losses[-1] > min(losses[: len(losses) - 1 - patience])

@@ -1,16 +1,17 @@
-"""The supernet of a search as a network to train, its architecture fixed: `nasx retrain from=RUN relaxed=true`.
+"""Training of the supernet of a search with a fixed architecture: `nasx retrain from=RUN relaxed=true`.
 
-The mixture is the one that the metrics row of an epoch holds, the last one's by default; the weights are new. What such
-a network reaches, next to the supernet's accuracy in the search, is what the weights had not yet learned there.
+The mixture weights are those in the metrics row of an epoch, by default the last one; the network weights are newly
+initialized. The difference between the accuracy of the trained network and the accuracy of the supernet in the search
+shows how much the weights had not yet learned in the search.
 
 Source: Amended-DARTS, appendix A.1 (600 epochs of search, 600 of training).
 
 Deviations
 1. Size, operations and batch norm are those of the search's supernet; layers, channels and stem of the recipe are not
-   read.
-2. The paper does not state its recipe; it is that of `retrain=`, on all training images.
+   used.
+2. The paper does not state its recipe; here it is the recipe of `retrain=`, on all training images.
 
-Shapes: mixtures (cells, edges, operations); rows hold them without the cells, which share them.
+Shapes: mixtures (cells, edges, operations); rows contain (edges, operations), because all cells share the mixture.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Relaxed(nn.Module):
-    """A supernet with a constant mixture; called as a discrete network is."""
+    """A supernet with constant mixture weights, called in the same way as a discrete network."""
 
     def __init__(self, supernet: Supernet, mix: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -44,9 +45,9 @@ class Relaxed(nn.Module):
 
 
 def network(space: Space, row: Row, classes: int, where: str) -> Relaxed:
-    """The supernet of `space`, newly initialized, at the mixture of a metrics row of the run `where`.
+    """Return a newly initialized supernet of `space` with the mixture weights in a metrics row of the run `where`.
 
-    Raises UserError if the row's mixture is not one of the space, or cells do not share it.
+    Raises UserError if the mixture weights do not match the space, or if the cells have separate architectures.
     """
     shapes = {name: x.shape for name, x in space.relax(space.init(torch.Generator()), lambda x: x).items()}
     held = {name: torch.tensor(values, dtype=torch.float32) for name, values in (row.get("mix") or {}).items()}

@@ -1,18 +1,19 @@
-"""The training loop of a discrete network, trained from scratch by a recipe and evaluated on the test set.
+"""The training loop for a discrete network, which is trained from scratch by a recipe and evaluated on the test set.
 
 An epoch is one pass over the training set, counted in updates on full batches of an endless stream. With a validation
-set, the best weights on it after an epoch are kept and tested at the end. Without one (images), the result is the test
-accuracy after the **last** epoch; the best epoch is recorded too, but it was chosen on the test set and is not a result
-(DARTS, released code, cnn/train.py).
+set, the weights after the epoch with the best validation result are kept and tested at the end. Without a validation
+set (images), the result is the test accuracy after the **last** epoch; the best epoch is also recorded, but it was
+chosen on the test set and is not a result (DARTS, released code, cnn/train.py).
 
-If the recipe averages weights, the averaged network is evaluated. MixUp, CutMix, drop-path and dropout are drawn from
-the seed of the batch. `train_loss` is the loss of the main head against the recipe's (smoothed, mixed) labels;
-`valid_loss` and `test_loss` are the plain cross entropy.
+If the recipe averages weights, the averaged network is evaluated. The random numbers of MixUp, CutMix, drop-path and
+dropout come from the seed of the batch. `train_loss` is the loss of the main head against the recipe's (smoothed,
+mixed) labels; `valid_loss` and `test_loss` are the plain cross entropy.
 
 Resume: `Trainer.state()` contains weights, buffers, averages, the best weights, optimizer, stream, running means,
-counters and torch's generators; all else is a function of the configuration, so a killed run continues bit for bit.
+counters and torch's generators. Everything else is determined by the configuration, so a run that was killed continues
+bit for bit.
 
-Deviation: released codes drop or shorten the last batch of an epoch; here a batch may straddle two epochs.
+Deviation: released codes drop or shorten the last batch of an epoch; here a batch may span two epochs.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ log = logging.getLogger("nasx")
 # ------------------------------------------------------------------------------------------------------ loop
 @dataclass
 class Trainer:
-    """One training from its current position to its end, without file output.
+    """A training run from its current position to the end, without file output.
 
     `end_epoch(row)` is called with the means of an epoch, `tick(trainer)` after every update (and after `end_epoch`).
     `stream` yields this rank's images of each batch, or all images if the recipe mixes them; `test()` and `valid()`
-    yield this rank's batches of these sets.
+    return this rank's batches of the test and validation sets.
     """
 
     network: nn.Module
@@ -60,7 +61,7 @@ class Trainer:
     test: Callable[[], Iterable[Batch]]
     updates_per_epoch: int
     valid: Callable[[], Iterable[Batch]] | None = None
-    """The set that selects the tested weights; None: the last weights are tested."""
+    """The batches of the set that selects the tested weights; None: the last weights are tested."""
     metric: Metric = ACCURACY
     tick: Callable[[Trainer], None] = lambda trainer: None
     end_epoch: Callable[[dict[str, float]], None] = lambda row: None
@@ -68,9 +69,9 @@ class Trainer:
     meter: Meter = field(default_factory=Meter)
     tested: dict[str, float | None] = field(default_factory=dict)
     best: float | None = None
-    """The best metric so far."""
+    """The best value of the metric so far."""
     kept: dict[str, Tensor] | None = None
-    """The best weights on the validation set."""
+    """The weights with the best metric on the validation set so far."""
     losses: list[float] = field(default_factory=list)
     """Losses of all evaluations so far."""
     optimizer: torch.optim.SGD = field(init=False)
@@ -89,7 +90,7 @@ class Trainer:
 
     @property
     def total(self) -> int:
-        """Number of updates of the whole training."""
+        """The number of updates in the whole training."""
         return self.settings.epochs * self.updates_per_epoch
 
     @property
@@ -99,7 +100,7 @@ class Trainer:
 
     @property
     def position(self) -> tuple[int, int]:
-        """Number of updates so far, and the epoch of the next one, counted from 0."""
+        """The number of updates so far, and the epoch of the next update, counted from 0."""
         return self.updates, self.epoch
 
     def run(self) -> None:
@@ -108,7 +109,7 @@ class Trainer:
             pass
 
     def steps(self) -> Iterator[int]:
-        """Train step by step; yield the number of updates so far after each."""
+        """Train step by step, and yield the number of updates so far after each step."""
         while self.updates < self.total:
             epoch = self.epoch
             for group in self.optimizer.param_groups:
@@ -116,16 +117,16 @@ class Trainer:
             self.meter.add(self.step(next(self.stream)))
             if self.epoch > epoch:
                 self._close(epoch)
-            self.tick(self)  # last, so that no checkpoint falls between the end of an epoch and its row
+            self.tick(self)  # last, so that no checkpoint is written between the end of an epoch and its row
             yield self.updates
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Do one weight update; return loss and accuracy of the main head before it."""
+        """Do one weight update, and return the loss and accuracy of the main head before the update."""
         settings, alone = self.settings, distributed.world_size() == 1
         own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
         if recipe.mixes(settings) and not alone:
             own = own.rows(placed(torch.cat(self.rows), own.y.device))
-        # once per batch, so that its parts draw different paths
+        # seeded once per batch, so that its parts drop different paths
         self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", distributed.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -172,7 +173,7 @@ class Trainer:
         )
 
     def _judged(self, epoch: int) -> dict[str, float]:
-        """Evaluate after an epoch; update the best weights, and start averaging if the validation loss stalls."""
+        """Evaluate after an epoch, update the best weights, and start averaging if the validation loss stalls."""
         part = "test" if self.valid is None else "valid"
         network = self.network if self.average is None else self.average.module
         found = self.evaluate(network, part)
@@ -197,13 +198,13 @@ class Trainer:
         return found
 
     def evaluate(self, network: nn.Module, part: str) -> dict[str, float]:
-        """Return loss and metric of a network on the test or validation set."""
+        """Return the loss and metric of a network on the test or validation set, as `part` names it."""
         batches = self.test if part == "test" or self.valid is None else self.valid
         found = core_evaluate.sums(network, batches(), self.device, amp=self.settings.amp)
         return self.metric.convert(core_evaluate.means(distributed.all_reduce(found)).row(part))
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Raise UserError if a mean (or a weight) is not finite, before the state is saved."""
+        """Raise UserError if a mean (or, with `weights`, a weight) is not finite, before the state is saved."""
         tensors, settings = list(self.network.parameters()) if weights else [], self.settings
         check_finite(means, tensors, kind="retrain", update=self.updates, lr=settings.lr, clip=settings.clip)
 

@@ -50,7 +50,7 @@ def test_devices_are_checked_before_anything_starts(timed: None) -> None:
     assert not faults("space=nb201", "dataset=digits", "benchmark.devices=[phone]")
     [fault] = faults("space=nb201", "dataset=digits", "benchmark.devices=[phone,raspi4]")
     assert "benchmark.devices=[phone,raspi4]: " in fault
-    assert " has no latencies of raspi4" in fault
+    assert " has no latencies for raspi4" in fault
     assert "the table has phone; `nasx bench get nb201-latency devices=raspi4` downloads raspi4" in fault
     [fault] = faults("space=nb201", "dataset=digits", "benchmark.devices=[toaster]")
     assert "`nasx bench get nb201-latency` downloads 1080ti_1, " in fault
@@ -124,7 +124,7 @@ def test_fill_adds_what_the_table_knows_by_now_and_takes_nothing(
     assert set(last["rank"]["imagenet16"]) == {"valid", "test"}
     cache.unlink()
     assert fill() == last, "a table that knows less takes nothing"
-    with pytest.raises(UserError, match="has no latencies of toaster"):
+    with pytest.raises(UserError, match="has no latencies for toaster"):
         bench.main(["fill", str(make.root), "devices=toaster"])
     with pytest.raises(UserError, match="takes one folder, but 2 are given"):
         bench.main(["fill", "a", "b"])

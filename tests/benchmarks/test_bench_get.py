@@ -187,7 +187,7 @@ def test_another_file_is_refused_before_it_is_downloaded(tests: bytes, server: S
     assert left(cache) == []
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "answered 404"), (407, "answered 407"), (503, "answered 503")])
+@pytest.mark.parametrize(("status", "said"), [(404, "returned 404"), (407, "returned 407"), (503, "returned 503")])
 def test_a_status_is_reported(status: int, said: str, tests: bytes, server: Server, cache: Path) -> None:
     server.status = status
     with pytest.raises(UserError, match=rf"tests\.csv: {said}.*by hand.*from=FILE"):

@@ -295,7 +295,7 @@ def test_targets(value: Any, quantity: str, amount: float, relative: bool) -> No
         (["budget=macs", "stages=drnas_nb201", "method=drnas"], "is a fraction of the mean, but the mean differs"),
         (["budget=macs", "budget.stem=imagenet"], "networks of nb201 support only stem"),
         (["budget=macs", "space=nb1shot1_1", "budget.layers=4"], "cells cannot be divided evenly among 3 stacks"),
-        (["budget=latency"], "has no latencies of raspi4"),
+        (["budget=latency"], "has no latencies for raspi4"),
         (["budget=latency", "space=darts"], "latencies of this device are available only for NAS-Bench-201"),
     ],
 )
