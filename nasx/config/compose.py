@@ -72,8 +72,9 @@ class UserFolders(SearchPathPlugin):
 
 
 def register() -> None:
-    """Make Hydra read files within bounds, and from the folders of `UserFolders` too."""
+    """Make Hydra read files within bounds, from the folders of `UserFolders` too, and seed samplers."""
     found = Plugins.instance()  # registers its own sources
+    sweeps.seed_samplers()
     SourcesRegistry.instance().types["file"] = BoundedFileSource
     if UserFolders not in found.discover(SearchPathPlugin):
         found.register(UserFolders)

@@ -32,6 +32,19 @@ BASIC = "hydra._internal.core_plugins."
 
 
 # --------------------------------------------------------------------------------------------- before it starts
+def seed_samplers() -> None:
+    """Give the samplers of hydra/sweeper=optuna, where Hydra has found them, the seed 0 instead of null.
+
+    nasx's own value, as in conf/experiment/tune_arch_lr.yaml: a repeated sweep proposes the same trials and resumes. No
+    file of conf/ can set it: it would replace the samplers' schemas, or be an unknown key of Hydra's own sweeper.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    for file in ConfigStore.instance().repo["hydra"]["sweeper"].get("sampler", {}).values():
+        if file.node.get("seed", 0) is None:
+            file.node.seed = 0
+
+
 def missing_plugin(text: str) -> UserError | None:
     """The fault that Hydra's message about a launcher or sweeper means, None if it means something else."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
