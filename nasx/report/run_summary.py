@@ -112,9 +112,9 @@ class Screen(Console):
             whole = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), text)
             lines = textwrap.wrap(whole, self.width, break_long_words=False, break_on_hyphens=False)
             text = "\n".join(lines).replace("\0", " ")
-        self.line(Text(text, style))
+        self.unwrapped(Text(text, style))
 
-    def line(self, text: str | Text) -> None:
+    def unwrapped(self, text: str | Text) -> None:
         """Print what a user may copy, such as a path or a command, on one line."""
         self.print(text, markup=False)
 
@@ -122,8 +122,8 @@ class Screen(Console):
 def show(result: Result, folder: Path) -> None:
     """Print the summary of a run to standard output."""
     result, screen = cleaned(dict(result)), Screen()
-    screen.line(Text.assemble("\n", (result["name"], "bold"), f"  finished {result['finished']}"))
-    screen.line(result["genotype"])
+    screen.unwrapped(Text.assemble("\n", (result["name"], "bold"), f"  finished {result['finished']}"))
+    screen.unwrapped(result["genotype"])
     if result["kind"] == "search":
         _lookup(screen, result)
     elif result.get("test_accuracy") is not None:
@@ -136,7 +136,7 @@ def show(result: Result, folder: Path) -> None:
             f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})"
         )
     for line in _budget(budget := result.get("budget") or {}):
-        (screen.line if budget["nearest"] and line == budget["nearest"]["genotype"] else screen.say)(line)
+        (screen.unwrapped if budget["nearest"] and line == budget["nearest"]["genotype"] else screen.say)(line)
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     peak = "" if result["peak_mb"] is None else f", peak {result['peak_mb']:,.0f} MB"  # not measured on Windows
@@ -164,17 +164,17 @@ def show(result: Result, folder: Path) -> None:
     if result.get("labels"):
         screen.say(f"reproduces known faults of released code: {', '.join(result['labels'])}", style="yellow")
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    screen.line(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")))
+    screen.unwrapped(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")))
 
 
 def show_next(result: Result, folder: Path) -> None:
     """Print the commands that may follow a finished run or study."""
     screen = Screen()
     for line in lineage.next_commands(cleaned(dict(result)), folder):
-        screen.line(line)
+        screen.unwrapped(line)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
         screen.say("test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:")
-        screen.line(f"nasx bench get {TESTS}")
+        screen.unwrapped(f"nasx bench get {TESTS}")
 
 
 def _budget(budget: Result) -> Iterator[str]:
