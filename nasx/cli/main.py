@@ -282,11 +282,17 @@ def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
 
 
 def _after_sweep(command: str, folder: Path) -> None:
-    """Print the commands that may follow a sweep, for the last of its finished runs. `folder` is that of its notes."""
+    """Print the best trial of a sweeper, and the commands that may follow it, or the last of the finished runs.
+
+    `folder` is that of the sweep's notes.
+    """
     from nasx.report import run_summary
     from nasx.tracking import records, sweep_log
 
-    for job in reversed(sweep_log.jobs(folder)):
+    best = sweep_log.best(folder)
+    if best:
+        print(printable(f"best trial: {shlex.join(best.overrides)}"))
+    for job in [*([best] if best else []), *reversed(sweep_log.jobs(folder))]:
         for run in reversed(job.runs if job.ended and not job.fault else []):
             place = folder.parent.parent / run
             with contextlib.suppress(UserError):  # a damaged record

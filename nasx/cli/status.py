@@ -25,7 +25,7 @@ import os
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,8 +77,8 @@ def main(words: Sequence[str]) -> int:
     if args.positional and not root.is_dir():
         raise UserError(f"nasx status {args.positional[0]}", "does not exist", "name the folder of the runs")
     now = time.time()
-    found = [state(Path(folder), root, now) for folder in records.run_folders(root)]
-    print(printable("\n".join([text(found, root, now), *sweeps(root, now)])))
+    found = {Path(folder): state(Path(folder), root, now) for folder in records.run_folders(root)}
+    print(printable("\n".join([text([*found.values()], root, now), *sweeps(root, now, found)])))
     return 0
 
 
@@ -189,35 +189,44 @@ def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | Non
 
 
 # ---------------------------------------------------------------------------------------------------- sweeps
-def sweeps(root: Path, now: float) -> Iterator[str]:
-    """Yield lines about the running sweeps under `root`, and about the newest one if it is unfinished."""
+def sweeps(root: Path, now: float, found: Mapping[Path, State]) -> Iterator[str]:
+    """Yield lines about the running sweeps under `root`, and about the newest one if it is unfinished.
+
+    `found` are the states of the runs. They decide the state of a job: a sweep that is killed does not note its end.
+    """
     folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
     for folder in folders:
-        running, found = lock.holder(folder) is not None, sweep_log.jobs(folder)
-        plan = files.read_json(folder / "sweep.json") or {}
-        planned, done = max(plan.get("jobs") or 0, len(found)), [job for job in found if job.ended and not job.fault]
-        if not running and (folder != folders[-1] or len(done) == planned):
+        running, jobs = lock.holder(folder) is not None, sweep_log.jobs(folder)
+        if not running and folder != folders[-1]:
             continue
-        places = [[root / run for run in job.runs if (root / run).is_dir()] for job in found if not job.ended]
-        begun = [[state(place, root, now) for place in own] for own in places]
-        states = [{run.state for run in runs} for runs in begun]
-        at_ends = [running and own <= {"finished"} for own in states]  # at a job's very beginning and end
-        live = [runs for runs, own, end in zip(begun, states, at_ends, strict=True) if "running" in own or end]
-        counts = {
-            "done": len(done),
-            "failed": sum(bool(job.fault) for job in found),
-            "running": len(live),
-            "stopped": len(begun) - len(live),
-            "waiting": planned - len(found),
-        }
+        plan = files.read_json(folder / "sweep.json") or {}
+        planned = max(plan.get("jobs") or 0, len(jobs))
+        counts = dict.fromkeys(("done", "failed", "running", "stopped"), 0) | {"waiting": planned - len(jobs)}
+        done, live = [], []
+        for job in jobs:
+            places = [root / run for run in job.runs if (root / run).is_dir()]
+            runs = [found.get(place) or state(place, root, now) for place in places]
+            states = {run.state for run in runs}
+            if job.fault:
+                counts["failed"] += 1
+            elif states <= {"finished"} and (job.ended or 0 < len(runs) == len(job.runs)):
+                counts["done"] += 1
+                done += places
+            elif "running" in states or (running and states <= {"finished"}):  # before or between its runs
+                counts["running"] += 1
+                live.append(runs)
+            else:
+                counts["stopped"] += 1
+        if not running and counts["done"] == planned:
+            continue
         said = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-        taken = [record["wall_s"] for job in done for run in job.runs if (record := recorded(root / run)[0])]
-        rest = sweep_left(taken, live, planned - len(found))
+        taken = [record["wall_s"] for place in done if (record := recorded(place)[0])]
+        rest = sweep_left(taken, live, counts["waiting"])
         until = "" if rest is None else f"; about {duration(rest)} left"
         ends = f"running: {said}{until}" if running else f"stopped: {said}; the same command continues it:"
         yield f"sweep of {planned} jobs, {ends}"
         yield f"  {shlex.join(['nasx', *plan.get('command', [])])}"
-        yield from (f"  failed: {shlex.join(job.overrides)}\n    {job.fault}" for job in found if job.fault)
+        yield from (f"  failed: {shlex.join(job.overrides)}\n    {job.fault}" for job in jobs if job.fault)
 
 
 def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting: int) -> float | None:

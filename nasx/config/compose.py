@@ -72,8 +72,9 @@ class UserFolders(SearchPathPlugin):
 
 
 def register() -> None:
-    """Register `BoundedFileSource` and `UserFolders` with Hydra."""
+    """Register `BoundedFileSource` and `UserFolders` with Hydra, and set the seeds of samplers."""
     found = Plugins.instance()  # registers its own sources
+    sweeps.seed_samplers()
     SourcesRegistry.instance().types["file"] = BoundedFileSource
     if UserFolders not in found.discover(SearchPathPlugin):
         found.register(UserFolders)

@@ -32,6 +32,20 @@ BASIC = "hydra._internal.core_plugins."
 
 
 # -------------------------------------------------------------------------------------- before the sweep starts
+def seed_samplers() -> None:
+    """Set the seed of the samplers of hydra/sweeper=optuna to 0 instead of null, if Hydra has found them.
+
+    0 is nasx's own value, as in conf/experiment/tune_arch_lr.yaml: a repeated sweep proposes the same trials and
+    resumes. A file in conf/ cannot set it: the file would replace the schema of a sampler, or set an unknown key of
+    Hydra's basic sweeper.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    for file in ConfigStore.instance().repo["hydra"]["sweeper"].get("sampler", {}).values():
+        if file.node.get("seed", 0) is None:
+            file.node.seed = 0
+
+
 def missing_plugin(text: str) -> UserError | None:
     """Return the fault for Hydra's message that a launcher or sweeper is missing; None for other messages."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)

@@ -5,14 +5,16 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from nasx.benchmarks.offers import TESTS
 from nasx.config import identity, own_code
@@ -98,65 +100,81 @@ def lacking(folder: Path, names: list[str]) -> bool:
     return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
+class Screen(Console):
+    """Standard output. On a terminal, sentences are wrapped between words; in a file or a pipe, they stay one line."""
+
+    def __init__(self) -> None:
+        super().__init__(highlight=False, emoji=False, force_jupyter=False, soft_wrap=True)
+
+    def say(self, text: str, style: str = "") -> None:
+        """Print a sentence; a command within it, in backticks, is not wrapped."""
+        if self.is_terminal:
+            whole = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), text)
+            lines = textwrap.wrap(whole, self.width, break_long_words=False, break_on_hyphens=False)
+            text = "\n".join(lines).replace("\0", " ")
+        self.unwrapped(Text(text, style))
+
+    def unwrapped(self, text: str | Text) -> None:
+        """Print what a user may copy, such as a path or a command, on one line."""
+        self.print(text, markup=False)
+
+
 def show(result: Result, folder: Path) -> None:
     """Print the summary of a run to standard output."""
-    result, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True, force_jupyter=False)
-    console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
-    console.print(result["genotype"], markup=False)
+    result, screen = cleaned(dict(result)), Screen()
+    screen.unwrapped(Text.assemble("\n", (result["name"], "bold"), f"  finished {result['finished']}"))
+    screen.unwrapped(result["genotype"])
     if result["kind"] == "search":
-        _lookup(console, result)
+        _lookup(screen, result)
     elif result.get("test_accuracy") is not None:
-        console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
+        screen.say(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
     elif result.get("valid_accuracy") is not None:
-        console.print(f"accuracy {100 * result['valid_accuracy']:.2f} % on held-out training images (last epoch)")
+        screen.say(f"accuracy {100 * result['valid_accuracy']:.2f} % on held-out training images (last epoch)")
     elif result.get("test_perplexity") is not None:
-        console.print(
+        screen.say(
             f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
             f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})"
         )
-    for line in _budget(result.get("budget") or {}):
-        console.print(line, markup=False)
+    for line in _budget(budget := result.get("budget") or {}):
+        (screen.unwrapped if budget["nearest"] and line == budget["nearest"]["genotype"] else screen.say)(line)
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     peak = "" if result["peak_mb"] is None else f", peak {result['peak_mb']:,.0f} MB"  # not measured on Windows
-    console.print(
+    screen.say(
         f"cost: {duration(result['wall_s'])}, {result['updates']:,} weight updates, "
         f"{result['passes']:,} passes{peak} on {hardware['name']}{threads}"
     )
     if result.get("branch"):
         origin = result["branch"]
         changed = ", ".join(f"{key}: {old} -> {new}" for key, (old, new) in origin["changed"].items()) or "none"
-        console.print(f"branch of {origin['run']} after epoch {origin['epoch']}; changed: {changed}", markup=False)
+        screen.say(f"branch of {origin['run']} after epoch {origin['epoch']}; changed: {changed}")
     if result.get("choice"):
-        console.print(f"choice: {result['choice']['text']}", markup=False)
+        screen.say(f"choice: {result['choice']['text']}")
     if stages := result.get("stages"):
         texts = (f"{x['name']} ({duration(x['wall_s'])}, {x['updates']:,} weight updates)" for x in stages)
-        console.print(f"stages before the last: {', '.join(texts)}")
+        screen.say(f"stages before the last: {', '.join(texts)}")
     if result.get("diagnostics"):
         spent = result["diagnostics"]
-        console.print(
+        screen.say(
             f"of these the diagnostics took {spent['forward']:,} forward and {spent['backward']:,} backward "
             f"passes, {duration(spent['seconds'])}"
         )
     if result.get("verdict"):
-        console.print(f"verdict: {result['verdict']['text']}", markup=False)
+        screen.say(f"verdict: {result['verdict']['text']}")
     if result.get("labels"):
-        console.print(f"[yellow]reproduces known faults of released code: {', '.join(result['labels'])}[/yellow]")
+        screen.say(f"reproduces known faults of released code: {', '.join(result['labels'])}", style="yellow")
     pictures = sorted(path.name for path in folder.glob("*.png"))
-    console.print(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")), markup=False)
+    screen.unwrapped(printable(f"files: {folder}" + (f" ({', '.join(pictures)})" if pictures else "")))
 
 
 def show_next(result: Result, folder: Path) -> None:
     """Print the commands that may follow a finished run or study."""
-    console = Console(highlight=False, soft_wrap=True, force_jupyter=False)
+    screen = Screen()
     for line in lineage.next_commands(cleaned(dict(result)), folder):
-        console.print(line, markup=False)
+        screen.unwrapped(line)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
-        console.print(
-            "test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:\n"
-            f"nasx bench get {TESTS}",
-            markup=False,
-        )
+        screen.say("test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:")
+        screen.unwrapped(f"nasx bench get {TESTS}")
 
 
 def _budget(budget: Result) -> Iterator[str]:
@@ -194,7 +212,7 @@ def untested(lookup: Result) -> bool:
     )
 
 
-def _lookup(console: Console, result: Result) -> None:
+def _lookup(screen: Screen, result: Result) -> None:
     """Print the benchmark results of a cell, one row for each dataset and split, and its costs.
 
     A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
@@ -202,24 +220,24 @@ def _lookup(console: Console, result: Result) -> None:
     found = result.get("lookup")
     if found is None:
         metric_name = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
-        console.print(f"no benchmark contains this cell: retrain it to measure its {metric_name}")
+        screen.say(f"no benchmark contains this cell: retrain it to measure its {metric_name}")
         if result.get("missing"):
             then = "then `nasx bench fill` adds it to finished runs"
-            console.print(f"or look it up later: {result['missing']}; {then}", markup=False)
+            screen.say(f"or look it up later: {result['missing']}; {then}")
         return
-    console.print(f"look-up: {found['source']}", markup=False)
-    console.print(_accuracies(result, found))
+    screen.say(f"look-up: {found['source']}")
+    screen.print(_accuracies(result, found))
     if costs := list(_costs(found)):
-        console.print("; ".join(costs), markup=False)
+        screen.say("; ".join(costs))
     among = result.get("among") or {}
     if among.get("cells") != among.get("of"):
-        console.print(f"rank, optimum, mean and median are over the {among['cells']:,} cells of this space")
+        screen.say(f"rank, optimum, mean and median are over the {among['cells']:,} cells of this space")
     elif found.get("benchmark") == "nb101":
-        console.print("ranked among all graphs of NAS-Bench-101, a superset of this space")
+        screen.say("ranked among all graphs of NAS-Bench-101, a superset of this space")
     if foreign(result):
         sets = ", ".join(title for name, title in TITLES.items() if name in found)
         there = f"{result['choices'].get('dataset')}: retrain it to measure its accuracy there"
-        console.print(f"these are accuracies of the cell trained on {sets}, not on {there}", markup=False)
+        screen.say(f"these are accuracies of the cell trained on {sets}, not on {there}")
 
 
 def _accuracies(result: Result, found: Result) -> Table:

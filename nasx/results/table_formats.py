@@ -89,7 +89,7 @@ def latex(
 def console(
     sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None, color: bool = False
 ) -> str:
-    """Render for a terminal of `width` columns (None: as wide as the sheet)."""
+    """Render for a terminal of `width` columns, with the most important columns that fit (None: all columns)."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -106,16 +106,19 @@ def console(
         legacy_windows=False,
         markup=False,
     )
-    for sheet in (part for whole in sheets for part in _parts(whole, width)):
-        title = Text(sheet.title, style="bold")
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-        for i, name in enumerate(sheet.header):
+    for sheet in sheets:
+        widths = _fitting(sheet, terminal.width)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for i, size in widths.items():
             side: Literal["left", "right"] = "left" if i in sheet.left else "right"
-            numbers = i not in sheet.left
-            table.add_column(Text(_stacked(name)), justify=side, no_wrap=numbers, overflow="fold", vertical="middle")
+            head = Text(_stacked(sheet.header[i]))
+            table.add_column(head, justify=side, width=size, overflow="fold", vertical="middle")
         for i, row in enumerate(sheet.rows):
-            table.add_row(*map(Text, row), end_section=i + 1 in sheet.rules)
+            table.add_row(*(Text(row[k]) for k in widths), end_section=i + 1 in sheet.rules)
+        terminal.print(Text(sheet.title, style="bold"))
         terminal.print(table)
+        if more := len(sheet.header) - len(widths):
+            terminal.print(f"{more} more column{'s' * (more > 1)}: widen the terminal, or add format=markdown")
         for line in filter(None, [sheet.caption, *sheet.notes]):
             terminal.print(Text(sentence(line), style="dim"))
         terminal.print()
@@ -129,54 +132,44 @@ def _stacked(name: str) -> str:
     return re.sub(r"^(.+?) ((?:valid|test|accuracy|error)\b.*|\(M\))$", r"\1\n\2", name)
 
 
-LABEL, NAME = "#", 28
-"""Heading of the column that joins the parts of a sheet, and the widest that its first column is there."""
 MISSING = frozenset({"n/a", "–", ""})
 """Cells without a number."""
+GAP = 3
+"""Blanks between two columns."""
+TEXT = 12
+"""Width to which texts are wrapped, between words, before another column is left out."""
+LATER = frozenset({"study", "protocol", "recipe", "marks", "against random", "verdict", "device", "± over"})
+"""Text columns that rarely tell two rows apart."""
 
 
-def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
-    """Split a sheet so that every part fits `width`: first its text columns, then its numbers by row.
+def _fitting(sheet: Sheet, width: int) -> dict[int, int]:
+    """Return the most important columns that fit in `width`, in their order, and their widths.
 
-    Columns without any number are left out of the parts.
+    Most important are the first column, n and the first measure, then what tells rows apart, then the cost.
     """
-    sizes = [
-        max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 3
-        for i, head in enumerate(sheet.header)
-    ]
-    if width is None or sum(sizes) <= width or not sheet.left:
-        return [sheet]
-    first, *words = sorted(sheet.left)
-    labels = [str(number) for number in range(1, len(sheet.rows) + 1)]
-    room = width - min(sizes[first], NAME) - len(labels[-1]) - 3
-    blocks: list[list[int]] = [[]]
-    for i in range(len(sheet.header)):
-        if i in sheet.left or MISSING.issuperset(row[i] for row in sheet.rows):
-            continue
-        if blocks[-1] and sum(sizes[k] for k in blocks[-1]) + sizes[i] > room:
-            blocks.append([])
-        blocks[-1].append(i)
-    if not any(blocks):
-        return [sheet]
+    columns = range(len(sheet.header))
+    empty = {i for i in columns if MISSING.issuperset(row[i] for row in sheet.rows)}
+    measures = [i for i in columns if i not in empty | sheet.left and sheet.header[i] != "n"]
 
-    def part(columns: list[int], title: str, rows: list[int], rules: frozenset[int], *, last: bool) -> Sheet:
-        kept = [first, *columns]
-        return Sheet(
-            title,
-            (LABEL, *(sheet.header[i] for i in kept)),
-            tuple((labels[r], *(sheet.rows[r][i] for i in kept)) for r in rows),
-            sheet.caption if last else "",
-            sheet.notes if last else (),
-            rules,
-            frozenset(k + 1 for k, i in enumerate(kept) if i in sheet.left),
-        )
+    def importance(i: int) -> tuple[bool, int]:
+        head = sheet.header[i]
+        ranks = i in (0, *measures[:1]) or head == "n", i in sheet.left and head not in LATER, head == "cost", True
+        return i in empty, ranks.index(True)
 
-    described = [r for r, row in enumerate(sheet.rows) if any(row[i] for i in words)]
-    parts = [part(words, sheet.title, described, frozenset(), last=False)] if described else []
-    for block in filter(None, blocks):
-        title = sheet.title + (" (continued)" if parts else "")
-        parts.append(part(block, title, list(range(len(labels))), sheet.rules, last=block is blocks[-1]))
-    return parts
+    texts = [[*_stacked(sheet.header[i]).split("\n"), *(row[i] for row in sheet.rows)] for i in columns]
+    whole = [max(map(_width, column)) for column in texts]
+    kept: dict[int, int] = {}
+    width += 1  # no gap after the last column, but a blank on each side
+    for i in sorted(columns, key=importance):
+        words = max(TEXT, *(_width(word) for text in texts[i] for word in text.split()))
+        size = min(whole[i], words) if i in sheet.left else whole[i]
+        if size + GAP <= width or not kept:
+            kept[i] = min(size, width)
+            width -= size + GAP
+    for i in sorted(kept):
+        more = min(whole[i] - kept[i], width)
+        kept[i], width = kept[i] + more, width - more
+    return dict(sorted(kept.items()))
 
 
 def sentence(text: str) -> str:

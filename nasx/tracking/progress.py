@@ -13,9 +13,12 @@ from contextvars import ContextVar
 from io import TextIOWrapper
 from pathlib import Path
 
-from rich.console import Console
+from rich.columns import Columns
+from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
 
 from nasx.core import files
 from nasx.core.plain import Row
@@ -106,6 +109,16 @@ def warnings_only() -> Iterator[None]:
         log.setLevel(before)
 
 
+class Bar(Progress):
+    """A line with a bar, which shrinks on a narrow terminal, and `texts` below it, as many per line as fit."""
+
+    texts: Sequence[str] = ()
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield from super().get_renderables()
+        yield Columns(map(Text, self.texts), padding=(0, 2))
+
+
 class Display:
     """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
 
@@ -131,19 +144,17 @@ class Display:
         self.quiet, self.every_s, self.total = quiet, every_s, total
         self._last = self._began = time.monotonic()
         self._first = done
-        self.bar = Progress(
+        self.bar = Bar(
             SpinnerColumn(),
             TextColumn("epoch {task.fields[epoch]}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("{task.fields[text]}"),
+            BarColumn(bar_width=None, table_column=Column(max_width=24)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True)),
             console=CONSOLE,
             disable=not self.live,
             transient=True,
         )
-        self.task = self.bar.add_task("run", total=total, completed=done, epoch="-", text="", speed="")
+        self.task = self.bar.add_task("run", total=total, completed=done, epoch="-")
         self.unit, self.amount, self.peak = unit, amount, peak
 
     def __enter__(self) -> Display:
@@ -174,8 +185,8 @@ class Display:
         facts = [f"{rate * self.amount:,.{0 if self.amount > 1 else 1}f} {self.unit}s/s"] if rate else []
         facts += [] if peak is None else [f"peak {peak:,.0f} MB"]
         if self.live:
-            text = "  ".join(metric_texts(self.kind, means))
-            self.bar.update(self.task, completed=done, epoch=epoch, text=text, speed=", ".join(facts))
+            self.bar.texts = [*metric_texts(self.kind, means), *facts]
+            self.bar.update(self.task, completed=done, epoch=epoch)
         elif not self.quiet:
             facts += [f"{duration((self.total - done) / rate)} left"] if rate else []
             parts = [f"{done}/{self.total}", *metric_texts(self.kind, means), *filter(None, [", ".join(facts)])]

@@ -16,9 +16,13 @@ from typing import Any
 import faked
 import jobs
 import pytest
+import yaml
 from composing import composed, faults
+from finished import writer
+from hydra.types import RunMode
 
-from nasx.config import identity, sweeps
+from nasx.cli import main
+from nasx.config import compose, identity, sweeps
 from nasx.errors import UserError
 from nasx.tracking import environment, records, sweep_log
 
@@ -212,6 +216,34 @@ def test_optuna_finds_the_best_trial_and_asks_the_same_again(tmp_path: Path) -> 
         asked.append(rates)
     assert asked[0] == asked[1]
     assert len(set(asked[0])) == 4
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "cmaes", "nsgaii", "motpe"])
+def test_a_sampler_has_a_seed_unless_the_line_says_otherwise(sampler: str) -> None:
+    """With Optuna's null, a repeated sweep proposed other trials."""
+    words = ["dataset=digits", "hydra/sweeper=optuna", f"hydra/sweeper/sampler={sampler}"]
+    for more, seed in (([], 0), (["hydra.sweeper.sampler.seed=7"], 7), (["hydra.sweeper.sampler.seed=null"], None)):
+        cfg = compose.make_loader().load_configuration("search", [*words, *more], RunMode.MULTIRUN)
+        assert cfg.hydra.sweeper.sampler.seed == seed
+
+
+@pytest.mark.parametrize(("best", "run"), [({"search.arch_lr": 0.01, "method": "tse"}, "run1"), (None, "run2")])
+def test_a_sweep_ends_with_the_commands_for_its_best_trial(
+    best: object, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They were those of the last trial."""
+    make, notes = writer(tmp_path), tmp_path / "runs" / ".sweeps" / "now"
+    notes.mkdir(parents=True)
+    for number, rate in enumerate((0.1, 0.01, 0.001)):
+        folder = make(seed=number)
+        words = [f"search.arch_lr={rate}", "method=tse", "seed=0"]
+        sweep_log.record_job(notes / f"job-{number}.json", words, [folder], ended=True)
+    if best:
+        (notes / "optimization_results.yaml").write_text(yaml.safe_dump({"name": "optuna", "best_params": best}))
+    main._after_sweep("search", notes)
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if "nasx retrain" in line).split()[-2].endswith(f"/{run}")
+    assert ("best trial: search.arch_lr=0.01 method=tse seed=0" in lines) == bool(best)
 
 
 def runs(folder: Path) -> dict[str, list[dict[str, Any]]]:

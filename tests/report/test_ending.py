@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,30 @@ def test_a_look_up_fits_a_terminal_of_80_columns(capsys: pytest.CaptureFixture[s
     assert len([line for line in rows if "seeds" in line or "n/a" in line]) == 6
     assert max(map(len, rows)) <= 80
     assert not [line for line in rows if "\N{HORIZONTAL ELLIPSIS}" in line]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_terminal_gets_whole_words_and_a_pipe_whole_lines(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines were as long as their sentences: the terminal broke words of them."""
+    folder = Path("outputs/" + "a-long-name-of-a-run-" * 5)
+    missing = "NAS-Bench-101 is missing: `nasx bench get nb101` downloads it (499 MB), and another sentence follows"
+    found = record(5, lookup=None, missing=missing, verdict={"text": "a verdict of many words " * 8})
+    found["hardware"] = {"device": "cpu", "name": "a CPU with a long name of 40 characters", "threads": 1}
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    printed = []
+    for _ in ("pipe", "terminal"):
+        run_summary.show(found, folder)
+        run_summary.show_next({**found, "lookup": record(5)["lookup"]}, folder)
+        printed.append(re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out))
+        monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes it for a terminal
+    plain, wrapped = printed
+    assert plain.split() == wrapped.split()
+    copied = [line for line in plain.splitlines() if line.startswith(("|", "files: ", "next: ", "  ", "nasx bench"))]
+    assert len(copied) == 5
+    assert set(copied) <= set(wrapped.splitlines())
+    assert max(len(line) for line in wrapped.splitlines() if line not in copied) <= width
+    assert all(command in wrapped for command in ("`nasx bench get nb101`", "`nasx bench fill`"))
+    assert any(len(line) > 150 for line in plain.splitlines()), "a line for grep"

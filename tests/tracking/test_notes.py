@@ -11,7 +11,7 @@ from typing import Any
 
 import jobs
 import pytest
-from run_states import NOW, finished, made
+from run_states import NOW, finished, made, told
 
 from nasx.cli import status
 from nasx.tracking import lock, sweep_log
@@ -36,7 +36,7 @@ def sweep(tmp_path: Path) -> Path:
 
 
 def test_a_killed_sweep_is_reported_with_what_goes_on(sweep: Path, tmp_path: Path) -> None:
-    assert list(status.sweeps(tmp_path, NOW)) == [
+    assert list(status.sweeps(tmp_path, NOW, {})) == [
         "sweep of 5 jobs, stopped: 1 done, 1 failed, 1 stopped, 2 waiting; the same command continues it:",
         "  nasx search --multirun seed=0,1,2,3",
         "  failed: seed=1\n    seed=1: brings bad luck",
@@ -46,17 +46,32 @@ def test_a_killed_sweep_is_reported_with_what_goes_on(sweep: Path, tmp_path: Pat
 def test_a_sweep_that_works_shows_what_is_left(sweep: Path, tmp_path: Path) -> None:
     held, run = lock.Lock(sweep), lock.Lock(tmp_path / "run-2")
     # 46 epochs of ten seconds less the minute since the last row: 400 s; two to come of 100 s
-    assert next(status.sweeps(tmp_path, NOW)) == (
+    assert next(status.sweeps(tmp_path, NOW, {})) == (
         "sweep of 5 jobs, running: 1 done, 1 failed, 1 running, 2 waiting; about 10m 00s left"
     )
     run.close()
     held.close()
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_the_states_of_runs_decide_those_of_jobs(held: bool, sweep: Path, tmp_path: Path) -> None:
+    """The run of a job that was killed after its record, but before its note, was finished above and stopped below."""
+    made(tmp_path / "run-2", rows=50, files=finished(wall_s=100.0))
+    own = lock.Lock(sweep) if held else None
+    what = "running: 2 done, 1 failed, 2 waiting; about 3m 20s left" if held else "stopped: 2 done, 1 failed, 2 waiting"
+    assert next(status.sweeps(tmp_path, NOW, {})).startswith(f"sweep of 5 jobs, {what}")
+    (tmp_path / "run-0" / "result.json").unlink()
+    assert ": 1 done, 1 failed, 1 stopped, 2 waiting" in next(status.sweeps(tmp_path, NOW, {}))
+    given = {tmp_path / "run-0": told(tmp_path / "run-2")}
+    assert ": 2 done, 1 failed, 2 waiting" in next(status.sweeps(tmp_path, NOW, given)), "the states of the runs above"
+    if own:
+        own.close()
+
+
 def test_a_sweep_is_shown_until_it_has_come_to_its_end(sweep: Path, tmp_path: Path) -> None:
     for number in range(1, 5):
         sweep_log.record_job(sweep / f"job-{number}.json", [], ended=True)
-    assert list(status.sweeps(tmp_path, NOW)) == []
+    assert list(status.sweeps(tmp_path, NOW, {})) == []
 
 
 def test_only_the_newest_of_those_that_ended_is_reported(sweep: Path, tmp_path: Path) -> None:
@@ -65,10 +80,10 @@ def test_only_the_newest_of_those_that_ended_is_reported(sweep: Path, tmp_path: 
     with sweep_log.sweep(newer, [*COMMAND, "x=1"], None):
         sweep_log.record_job(newer / "job-0.json", ["seed=0"], ended=False)
         os.utime(newer / "sweep.json", (NOW + 1, NOW + 1))
-        assert [line for line in status.sweeps(tmp_path, NOW) if "sweep of" in line] == [
+        assert [line for line in status.sweeps(tmp_path, NOW, {}) if "sweep of" in line] == [
             "sweep of 1 jobs, running: 1 running"
         ]  # its folder is not there yet
-    assert [line for line in status.sweeps(tmp_path, NOW) if line.startswith("  nasx")] == [
+    assert [line for line in status.sweeps(tmp_path, NOW, {}) if line.startswith("  nasx")] == [
         "  nasx search --multirun seed=0,1,2,3 x=1"
     ]
 
@@ -78,7 +93,7 @@ def test_torn_notes_are_no_fault(text: str, sweep: Path, tmp_path: Path) -> None
     (sweep / "sweep.json").write_text(text)
     (sweep / "job-9.json").write_text(text)
     (sweep / "job-8.json").write_text('{"overrides": 1, "runs": 2, "ended": 3, "fault": 4}')
-    assert "sweep of 3 jobs, stopped" in next(status.sweeps(tmp_path, NOW))
+    assert "sweep of 3 jobs, stopped" in next(status.sweeps(tmp_path, NOW, {}))
 
 
 @pytest.mark.parametrize(

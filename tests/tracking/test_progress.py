@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nasx.tracking import progress
 
@@ -73,3 +75,21 @@ def test_an_epochs_lines_fit_80_columns(more: dict[str, float], tmp_path: Path) 
     assert re.match(r"\d\d:\d\d:\d\d epoch 600/600  train ", told[0])
     assert "arch" in " ".join(told)
     assert all(re.match(r"\d\d:\d\d:\d\d (epoch|  \w)", line) for line in told)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_narrow_terminal_shows_the_bar_and_cuts_no_text(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one line of 150 signs, the bar had no room and most values ended in an ellipsis."""
+    screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    monkeypatch.setattr(progress, "CONSOLE", screen)
+    display = progress.Display("search", total=234600, done=0, unit="image", amount=256, peak=lambda: 12345.0)
+    display.measure_from(123200)
+    display._began -= 1.0
+    display.show(123456, "312/600", ROW)
+    with screen.capture() as captured:
+        screen.print(display.bar.get_renderable())
+    shown = captured.get()
+    assert max(map(len, shown.splitlines())) <= width
+    assert shown.count("━") >= 8
+    for text in ("epoch 312/600", "123456/234600", *progress.metric_texts("search", ROW), "images/s", "peak 12,345 MB"):
+        assert text in shown, text
