@@ -50,7 +50,7 @@ _HOMES = {
 """Module -> the names of `__all__` that are imported from it at their first use."""
 
 
-if not TYPE_CHECKING:  # type checkers know the names, and find typos
+if not TYPE_CHECKING:  # type checkers use the imports above, so that they report misspelled names
 
     def __getattr__(name: str) -> object:
         for module, names in _HOMES.items():

@@ -1,6 +1,6 @@
-"""The exception class for faults that a user can fix, and its use for errors of the operating system.
+"""Exception class for errors that a user can fix, and its use for errors of the operating system.
 
-Everything else that reaches the terminal as a traceback is a bug of nasx.
+Any other exception reaches the terminal as a traceback and is a bug in nasx.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """`text` with ? for what would steer a terminal or cannot be written: it may come from a foreign file."""
+    """Return untrusted `text` with ? for each character that could control a terminal or cannot be written."""
     if text.isprintable():
         return text
     return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 
 def cleaned(value: object) -> Any:
-    """A plain value whose texts are `printable`, keys of mappings included: what is shown of a foreign record."""
+    """Return a plain value with `printable` applied to all strings, keys included, to show an untrusted record."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -35,10 +35,10 @@ def named(error: BaseException) -> str:
 
 
 class UserError(Exception):
-    """A fault that a user can fix: its place, what is wrong, and the remedy.
+    """An error that a user can fix: its location, a description of the fault, and the remedy.
 
-    Printed as ``where: fault; remedy``. ``where`` is a configuration key (``search.epochs=-1``), a file, or a
-    command; several faults found together are joined by `join`.
+    The message is ``where: fault; remedy``. ``where`` is a configuration key (``search.epochs=-1``), a file, or a
+    command. `join` combines several errors that were found together.
     """
 
     def __init__(self, where: str, fault: str, remedy: str = "") -> None:
@@ -60,7 +60,7 @@ class UserError(Exception):
 
 
 def raised_by(check: Callable[[], object]) -> list[UserError]:
-    """Return the UserError that a check raises, as a list; an empty one if it raises none."""
+    """Return a list with the UserError that `check` raises, or an empty list if it raises none."""
     try:
         check()
     except UserError as error:
@@ -69,7 +69,7 @@ def raised_by(check: Callable[[], object]) -> list[UserError]:
 
 
 REMEDIES = {
-    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.EMFILE: "raise the limit on open files (ulimit -n)",
     errno.ENFILE: "close other programs",
     errno.ENOSPC: "free some space",
     errno.EDQUOT: "free some of your quota",
@@ -81,7 +81,7 @@ REMEDIES = {
 
 
 def of_system(error: BaseException) -> UserError | None:
-    """The fault of the system that an exception reports (files, memory, packages), None if it reports a bug."""
+    """Return the UserError for an error of the system (files, memory, packages), or None if `error` is a bug."""
     known = f"{type(error).__name__}: {error}".rstrip(": ")
     match error:
         case OSError(filename=None, errno=errno.ENOENT) if fault := working_folder():

@@ -1,4 +1,4 @@
-"""Resolve the names of architectures: a published cell, the text of a genotype, a run. No torch."""
+"""Resolution of an architecture given as a published name, a genotype text or a run, without importing torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
-    """The names of published cells for images that match a pattern (`*` and `?`, upper or lower case), sorted.
+    """Return the sorted names of published cells for images that match a pattern (`*` and `?`, in any case).
 
     Examples:
         >>> nasx.list_models("lambda*s4")
@@ -29,7 +29,7 @@ def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
 
 
 def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -> tuple[str, str]:
-    """(`genotype`, a published name or a text) or (`from`, the folder of a run or its name below `out`).
+    """Return (`genotype`, published name or text) or (`from`, folder of a run or its name below `out`).
 
     Raises UserError for a misspelled name.
     """

@@ -1,7 +1,7 @@
-"""`nasx.search` and `nasx.retrain`: the commands of these names as functions.
+"""The commands `nasx search` and `nasx retrain` as Python functions.
 
 They check, run, resume and record exactly like the command line: the same overrides give the same run folder, so a call
-continues what `nasx search` began, and the other way round.
+resumes a run that `nasx search` started, and vice versa.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def search(*overrides: Override, config_dir: str | None = None, **settings: obje
     """Search for an architecture, and look it up if a benchmark contains it; like `nasx search`.
 
     An interrupted run resumes, and a finished one is returned immediately. Progress goes to the notebook,
-    or to standard error; `quiet=True` turns it off. One call is one run: for several seeds, write a loop.
+    or to standard error; `quiet=True` turns progress off. One call is one run: for several seeds, write a loop.
 
     Examples:
         >>> run = nasx.search(method="darts", space="nb201", dataset="digits", seed=1)
@@ -58,12 +58,12 @@ def retrain(
         >>> trained = nasx.retrain("DARTS_V2", seed=3)
 
     Args:
-        architecture: a finished search (what `nasx.search` returned, its folder, or its name below `out`), the name of
+        architecture: a finished search (the result of `nasx.search`, its folder, or its name below `out`), the name of
             a published cell (`nasx.list_models()`), or the text of a genotype (which needs `space=`).
-        overrides, config_dir, settings: see `nasx.search`. A search hands on its space and dataset.
+        overrides, config_dir, settings: see `nasx.search`. The space and dataset of a search are used.
 
     Raises:
-        UserError: what the command line prints for the same fault, before anything is computed.
+        UserError: the command line's error for the same fault, raised before anything is computed.
         KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
     """
     key, value = identify(architecture, str(settings.get("out", "outputs")))
@@ -77,7 +77,7 @@ def retrain(
 
 
 def _texts(*overrides: Override) -> list[str]:
-    """The overrides as one writes them on the command line, text quoted."""
+    """Return the overrides in the syntax of the command line, with text values from mappings quoted."""
     found: list[str] = []
     for each in overrides:
         if isinstance(each, str):
@@ -92,7 +92,7 @@ def _plain(value: object) -> object:
 
 
 def _call(command: Literal["search", "retrain"], texts: list[str], config_dir: str | None) -> Path:
-    """The folder of the finished job; faults of the system are UserErrors, as on the command line."""
+    """Run the job and return its folder; errors of the system are raised as UserErrors, as on the command line."""
     try:
         return invoke.call(command, texts, config_dir).folder
     except Exception as error:

@@ -1,7 +1,7 @@
-"""Finished runs for Python: one as a dataclass, many as a pandas frame with a row per run, and a row per epoch of each.
+"""Finished runs in Python: one run as a dataclass, many as pandas frames with one row per run or one row per epoch.
 
 Numbers are in the units of nasx.core.quantities, the same as in `nasx table`: accuracies in percent, times in seconds.
-`attrs["units"]` of each frame maps a column to the symbol of its unit ("" for pure numbers). No torch.
+`attrs["units"]` of each frame maps a column to the symbol of its unit ("" for pure numbers). Does not import torch.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ FIRST = ("run", "kind", "method", "space", "dataset", "seed")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A finished run: what `nasx.search` and `nasx.retrain` return."""
+    """A finished run, as returned by `nasx.search` and `nasx.retrain`."""
 
     name: str
     folder: Path
-    """Its run folder, below `out`: configuration, metrics.jsonl, result.json, checkpoints, pictures."""
+    """The run folder, below `out`, with the configuration, metrics.jsonl, result.json, checkpoints and pictures."""
     genotype: str
     seed: int
     measures: Mapping[str, float] = field(repr=False)
     """Column of `nasx.runs` -> number, in the same unit; numbers that the run does not have are left out."""
 
     def epochs(self) -> pd.DataFrame:
-        """One row per epoch: see `RunFrame.epochs`. Searches that train nothing have no epochs."""
+        """Return one row per epoch; see `RunFrame.epochs`. Searches that train nothing have no epochs."""
         return _epochs([{"run": self.name, "seed": self.seed, "folder": str(self.folder)}], ("run", "seed"))
 
     def show(self) -> None:
@@ -55,13 +55,13 @@ class SearchRun(Run):
     """A finished search."""
 
     accuracy: float | None
-    """Validation accuracy of the found cell in percent, by the benchmark, on the dataset that was searched on; None
-    where the benchmark does not have that dataset. `lookup` has those of other datasets."""
+    """Validation accuracy in percent of the found cell, from the benchmark, on the dataset of the search; None if the
+    benchmark does not contain that dataset. `lookup` has the accuracies on other datasets."""
     lookup: Mapping[str, float]
-    """`cifar10.valid`, `cifar10.test`, ... -> accuracy of the found cell in percent, by the benchmark; empty if no
-    benchmark has the cell."""
+    """`cifar10.valid`, `cifar10.test`, ... -> accuracy in percent of the found cell, from the benchmark; empty if no
+    benchmark contains the cell."""
     verdict: str
-    """Whether the search collapsed, in a sentence."""
+    """One sentence on whether the search collapsed."""
     record: SearchRecord = field(repr=False)
 
 
@@ -76,7 +76,7 @@ class RetrainRun(Run):
 
 
 def open_run(folder: Path) -> SearchRun | RetrainRun:
-    """The finished run in `folder`. Raises UserError if there is none."""
+    """Return the finished run in `folder`. Raises UserError if the folder contains none."""
     try:
         record = result_file.read(folder)
         found = {name: value for name, value in record.measured().items() if not math.isnan(value)}
@@ -100,7 +100,7 @@ def open_run(folder: Path) -> SearchRun | RetrainRun:
 
 
 class RunFrame(pd.DataFrame):
-    """A pandas frame with one row per run; what is selected from it is a RunFrame again.
+    """A pandas frame with one row per run; selections from a RunFrame are RunFrames too.
 
     Examples:
         >>> runs = nasx.runs("outputs")
@@ -113,11 +113,11 @@ class RunFrame(pd.DataFrame):
         return RunFrame
 
     def epochs(self) -> pd.DataFrame:
-        """One row per epoch of these runs, from their metrics.jsonl.
+        """Return one row per epoch of these runs, read from their metrics.jsonl.
 
         Columns: run, kind, method, space, dataset, seed, epoch, then every number that the runs recorded (losses in
         nats, accuracies in percent, `lookup.<dataset>.valid` of the cell found so far, diagnostics), genotype, folder.
-        Raises UserError for a selection of columns without `folder`.
+        Raises UserError if the column `folder` was not selected.
         """
         if "folder" not in self.columns:
             raise UserError("epochs()", "needs the column `folder`", "keep it when you select columns")
@@ -126,11 +126,11 @@ class RunFrame(pd.DataFrame):
 
 
 def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outputs") -> RunFrame:
-    """All finished searches and retrainings below one or several folders, as a pandas frame with one row per run.
+    """Return all finished searches and retrainings below one or several folders, one row per run of a pandas frame.
 
     Columns: run, kind, method, space, dataset, seed; then numbers (test_accuracy, `cifar10.valid`, cost_s, params, ...)
-    and facts (genotype, verdict, folder, device, commit, ...). A retraining has method and space of its search.
-    `attrs["units"]` maps a column to its unit, `attrs["notes"]` says what was left out and why.
+    and facts (genotype, verdict, folder, device, commit, ...). A retraining has the method and space of its search.
+    `attrs["units"]` maps a column to its unit; `attrs["notes"]` lists the omitted data with the reasons.
 
     Args:
         root: a folder, a glob, or several; searched at any depth.
@@ -151,7 +151,7 @@ def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outp
 
 
 def _epochs(found: Iterable[Row], first: Iterable[str]) -> pd.DataFrame:
-    """One row per epoch of the runs in the folders `found`, which also give the columns `first`."""
+    """Return one row per epoch of the runs `found`, with their metrics and with the columns `first` of each run."""
     rows: list[dict[str, object]] = []
     for run in found:
         facts = {name: run[name] for name in first}

@@ -1,6 +1,6 @@
-"""Commands without a configuration: `nasx <command> WORD ... key=value ...`.
+"""Arguments of commands without a configuration: `nasx <command> WORD ... key=value ...`.
 
-Such a command is a module with a docstring whose first paragraph is its help, and `main(words) -> int | None`.
+Such a command is a module with a docstring, which is its help text, and with `main(words) -> int | None`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Arguments(NamedTuple):
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """The packages whose classes may be built: those of allow=, of NASX_ALLOW and of plugins."""
+        """The packages whose classes may be built: those from allow=, from NASX_ALLOW and from plugins."""
         return (*self.several("allow"), *trust.from_environment(), *plugins.packages())
 
     def flag(self, name: str) -> bool:
@@ -81,7 +81,7 @@ def parse(
 
 
 def with_config_dir(words: Sequence[str]) -> list[str]:
-    """The words without `--config-dir FOLDER`, whose folder becomes the first of NASX_CONFIG_DIR in this process."""
+    """Return the words without `--config-dir FOLDER`, and put FOLDER first in NASX_CONFIG_DIR of this process."""
     rest = normalize_flags(words, ["config-dir"])
     for word in [word for word in rest if word.startswith("config-dir=")]:
         rest.remove(word)
@@ -98,7 +98,7 @@ def _instead(where: str, name: str, value: str, options: Collection[str], positi
     if name in FOLDERS and "runs" in options:
         return f"the folder of the runs is runs={value}"
     if name in FOLDERS and positional:
-        return f"{positional} is a word without {name}=: {where} {value}".rstrip()
+        return f"{positional} is given without {name}=: {where} {value}".rstrip()
     if near := spelling.nearest(name, options):
         return f"did you mean {near}?"
     has = [f"it has {', '.join(options)}"] * bool(options) + [f"it takes {positional}"] * bool(positional)
@@ -106,8 +106,8 @@ def _instead(where: str, name: str, value: str, options: Collection[str], positi
 
 
 def normalize_flags(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:
-    """`--paper idarts` and `--paper=idarts` as `paper=idarts`, for the settings `keys`; `--error` as `error=true` for
-    those of them that are true or false, `flags`."""
+    """Rewrite `--paper idarts` and `--paper=idarts` as `paper=idarts` for the settings `keys`, and `--error` as
+    `error=true` for the boolean settings `flags`."""
     found, rest = [], list(words)
     while rest:
         word = rest.pop(0)
@@ -125,7 +125,7 @@ def normalize_flags(words: Sequence[str], keys: Collection[str], flags: Collecti
 
 
 def normalize_filter(text: str) -> str:
-    """`filter=method=darts,space=nb201`, also in brackets, as Hydra reads it: filter=[method:darts,space:nb201]."""
+    """Rewrite `filter=method=darts,space=nb201`, also in brackets, for Hydra: filter=[method:darts,space:nb201]."""
     key, _, value = text.partition("=")
     if key != "filter" or re.search(r"[{'\"]", value) or value == "null":
         return text
@@ -144,14 +144,14 @@ FLAGS = {
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
 FREE_TEXT_KEYS = ("genotype", "from", "space.keep")
-"""Keys of texts in a grammar of their own."""
+"""Keys whose values are texts with a separate grammar."""
 NAME_KEYS = ("name", "out", "out_file")
 """Keys whose values are names; several values are a sweep."""
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 class Line(NamedTuple):
-    """A command line without the command: Hydra's options, and the overrides."""
+    """A command line without the name of the command: Hydra's options, and the overrides."""
 
     options: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -160,7 +160,7 @@ class Line(NamedTuple):
         return any(option.partition("=")[0] in names for option in self.options)
 
     def value(self, *names: str) -> str | None:
-        """The value of an option (the last where it is given twice)."""
+        """Return the value of an option (the last one if it is given twice), or None without one."""
         found = [o.partition("=")[2] for o in self.options if o.partition("=")[0] in names and "=" in o]
         return found[-1] if found else None
 
@@ -175,7 +175,7 @@ class Line(NamedTuple):
 
 
 def split_options(words: Sequence[str]) -> Line:
-    """Options in their long form, with `=` where they take a value, and the rest. Raises UserError."""
+    """Split words into options in their long form, with `=` if they take a value, and overrides. Raises UserError."""
     known = {**FLAGS, **VALUED}
     short = {s: name for name, s in known.items() if s}
     options: list[str] = []
@@ -214,7 +214,7 @@ def split_options(words: Sequence[str]) -> Line:
 def quote_override(text: str) -> str:
     """Quote the value of an override where Hydra's grammar would reject it or parse it as a number.
 
-    That is text in a grammar of its own, names of digits, and letters beyond ASCII anywhere outside lists.
+    These are texts with a separate grammar, names of digits, and values with non-ASCII letters outside lists.
     """
     key, equals, value = text.partition("=")
     if not equals or value[:1] in ("'", '"'):

@@ -1,18 +1,19 @@
 """Check a method's gradient: exactness, cost, reproducibility, and a short search.
 
     nasx audit METHOD ... [method.KEY=VALUE ...] [quick=true] [seed=0] [seeds=1] [epochs=6] [out=outputs/audit]
-    nasx audit MINE --config-dir mine/conf allow='[mine]'         a method of your own, from a folder of your own
+    nasx audit MINE --config-dir mine/conf allow='[mine]'         your own method, from your own folder
 
-Works offline on a CPU, in one to two minutes for a method; --quick leaves the search out. The parts:
+Works offline on a CPU, in one to two minutes per method; --quick omits the search. The parts of an audit are:
 
-    closed forms    the architecture gradient against the exact one; its sign, factors, and the weights it is taken at
+    closed forms    the architecture gradient against the exact one; its sign, factors, and the weights at which it is
+                    taken
     supernet        in float64: finite differences against double backward, the gradient against an unrolled one; passes
-                    and memory against what the method states; determinism, resuming
+                    and memory against the claims of the method; determinism, resuming
     search          NAS-Bench-201 on the digits of the package: Kendall's tau of the supernet against the benchmark
                     after every epoch, regret, verdict
 
-Steps are compared at the beginning of a search and at half of it. Prints a page, and writes it to out/METHOD.md and
-out/METHOD.json. The exit code is 0 if all checks pass, and 1 if one fails.
+Steps are compared at the start and halfway through a search. The command prints a page, and writes it to out/METHOD.md
+and out/METHOD.json. The exit code is 0 if all checks pass, and 1 if one fails.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ OPTIONS = {"quick": "false", "seed": "0", "seeds": "1", "epochs": "6", "out": "o
 BASE = ("experiment=quickstart",)
 SMALL = ("space.channels=4", "dataset.size=8", "search.batch=16")
 WIDE = ("space.channels=16", "dataset.size=8", "search.batch=2")
-"""Of the supernet whose memory is measured: more weights than activations."""
+"""Settings of the supernet whose memory is measured: it has more weights than activations."""
 SEARCH = ("space.channels=8", "dataset.size=8", "search.updates_per_epoch=24", "search.evaluate_images=128")
 Parts = dict[str, "list[Finding]"]
 
 
 def main(words: Sequence[str]) -> int:
-    """`nasx audit METHOD ...`."""
+    """Run `nasx audit METHOD ...`."""
     args, searches = request(words)
     seed, seeds = args.number("seed", 0), args.number("seeds", 1)
     out, quick, passed = Path(args.options["out"]).expanduser(), args.flag("quick"), True
@@ -90,7 +91,7 @@ def request(words: Sequence[str]) -> tuple[Arguments, dict[str, list[tuple[Confi
 
 
 def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: bool, seeds: int) -> Parts:
-    """The findings of all parts for one method; `configurations` are of a small, a wide and a searched supernet."""
+    """Return all findings for a method; `configurations` are those of a small, a wide and a searched supernet."""
     from nasx.auditing import closed_forms, ranking, supernet
     from nasx.tracking import environment
 
@@ -101,7 +102,7 @@ def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: 
         environment.device("cpu"), threads=1, deterministic=small["deterministic"], seed=small["seed"]
     ):
         if build().trains:
-            parts["closed forms"] = attempted(lambda: closed_forms.audit(build), "note")  # which have no network
+            parts["closed forms"] = attempted(lambda: closed_forms.audit(build), "note")  # closed forms have no network
             parts["supernet"] = attempted(lambda: supernet.audit(small, wide, build), "fail")
     if not quick:
         parts["search"] = attempted(lambda: ranking.audit(searched, choices, seeds), "fail")
@@ -109,12 +110,12 @@ def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: 
 
 
 def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"]) -> list[Finding]:
-    """The findings of some work; what it raises is one. `NASX_DEBUG=1` prints the trace."""
+    """Return the findings of `work`; an exception becomes a finding. `NASX_DEBUG=1` prints the traceback."""
     from nasx.auditing.findings import Finding
 
     try:
         return work()
-    except Exception as error:  # noqa: BLE001 (a method under audit may raise anything)
+    except Exception as error:  # noqa: BLE001 (a method under audit may raise any exception)
         if os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exc()
         text = " ".join(f"{type(error).__name__}: {error}".split())
@@ -122,12 +123,12 @@ def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"
 
 
 def failures(parts: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """The checks that failed."""
+    """Return the checks that failed."""
     return [each for found in parts.values() for each in found if each.outcome == "fail"]
 
 
 def page(name: str, parts: Mapping[str, Sequence[Finding]], seconds: float) -> str:
-    """The findings as Markdown of at most 80 columns."""
+    """Return the findings as Markdown of at most 80 columns."""
     failed = failures(parts)
     verdict = f"FAILED: {', '.join(dict.fromkeys(each.check for each in failed))}" if failed else "passed"
     lines = [f"# Audit of {name}: {verdict}", ""]

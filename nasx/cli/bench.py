@@ -1,4 +1,4 @@
-"""What `nasx bench` does:
+"""Download, import, query and fill benchmark tables (`nasx bench`):
 
     nasx bench get [nb201-test|nb201-latency|nb101] [devices=raspi4,pixel3] [from=FILE] [mirror=URL]
     nasx bench import nb201|nb101 SOURCE [out=FILE]
@@ -7,7 +7,7 @@
     nasx bench fill [FOLDER] [devices=raspi4,pixel3]
     nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/cli/rank.py)
 
-Each has a function that returns plain values; `main` prints them. The text of a genotype determines its
+Each command has a function that returns plain values, which `main` prints. The text of a genotype determines its
 benchmark, so no space is needed.
 """
 
@@ -40,7 +40,7 @@ IMPORTS: dict[str, Callable[..., dict[str, object]]] = {"nb201": import_nb201, "
 def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, object]:
     """Convert a published benchmark into nasx's table. `kind` is nb201 or nb101; `say` receives progress messages.
 
-    Returns the summary of the table that was written. Raises UserError; an old table is then left as it was.
+    Returns the summary of the table that was written. Raises UserError; an existing table is then left unchanged.
     """
     if kind not in IMPORTS:
         raise UserError(f"bench import {kind}", "unknown benchmark", f"choose one of {', '.join(IMPORTS)}")
@@ -48,26 +48,26 @@ def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent
 
 
 def bench_info() -> list[Row]:
-    """For each benchmark: its table's source, checksum, columns, what is missing, and reference values."""
+    """Return for each benchmark the source, checksum, columns and missing parts of its table, and reference values."""
     return [{**benchmark.info(), "reference": benchmark.references()} for benchmark in (Nb201(), Nb101())]
 
 
 class Answer(TypedDict):
-    """What a benchmark has about a genotype."""
+    """The data that a benchmark has about a genotype."""
 
     benchmark: str
     genotype: str
     facts: dict[str, object]
     rows: list[Row]
-    """One for each dataset and split, with the keys dataset, split, mean, std, runs, optimum and rank."""
+    """One row per dataset and split, with the keys dataset, split, mean, std, runs, optimum and rank."""
     missing: str | None
-    """What the table lacks, in a sentence."""
+    """One sentence on the data that the table lacks."""
 
 
 def bench_query(genotype_text: str) -> Answer:
     """Look up a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
 
-    Raises UserError if the text is of neither kind.
+    Raises UserError if the text has none of these formats.
     """
     text = genotype_text.strip()
     if re.fullmatch("[0-4]{6}", text):
@@ -117,7 +117,7 @@ def _query_graph(text: str) -> Answer:
     facts: dict[str, object] = {"hash": graph_hash(*pruned), **counts}
     missing, rows = benchmark.missing(), list[Row]()
     if score is None:
-        missing = missing or "the benchmark does not hold this graph"
+        missing = missing or "the benchmark does not contain this graph"
     else:
         facts |= {name: getattr(score, name) for name in ("params", "train_s", "source", "protocol")}
         rows = _rows(benchmark, score)
@@ -142,17 +142,17 @@ def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
 
 
 def bench_fill(runs_root: str, devices: Sequence[str] = ()) -> list[Row]:
-    """Add what the tables know by now to the finished search runs below `runs_root`.
+    """Add the values of the current tables to the finished search runs below `runs_root`.
 
     Latencies are those of `devices` and of the devices that a run was searched with. A run's result.json is replaced in
-    one step, and only where the table in use knows more than the file already says; only the look-up, its rank and the
-    table's reference values change. Returns one row a run: ``{"run", "state"}``, state being filled, kept (it knew as
-    much), no entry (no benchmark holds the genotype), not finished, or unreadable with the reason. Raises UserError
-    where the table has no latencies of a device.
+    one step, and only if the table in use has more values than the file; only the look-up, its rank and the table's
+    reference values change. Returns one row per run: ``{"run", "state"}``, where state is filled, kept (the table has
+    no further values), no entry (no benchmark contains the genotype), not finished, not a search, or unreadable with
+    the reason. Raises UserError if the table has no latencies of a device.
     """
     root = Path(runs_root).expanduser()
     if not root.is_dir():
-        raise UserError(f"runs={runs_root}", "does not exist", "name the folder that holds the runs")
+        raise UserError(f"runs={runs_root}", "does not exist", "name the folder that contains the runs")
     nb201, nb101 = Nb201(devices=tuple(devices)), Nb101()
     nb201.check()
     return [
@@ -168,7 +168,7 @@ def _fill(file: Path, nb201: Nb201, nb101: Nb101) -> str:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"unreadable ({type(error).__name__}: {error})"
     if kind != "search" or status != "finished" or not isinstance(genotype, str):
-        return "not finished" if kind == "search" else "no search"
+        return "not finished" if kind == "search" else "not a search"
     held = _mapping(_mapping(old).get("latency"))
     if not held.keys() <= {*nb201.devices}:
         nb201 = Nb201(devices=tuple(dict.fromkeys([*held, *nb201.devices])))
@@ -188,7 +188,7 @@ def _fill(file: Path, nb201: Nb201, nb101: Nb101) -> str:
 
 
 def _known(record: object) -> set[str]:
-    """The dotted places of the values that a part of a record states."""
+    """Return the dotted paths of the values in a part of a record."""
     if isinstance(record, dict):
         return {f"{key}.{place}" for key, value in record.items() for place in _known(value)}
     return set() if record is None else {""}
@@ -206,7 +206,7 @@ USAGE = (
 
 
 def main(words: list[str]) -> int:
-    """Run the subcommand in `words` (after `nasx bench`) and print its result; return 1 where a run cannot be read."""
+    """Run the subcommand in `words` (after `nasx bench`) and print its result; return 1 if a run is unreadable."""
     match words:
         case ["get"]:
             _show(bench_offers())

@@ -1,4 +1,4 @@
-"""The commands: their names, and those that need no configuration."""
+"""Names and summaries of the commands, and the commands that need no configuration."""
 
 from nasx.config import commands
 

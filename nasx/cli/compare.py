@@ -35,7 +35,7 @@ OPTIONS = {"metric": "auto", "runs": "outputs"}
 
 
 def main(given: Sequence[str]) -> int:
-    """`nasx compare A B [metric=...] [runs=...]`: print the comparison."""
+    """Run `nasx compare A B [metric=...] [runs=...]`: print the comparison."""
     filters = [word for word in given if _condition(word)]
     marked = [
         ",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word for word in given
@@ -45,7 +45,7 @@ def main(given: Sequence[str]) -> int:
         fault = f"needs two groups of runs, {len(args.positional)} given"
         raise UserError("nasx compare", fault, "for example nasx compare method=darts method=random")
     names = [written(word) if _condition(word) else word for word in args.positional]
-    read = cache(collect)  # both groups may be conditions over the same runs
+    read = cache(collect)  # both groups may select from the same runs
     groups = [group(word, args.options["runs"], read) for word in args.positional]
     print(printable(text(names, groups, args.options["metric"])))
     return 0

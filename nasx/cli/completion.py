@@ -1,7 +1,7 @@
-"""Tab completion: `nasx completion bash` prints a script for the shell; the shell asks `nasx -sc query=bash`.
+"""Tab completion: `nasx completion bash` prints a script for the shell, which calls `nasx -sc query=bash`.
 
-The command is completed here. What follows it is Hydra's: the command is taken out of COMP_LINE first, since Hydra
-takes the first word for the program's name and the rest for overrides.
+This module completes the name of the command, and Hydra completes the rest. The command is first removed from
+COMP_LINE, since Hydra takes the first word as the program's name and the rest as overrides.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIXED = {
 
 
 def install(words: list[str]) -> int:
-    """`nasx completion <shell>`."""
+    """Run `nasx completion <shell>`."""
     shell = words[0] if words else ""
     if shell in ("--help", "-h"):
         print("nasx completion: print the tab completion of a shell\n\n" + "\n".join(f"  {h}" for h in HOW.values()))
@@ -63,7 +63,7 @@ def install(words: list[str]) -> int:
 
 
 def answer(words: list[str], application: Callable[[str, list[str]], int | None]) -> int | None:
-    """`nasx -sc query=bash` with the line so far in COMP_LINE: print candidates, a command's by `application`."""
+    """Run `nasx -sc query=bash` for the line in COMP_LINE: print candidates, those of a command by `application`."""
     asked = words[0] if words else ""
     if asked.startswith("install="):
         return install([asked.partition("=")[2]])

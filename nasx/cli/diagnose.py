@@ -1,12 +1,12 @@
-"""The diagnostics of a search, from its checkpoints.
+"""Compute the diagnostics of a search from its checkpoints.
 
     nasx diagnose RUN [path=FOLDER] [dataset.KEY=VALUE ...] [device=auto] [threads=N] [allow=PACKAGE]
 
-What `search.diagnose_every` would have said at the moment of each checkpoint that the run still has (the last two):
-eigenvalue, alignment, correlation, operator and node gradients, and the free entries. Printed as one column a
-checkpoint and written to RUN/diagnose.json. Nothing of the run itself changes; a run in progress may be asked too. The
-dataset is that of the search; path= says where its files lie now. RUN may be written from=RUN, as for the other
-commands.
+The results are the entries that `search.diagnose_every` would have written at each checkpoint that the run still has
+(the last two): eigenvalue, alignment, correlation, operator and node gradients, and the free entries. They are printed
+as one column per checkpoint and written to RUN/diagnose.json. The run itself is not changed; it may be in progress. The
+dataset is that of the search; path= gives the current folder of its files. RUN may also be written as from=RUN, as in
+other commands.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SHOWN = (
     "eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation", "change",
     "moved", "none_weight",
 )  # fmt: skip
-"""Entries of one number, in the order of the printed columns."""
+"""Entries that are a single number, in the order in which they are printed."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Diagnose, write and print."""
+    """Compute the diagnostics, write them to the folder of the run, and print them."""
     settings, rest = lineage.split_dataset_overrides(words)
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     args = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
@@ -76,7 +76,7 @@ def diagnose(
 
 
 def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[Config, list[Path]]:
-    """Configuration and checkpoints, the newest last, of the search in `folder`.
+    """Return the configuration and the checkpoints, the newest last, of the search in `folder`.
 
     Raises UserError if `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
     """
@@ -105,7 +105,7 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
 def restored_job(
     folder: Path, saved: Config, device: str, threads: int | None, allow: Sequence[str]
 ) -> Iterator[SearchJob]:
-    """The job of a saved search, whose folder is not taken, in a process that is set up as the search's own was."""
+    """Yield the job of a saved search, without locking its folder, in a process that is set up as for the search."""
     from nasx.searcher.job import SearchJob
     from nasx.tracking import environment
     from nasx.tracking.session import Session
@@ -130,12 +130,12 @@ def restored_job(
 
 
 def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
-    """All entries at the state of a checkpoint; `rows` are the metrics rows up to it."""
+    """Return all entries for the state of a checkpoint; `rows` are the metrics rows up to that checkpoint."""
     from nasx.core.bilevel import detached
 
     job.loop.load(state)
     epoch = max(-(-state["updates"] // job.loop.updates_per_epoch), 1)
-    job.watch.every, job.watch.running = 1, None  # what runs over steps is not to be had from one moment
+    job.watch.every, job.watch.running = 1, None  # running sums over steps cannot be computed from one checkpoint
     job.watch.rows = [r for r in rows if r["epoch"] < epoch]
     job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
     mix = detached(job.problem.relax(job.search.a))
@@ -145,7 +145,7 @@ def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
 
 
 def columns(rows: Sequence[Row]) -> Iterator[str]:
-    """One line an entry, one column a checkpoint."""
+    """Yield the lines of the table: one line per entry, one column per checkpoint."""
     lines = [["update", *(str(r["updates"]) for r in rows)], ["epoch", *(str(r["epoch"]) for r in rows)]]
     lines += [[name, *(_number(r.get(name)) for r in rows)] for name in SHOWN if any(name in r for r in rows)]
     for cell in rows[-1].get("cells", {}):

@@ -1,11 +1,11 @@
-"""What this machine offers nasx, as text to paste into a bug report.
+"""Report the hardware and software of this machine, as text to paste into a bug report.
 
     nasx doctor [out=FOLDER] [device=auto|cpu|cuda|cuda:N]
 
-Versions, device, datasets and benchmark tables found, extras, free space, whether runs can be written under out=
-(by default outputs/), then two checks on the device: a hypergradient against its closed form, and one step of a search
-on the digits inside the package, with its checkpoint. Paths of the home folder are printed with ~. Exit code 1 where
-something is wrong that every search needs, with what would mend it; a dataset that is missing is only a note.
+The report lists versions, the device, the datasets and benchmark tables found, extras and free space, and whether runs
+can be written under out= (by default outputs/). Two checks run on the device: a hypergradient against its closed form,
+and one step of a search on the digits inside the package, with its checkpoint. The home folder is printed as ~.
+Exit code 1 if a problem is found that affects every search, with its remedy; a missing dataset is only a note.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 Lines = Iterator[tuple[str, str]]
 LEAST_MB = 100
-"""Free space that a small search needs; a checkpoint of the published DARTS search has 25 MB, and two are kept."""
+"""Free space that a small search needs; a checkpoint of the published DARTS search takes 25 MB, and two are kept."""
 VARIABLES = (
     "NASX_DATA",
     "NASX_DEBUG",
@@ -45,7 +45,7 @@ VARIABLES = (
     "CUBLAS_WORKSPACE_CONFIG",
 )
 ANYWHERE = ("folder", "photos")
-"""Datasets that lie where dataset.path says."""
+"""Datasets whose location is set by dataset.path."""
 STEP = (
     "space=nb201",
     "method=darts",
@@ -58,11 +58,11 @@ STEP = (
     "search.updates_per_epoch=2",
     "quiet=true",
 )
-"""The first of two updates: after the second the supernet would be evaluated."""
+"""Overrides for one step: the first of two updates, since the supernet would be evaluated after the second."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the report; 1 where a fault was found that every search meets."""
+    """Print the report; return 1 if a problem was found that affects every search, else 0."""
     given = parse("doctor", words, {"out": "outputs", "device": "auto"}).options
     faults: list[UserError] = []
     device = (given["device"],)
@@ -83,17 +83,17 @@ def main(words: Sequence[str]) -> int:
                 print(f"{name.ljust(14)}{tilde(text)}".rstrip(), flush=True)
         except UserError as error:
             faults.append(error)
-        except Exception as error:  # noqa: BLE001 (whatever fails here is what the report is about)
+        except Exception as error:  # noqa: BLE001 (the report lists any failure)
             remedy = f"{install()}, and report this message if it still fails"
             faults.append(UserError(f"nasx doctor, {part.__name__}", f"{type(error).__name__}: {error}", remedy))
     for fault in faults:
-        print(tilde(f"wrong         {fault}"))
+        print(tilde(f"problem       {fault}"))
     print("1 problem found" if len(faults) == 1 else f"{len(faults)} problems found" if faults else "no problems found")
     return 1 if faults else 0
 
 
 def tilde(text: str) -> str:
-    """The text, `printable`, with ~ for the home folder, by its name and by where it really lies."""
+    """Return the `printable` text with ~ for the path of the home folder, also for its resolved path."""
     homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/", ""}
     for home in sorted(homes, key=len, reverse=True):
         text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
@@ -102,7 +102,7 @@ def tilde(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- the machine
 def versions() -> Lines:
-    """nasx, what its numbers depend on, the system, and settings from the environment."""
+    """Yield the versions of nasx and of the packages that its results depend on, the system, and its environment."""
     from nasx.tracking import environment
 
     found = environment.versions()
@@ -113,7 +113,7 @@ def versions() -> Lines:
 
 
 def computes(name: str) -> Lines:
-    """The device that a run would take, and what else there is."""
+    """Yield the device that a run would use, its threads, and all GPUs with their free memory."""
     import torch
 
     from nasx.tracking import environment
@@ -130,10 +130,10 @@ def computes(name: str) -> Lines:
 
 # --------------------------------------------------------------------------------------------- what was found
 def data() -> Lines:
-    """Every dataset of conf/ that needs no path, and whether its files are there."""
+    """Yield every dataset of conf/ that needs no path, and whether its files exist."""
     from nasx.data.base import data_root
 
-    yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (not there yet)")
+    yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (does not exist yet)")
     texts = {file.stem: file.read_text(encoding="utf-8") for file in (paths.conf_dir() / "dataset").glob("*.yaml")}
     for name in sorted(texts):
         if name not in ANYWHERE:
@@ -141,18 +141,18 @@ def data() -> Lines:
 
 
 def found(fields: dict[str, object]) -> str:
-    """Return whether the files of a dataset are there; nothing is downloaded."""
+    """Return whether the files of a dataset exist, as text; nothing is downloaded."""
     if "download" in fields:
         fields["download"] = False
     try:
         instantiate.build(fields).check()
     except UserError:
-        return "not found" + (" (downloaded when it is asked for)" if "download" in fields else "")
+        return "not found" + (" (downloaded on first use)" if "download" in fields else "")
     return "found"
 
 
 def tables() -> Lines:
-    """Benchmark tables; a damaged one is a note, because a search without look-ups needs none."""
+    """Yield the benchmark tables; a damaged table is only a note, since a search without look-ups does not need it."""
     from nasx.cli.bench import bench_info
 
     try:
@@ -164,7 +164,7 @@ def tables() -> Lines:
 
 
 def drawing() -> Lines:
-    """Return whether cells can be drawn; not an error, since a run is complete without pictures."""
+    """Yield whether cells can be drawn; a failure is only a note, since a run is complete without pictures."""
     from nasx.report import cells
 
     try:
@@ -172,11 +172,11 @@ def drawing() -> Lines:
     except UserError as error:
         yield "pictures", f"cells are not drawn: {error.fault}; {error.remedy}"
     else:
-        yield "pictures", "of cells can be drawn"
+        yield "pictures", "cells can be drawn"
 
 
 def extras() -> Lines:
-    """The optional parts that pyproject.toml names, and whether all of each is installed."""
+    """Yield the extras that pyproject.toml names, and whether all packages of each are installed."""
     needed: dict[str, list[str]] = {}
     for text in metadata.requires("nasx") or []:
         if named := re.match(r"([\w.-]+).*extra\s*==\s*['\"]([\w-]+)", text):
@@ -196,7 +196,7 @@ def _version(package: str) -> str | None:
 
 # ------------------------------------------------------------------------------------------------ what works
 def writes(out: Path) -> Lines:
-    """Return whether a file can be written and locked where runs go, and the space there. Makes no folder."""
+    """Yield the free space for runs, and whether files can be written and locked there. Creates no folder."""
     place = next(path for path in (out.expanduser().absolute(), *out.expanduser().absolute().parents) if path.exists())
     remedy = "choose a writable folder with out=FOLDER"
     if not place.is_dir():
@@ -214,11 +214,11 @@ def writes(out: Path) -> Lines:
         raise UserError(f"out={out}", fault, remedy) from error
     if free < LEAST_MB:
         raise UserError(f"out={out}", f"only {free:.0f} MiB are free", "free some space, or choose another out=FOLDER")
-    yield "runs", f"can be written to {out}" + ("" if place == out.absolute() else " (not there yet)")
+    yield "runs", f"can be written to {out}" + ("" if place == out.absolute() else " (does not exist yet)")
 
 
 def closed_form(name: str) -> Lines:
-    """The hypergradient of one unrolled step on quadratics, by the primitive that methods use, and as it must be.
+    """Compare the hypergradient of one unrolled step on quadratics, by the methods' primitive, to its closed form.
 
     L_train = |w - D a|^2 / 2, L_val = |w|^2 / 2, w' = w - lr (w - D a):  dL_val(w') / da = lr D w'.
     """
@@ -238,7 +238,7 @@ def closed_form(name: str) -> Lines:
 
 
 def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
-    """Relative error of the hypergradient of `closed_form`."""
+    """Return the relative error of the hypergradient of `closed_form`."""
     from nasx.core.bilevel import Tree, directional, gradient
 
     def grad_a(at: Tree) -> Tree:

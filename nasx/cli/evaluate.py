@@ -1,14 +1,14 @@
-"""The accuracy of an export, or of a finished retraining, on a dataset.
+"""Measure the accuracy of an export, or of a finished retraining, on a dataset.
 
     nasx evaluate MODEL [dataset=NAME] [path=FOLDER] [dataset.KEY=VALUE ...] [split=test|train] [batch=N]
                   [device=auto|cpu|cuda] [allow=PACKAGE]
 
-MODEL is model.safetensors, model.onnx (in onnxruntime on the CPU), the folder that holds one of them, or a finished run
-of nasx retrain (its folder, or its name under outputs/). Images, batch size and precision are those of the training, so
-that on the same device the answers are the same to the last image; an export does not tell where the images lie, path=
-does. With dataset=NAME of the same kind
-(another folder of images) all other settings stay those of the training; of another kind, its images get the size of
-the training's. dataset.KEY=VALUE changes one setting. allow=PACKAGE names a package of yours with the space.
+MODEL is model.safetensors, model.onnx (in onnxruntime on the CPU), the folder of one of them, or a finished run of nasx
+retrain (its folder, or its name under outputs/). Images, batch size and precision are those of the training, so that
+the predictions on the same device are the same for every image. An export does not contain the location of the images,
+which path= sets. If dataset=NAME is of the same kind as the training dataset (another folder of images), all other
+settings are those of the training; images of another kind of dataset get the size of the training images.
+dataset.KEY=VALUE changes one setting. allow=PACKAGE names your own package that defines the space.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Model(NamedTuple):
 
     @property
     def onnx(self) -> bool:
-        """Whether onnxruntime runs it."""
+        """Whether the model runs in onnxruntime."""
         return self.name.endswith(".onnx")
 
 
@@ -68,7 +68,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def find_model(name: str, allow: Sequence[str]) -> Model:
-    """The export or the run of that name, without torch. Raises UserError."""
+    """Return the export or the run of that name, without importing torch. Raises UserError."""
     path = Path(name)
     if not (path / metadata.FILE).is_file() and (path / runtime.FILE).is_file():
         path = path / runtime.FILE
@@ -87,7 +87,7 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
 
 
 def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn.Module:
-    """The network with its weights. Raises UserError."""
+    """Return the network with its weights. Raises UserError."""
     from nasx.export import model as export_model
 
     if model.onnx:
@@ -136,20 +136,20 @@ def evaluate(model: Model, args: Arguments, settings: Sequence[str]) -> Tested:
 
 
 def check_classes(name: str, facts: Facts, count: int | None) -> None:
-    """Raise UserError if the network has another number of classes than a dataset; None: only its files show it."""
+    """Raise UserError if the network has a different number of classes than a dataset; `count` None: not known yet."""
     if count not in (None, len(facts["classes"])):
         fault = f"has {count} classes, but the network has {len(facts['classes'])}"
         raise UserError(f"dataset={name}", fault, "evaluate on images of the same classes")
 
 
 def dataset_node(name: str, facts: Facts, settings: Sequence[str], allow: Sequence[str]) -> dict[str, object]:
-    """The dataset's component: that of the training or the one named, with the `settings` of the line."""
+    """Return the component of the dataset `name`, or else of the training, with the `settings` of the line."""
     held = facts["dataset"]
     if not name:
         return lineage.with_settings(held, settings, allow)
     from nasx.cli.info import compose_job
 
     node = compose_job({"dataset": name})[0]["dataset"]
-    if node["_target_"] != held.get("_target_") and "size" in node:  # the whole image, in the size of the training's
+    if node["_target_"] != held.get("_target_") and "size" in node:  # the whole image, sized as in training
         node |= {key: facts["image"][1] for key in ("size", "resize") if key in node}
     return lineage.with_settings(lineage.adopt_settings(node, held), settings, allow)

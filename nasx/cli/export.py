@@ -1,20 +1,21 @@
-"""A trained network as a file that needs no run folder, with a model card.
+"""Write a trained network to a file that does not need the run folder, with a model card.
 
     nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch] [allow=PACKAGE]
     nasx export from=RUN format=onnx quantize=int8 [calibration=512] [path=FOLDER]
 
-RUN is a finished run of nasx retrain: its folder, or its name under outputs/. FOLDER is RUN/export unless given; it
-gets README.md, the model card, and
+RUN is a finished run of nasx retrain: its folder, or its name under outputs/. The default of FOLDER is RUN/export. The
+command writes the model card, README.md, to FOLDER, and one of
 
     safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
     onnx          model.onnx, any number of images, for nasx evaluate FOLDER/model.onnx (needs the extra onnx)
     torch         model.pt2, for torch.export.load, any number of images
 
-The weights are the last ones, since the accuracy after the last epoch is the result. All formats read normalized
+The weights are those after the last epoch, whose accuracy is the result. The networks in all formats read normalized
 images; mean and std are in the metadata and in the card.
 
-quantize=int8 also writes model-int8.onnx, with weights and activations in int8, whose ranges are calibrated on as many
-training images. Both files are tested on the test set and timed. path= is where the images are, if they were moved.
+quantize=int8 also writes model-int8.onnx, with weights and activations in int8. Their ranges are calibrated on
+calibration=512 training images. Both files are tested on the test set and timed. path= gives the folder of the images
+if they were moved.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def main(words: Sequence[str]) -> int:
         written, lines = quantized(written[name], facts, images, calibration)
     known = [*(file for file, _ in WRITERS.values()), INT8]
     readme = card(facts, result, [file for file in known if file in written or (out / file).exists()])
-    for file, content in [*written.items(), ("README.md", readme.encode())]:  # not before all is computed
+    for file, content in [*written.items(), ("README.md", readme.encode())]:  # only after everything is computed
         files.write_atomic(out / file, content)
     for file in (*written, "README.md"):
         print(out / file)
@@ -97,19 +98,19 @@ def main(words: Sequence[str]) -> int:
 
 
 def finished_retraining(folder: Path) -> Result:
-    """The record of a finished retraining. Raises UserError."""
+    """Return the record of a finished retraining. Raises UserError."""
     found = records.finished(folder)
     if found is None:
         fault = "contains no finished run (no readable result.json)"
         remedy = "run the command of that retraining again: it resumes and finishes"
     elif found.get("test_perplexity") is not None:
-        fault = "holds a language model; only networks that classify images can be exported"
+        fault = "contains a language model; only networks that classify images can be exported"
         remedy = "read its weights from the run's last checkpoint"
     elif found.get("kind") != "retrain":
         fault = f"is a run of nasx {found.get('kind')}: it has no trained network"
         remedy = f"train one: nasx retrain from={folder}"
     elif found.get("relaxed"):
-        fault = "holds a supernet; only the network of a cell can be exported"
+        fault = "contains a supernet; only the network of a cell can be exported"
         remedy = "train the cell: run the same command without relaxed=true"
     elif found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
         fault = "was trained on only part of the images, to rank its cell"
@@ -120,9 +121,9 @@ def finished_retraining(folder: Path) -> Result:
 
 
 def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[str]) -> tuple[nn.Module, Result]:
-    """The network with its last weights, as it was tested, and what is to be known of it. Raises UserError.
+    """Return the network with its last weights, as it was tested, and the facts about it. Raises UserError.
 
-    The run's own `allow` is not believed: the folder may be another's.
+    The run's own `allow` is not trusted, because the folder may come from another user.
     """
     from nasx.export import model as export_model
 
@@ -139,7 +140,7 @@ def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[
 
 @contextlib.contextmanager
 def consistency_errors(folder: Path) -> Iterator[None]:
-    """Within the block, what does not fit together in a run's folder is a UserError."""
+    """Raise UserError for errors in the block that come from inconsistent files of a run folder."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -150,14 +151,14 @@ def consistency_errors(folder: Path) -> Iterator[None]:
 
 
 def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
-    """What is to be known of a trained network, from its run's configuration and record."""
+    """Return the facts about a trained network, from the configuration and the record of its run."""
     from nasx.export import model as export_model
 
     settings = dict(held["retrain"])
-    settings["channels"] = result.get("channels", settings["channels"])  # chosen where there was a bound of the cost
+    settings["channels"] = result.get("channels", settings["channels"])  # chosen by nasx if the cost was limited
     build = partial(instantiate.build, held["dataset"], allow)
     images = result.get("images") or build().open("cpu").described()
-    steps = images.get("preprocessing")  # runs of earlier versions have not recorded it
+    steps = images.get("preprocessing")  # not recorded by earlier versions
     return {
         "format": export_model.FORMAT,
         "genotype": result["genotype"],
@@ -183,7 +184,7 @@ def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
 
 
 def last_weights(state: State) -> Facts:
-    """The weights that were tested, without the auxiliary head, of a checkpoint."""
+    """Return the weights of a checkpoint that were tested, without the auxiliary head."""
     from nasx.export.model import AUXILIARY
 
     weights = state["network"]
@@ -194,7 +195,7 @@ def last_weights(state: State) -> Facts:
 
 # ----------------------------------------------------------------------------------------------------- formats
 def safetensors(network: nn.Module, facts: Facts) -> bytes:
-    """Weights in safetensors, the metadata in its header."""
+    """Return the bytes of a safetensors file, with the metadata in its header."""
     from nasx.export import model as export_model
 
     return export_model.packed(network, facts)
@@ -216,7 +217,7 @@ def program(network: nn.Module, facts: Facts) -> bytes:
 
 
 def onnx(network: nn.Module, facts: Facts) -> bytes:
-    """ONNX, with the metadata as its properties. Raises UserError if the extra is not installed."""
+    """Return the bytes of an ONNX file with the metadata. Raises UserError if the extra onnx is not installed."""
     from nasx.export import graph
 
     model, example, _ = _example(network, facts)
@@ -224,7 +225,7 @@ def onnx(network: nn.Module, facts: Facts) -> bytes:
 
 
 def quantized(model: bytes, facts: Facts, images: Opened, count: int) -> tuple[dict[str, bytes], list[str]]:
-    """The files of an ONNX network and its int8 version, and the lines of their comparison. Raises UserError."""
+    """Return the files of an ONNX network and its int8 version, and the lines of their comparison. Raises UserError."""
     from nasx.export import graph, quantize
 
     batch = facts["test"]["batch"]
@@ -250,14 +251,14 @@ WRITERS: dict[str, tuple[str, Callable[[nn.Module, Facts], bytes]]] = {
     "onnx": ("model.onnx", onnx),
     "torch": ("model.pt2", program),
 }
-"""Format -> (name of the file, its content of a network and its facts)."""
+"""Format -> (name of the file, function that returns its content from a network and its facts)."""
 
 
 # -------------------------------------------------------------------------------------------------------- card
 def card(
     facts: Facts, result: Mapping[str, object], files: Sequence[str], measured: Mapping[str, object] | None = None
 ) -> str:
-    """The model card; `measured` is what `nasx fit` found of the ONNX file (fit_report.written)."""
+    """Return the model card; `measured` has the measurements of an ONNX file by `nasx fit` (fit_report.written)."""
     import jinja2
 
     from nasx.results import table_formats

@@ -1,26 +1,26 @@
-"""Search, train, export and measure a small network for a folder of images, in one command that resumes.
+"""Search, train, export and measure a small network for a folder of images, in one resumable command.
 
     nasx fit FOLDER [macs=20M | params=1M | latency=3ms] [minutes=30] [proxy=32] [out=model.onnx] [runs=outputs]
              [KEY=VALUE ...]
 
 FOLDER has one folder of images per class (docs/data.md lists the layouts). The result is an ONNX file and its model
-card, FILE.md next to FILE.onnx, with the accuracy on test images that nothing else has seen.
+card, FILE.md next to FILE.onnx, with the accuracy on test images that are used for nothing else.
 
-    macs, params   the most multiply-adds or parameters of the network
-    latency        the most milliseconds for one image in onnxruntime on one thread of this CPU
-    minutes        bound of the whole run, by the speed of the first updates; at least 3
+    macs, params   largest number of multiply-adds or parameters of the network
+    latency        largest latency in milliseconds of one image in onnxruntime on one thread of this CPU
+    minutes        time limit of the whole run, from the speed of the first updates; at least 3
     proxy          largest height and width of the images of the search; the network is trained at dataset.size
 
 All other words are settings of `nasx search` and `nasx retrain`: method=, space=, search.epochs=, retrain.epochs=,
-dataset.size=, seed=, device=, threads=, ... The steps are ordinary runs under `runs`, named by the folder and a hash of
-its images and the settings; what was decided on the way is in a JSON file of this name. The same command resumes a run
-that was killed, bit for bit (minutes= does not count what kills have lost), and shows the result of a finished one.
+dataset.size=, seed=, device=, threads=, ... The steps are ordinary runs under `runs`, named after the folder and a hash
+of its images and the settings; a JSON file of the same name records the decisions made. The same command resumes a
+killed run bit for bit (minutes= does not count time lost by kills), and shows the result of a finished run.
 
-Defaults, whose reasons are in nasx/cli/fit.py:
+Defaults (nasx/cli/fit.py gives the reasons):
 
-    images     the centred square at 32 x 32 pixels, or at their own size where they are smaller
-    search     TSE-DrNAS on NAS-Bench-201, as in nasx quickstart; with a budget, held to the mean cost of all cells
-    width      the most channels within the budget, without one 16; fewer where 3 passes over the images take too long
+    images     the centred square at 32 x 32 pixels, or at the original size of the images if they are smaller
+    search     TSE-DrNAS on NAS-Bench-201, as in nasx quickstart; with a budget, limited to the mean cost of all cells
+    width      the most channels within the budget, or 16 without one; fewer if 3 passes over the images take too long
     training   60 passes over the images (GPU: 200), or as many as about ten minutes of one CPU core allow
 """
 
@@ -57,35 +57,36 @@ OPTIONS = {"macs": "", "params": "", "latency": "", "minutes": "", "proxy": "", 
 SEARCH = ("method", "space", "dataset", "search", "budget", "benchmark", "stop")
 BOTH = ("seed", "device", "threads", "workers", "checkpoint_s", "deterministic", "allow", "engine", "logger", "quiet")
 RETRAIN = ("retrain",)
-"""What may be set of a search, of both, of a retraining; a retraining takes space and dataset from its search."""
+"""Settings of a search, of both, and of a retraining, which takes the space and dataset from its search."""
 FIXED = ("epochs", "updates_per_epoch")
-"""Lengths of a step, which minutes= chooses."""
+"""Settings of the length of a step, which minutes= chooses."""
 SIDE = 32
-"""Side of the images: that of CIFAR-10, for which the space and its recipe were made; larger takes longer. It is also
-the default of proxy=: a search at 64 x 64 pixels would take four times as long."""
+"""Side of the images in pixels, as in CIFAR-10, for which the space and its recipe were made; larger ones take longer.
+Also the default of proxy=: a search at 64 x 64 pixels would take four times as long."""
 SAMPLE = 300
-"""Images whose sizes are read from their headers, evenly spaced."""
+"""Number of evenly spaced images whose sizes are read from their headers."""
 BATCH = 64
-"""Images of an update: NAS-Bench-201's search; smaller where an eighth of the training images is less."""
+"""Images per update, as in the search of NAS-Bench-201; an eighth of the training images if that is fewer."""
 SLICES = {"search": 48, "retrain": 20}
-"""Epochs as which the updates of a step are counted: rates change between epochs. search: as in nasx quickstart."""
+"""Epochs into which the updates of a step are divided: rates change between epochs. search: as in nasx quickstart."""
 WARM_UP, ARCH_LR = 3, 0.01
-"""As in nasx quickstart: one in three epochs moves the weights alone; 3e-4 hardly moves the architecture so soon."""
+"""As in nasx quickstart: the first third of the epochs updates only the weights; 3e-4 is too low for so few updates."""
 EVALUATED = 1000
-"""Images on which the supernet is evaluated, once: nothing depends on it."""
+"""Number of images on which the supernet is evaluated, once; no decision depends on the result."""
 LEAST_PASSES = 3
-"""Passes over the images below which a wider network does not pay."""
+"""Passes over the images below which a wider network is not worthwhile."""
 VERSION = 2
-"""Of these defaults: a later one begins from scratch."""
+"""Version of these defaults: with a later version, a fit starts from scratch."""
 RESERVE, SHARE, TIMED = 0.15, 0.25, 10
-"""Share of the minutes for starts, export and measurement (at least one); of the rest for the search; timed updates."""
+"""Shares of the minutes: of all for starts, export and measurement (at least one minute), of the rest for the search;
+and the number of timed updates."""
 STEPS = ("speed-search", "search", "speed-retrain")
-"""Runs before the training."""
+"""Names of the runs before the training."""
 
 
 class Size(NamedTuple):
-    """Defaults of a kind of device: cells per stage, channels of the supernet, updates of the search, epochs of the
-    training, and the most multiply-adds of all its forward passes."""
+    """Defaults for a type of device: cells per stage, channels of the supernet, updates of the search, epochs of the
+    training, and the most multiply-adds of all forward passes of the training."""
 
     layers: int
     channels: int
@@ -95,20 +96,20 @@ class Size(NamedTuple):
 
 
 SIZES = {"cpu": Size(1, 8, 576, 60, 1e12), "cuda": Size(5, 16, 5000, 200, 1e15)}
-"""cpu: layers, channels and updates of nasx quickstart; 1e12 is ten minutes of an AMD EPYC core at 1.7e9 a second.
+"""cpu: layers, channels and updates of nasx quickstart; 1e12 is ten minutes of an AMD EPYC core at 1.7e9 per second.
 cuda: size and passes of NAS-Bench-201; updates and work have not been measured."""
 
 
 class Request(NamedTuple):
-    """The words of a line, checked one by one."""
+    """The parsed words of a command line, each checked separately."""
 
     folder: str
     quantity: str
-    """Of the budget: macs, params, latency; empty for none."""
+    """Quantity of the budget: macs, params or latency; empty without a budget."""
     target: float
     minutes: float | None
     proxy: int
-    """Height and width to which the images of the search are reduced where they are larger."""
+    """Height and width to which the images of the search are reduced if they are larger."""
     out: Path
     runs: str
     words: tuple[str, ...]
@@ -118,17 +119,17 @@ class Request(NamedTuple):
         return {word.partition("=")[0].lstrip("+~") for word in self.words}
 
     def of(self, *groups: str) -> list[str]:
-        """The settings of these groups."""
+        """Return the settings of these groups."""
         return [word for word in self.words if overrides.first_part(word) in groups]
 
     def defaults(self, **values: object) -> list[str]:
-        """Settings (`__` for a dot) that the line leaves to us."""
+        """Return the default settings (`__` for a dot) that the command line does not set."""
         dotted = {key.replace("__", "."): value for key, value in values.items()}
         return [lineage.override(key, value) for key, value in dotted.items() if key not in self.keys]
 
 
 def main(words: Sequence[str]) -> int:
-    """`nasx fit FOLDER [KEY=VALUE ...]`."""
+    """Run `nasx fit FOLDER [KEY=VALUE ...]`."""
     asked = request(words)
     fit = opened(asked)
     if fit_report.finished(fit.plan.get("result"), asked.out):
@@ -140,7 +141,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def request(words: Sequence[str]) -> Request:
-    """What the words ask for. Raises one UserError with all faults, without torch."""
+    """Parse the words of a command line, without importing torch. Raises one UserError with all faults."""
     settings = [word for word in words if "=" in word and overrides.first_part(word) in (*SEARCH, *BOTH, *RETRAIN)]
     given = arguments.parse("fit", [word for word in words if word not in settings], OPTIONS, positional="FOLDER")
     options, out = given.options, Path(given.options["out"]).expanduser()
@@ -212,7 +213,7 @@ def opened(asked: Request) -> Fit:
 
 @dataclass
 class Fit:
-    """A request, its images, configuration and name, and what was decided so far."""
+    """A request with its images, configuration and name, and the decisions made so far."""
 
     asked: Request
     cfg: Config
@@ -230,7 +231,7 @@ class Fit:
         self.began, self.before = time.monotonic(), self.plan.get("spent", 0.0)
 
     def decide(self, key: str, choose: Callable[[], T]) -> T:
-        """What was decided before, else what `choose()` returns, which is kept."""
+        """Return the recorded decision for `key`, or the result of `choose()`, which is then recorded."""
         if key not in self.plan:
             self.plan[key] = choose()
             self.plan["spent"] = self.before + time.monotonic() - self.began
@@ -239,12 +240,12 @@ class Fit:
         return decided
 
     def run(self, kind: Literal["search", "retrain"], words: Sequence[str], step: str = "") -> invoke.Done:
-        """The finished run of this step."""
+        """Run a step unless it is finished, and return the finished run."""
         place = [f"name={self.name}-{step or kind}", lineage.override("out", self.asked.runs)]
         return invoke.call(kind, [*words, *self.asked.of(*BOTH), *place])
 
     def do(self) -> None:
-        """Run the remaining steps, and decide on the result."""
+        """Run the remaining steps, and record the result."""
         images = self.source.load()
         asked, n, allow = self.asked, len(images.train_y), self.cfg["allow"]
         side = min(images.train_x.shape[2:])
@@ -265,7 +266,7 @@ class Fit:
         )
         network.feasible(asked.quantity, asked.target)
         words = self.decide("search", lambda: self.planned_search(side))
-        said = "about how long is logged after the first updates"
+        said = "the estimated duration is logged after the first updates"
         print(f"[1/3] search, {steps(words, 'search')}; {said}", flush=True)
         found = self.run("search", words)
         given = [lineage.override("from", str(found.folder)), *asked.of(*RETRAIN)]
@@ -287,17 +288,17 @@ class Fit:
         self.decide("result", lambda: fit_report.written(asked.out, *budget, trained, images, allow))
 
     def planned_search(self, side: int) -> list[str]:
-        """The settings of the search: what the line says, size of the supernet, budget, length.
+        """Return the settings of the search: those of the command line, size of the supernet, budget, length.
 
         `side`: height and width of the images of the network, in pixels.
         """
         asked, size = self.asked, self.size
         words = asked.defaults(method="tse_drnas", benchmark="none", search__batch=self.batch, search__arch_lr=ARCH_LR)
         words += asked.defaults(search__evaluate_every=0, search__evaluate_images=EVALUATED)
-        if self.space == "nb201":  # other spaces have the size of their files
+        if self.space == "nb201":  # other spaces have the size that their files set
             words += asked.defaults(space__layers=size.layers, space__channels=size.channels)
         if asked.quantity:
-            quantity = "params" if asked.quantity == "params" else "macs"  # multiply-adds stand for latency
+            quantity = "params" if asked.quantity == "params" else "macs"  # multiply-adds are a proxy for latency
             words += asked.defaults(budget=quantity, budget__target=1.0)
         words = [*self.where, *words, *asked.of(*SEARCH)]
         if self.proxy:
@@ -311,10 +312,10 @@ class Fit:
         return words + asked.defaults(search__arch_warmup=epochs // WARM_UP)
 
     def planned_retrain(self, given: Sequence[str], layers: int, channels: int, macs: int, n: int) -> list[str]:
-        """The settings of the training: size of the network, batch and rate, length."""
+        """Return the settings of the training: size of the network, batch size and learning rate, length."""
         asked, recipe, size = self.asked, self.cfg["retrain"], self.size
         batch = recipe["batch"] if "retrain.batch" in asked.keys else self.batch
-        rate = round(recipe["lr"] * batch / recipe["batch"], 6)  # Goyal et al. 2017: in proportion to the batch
+        rate = round(recipe["lr"] * batch / recipe["batch"], 6)  # Goyal et al. 2017: in proportion to the batch size
         words = asked.defaults(retrain__layers=layers, retrain__channels=channels, retrain__batch=batch)
         words += asked.defaults(retrain__lr=rate, retrain__evaluate_every=0)
         passes = size.passes * n / batch
@@ -324,8 +325,8 @@ class Fit:
         return words + length("retrain", updates, asked.keys)
 
     def affordable(self, kind: Literal["search", "retrain"], most: float, words: Sequence[str]) -> int:
-        """Updates for which the minutes are enough, at most `most`, by a short run of three epochs: the first one warms
-        up, the last one ends with an evaluation. What was measured is in the plan. Raises UserError for too few."""
+        """Return how many updates fit into the minutes, at most `most`, by a short run of three epochs: the first warms
+        up, and the last ends with an evaluation. The plan records the measurements. Raises UserError for too few."""
         short = [f"{kind}.epochs=3", f"{kind}.updates_per_epoch={TIMED}"]
         first, second, third = (
             row["wall_s"] for row in records.read_rows(self.run(kind, [*words, *short], f"speed-{kind}").folder)
@@ -354,7 +355,7 @@ def affordable(kind: str, most: float, total: float, each: float, end: float, sp
 
 
 def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
-    """Epochs and updates of each, unless the line gives one of them."""
+    """Return the settings of epochs and of updates per epoch, or none if the command line sets one of them."""
     if any(f"{kind}.{key}" in given for key in FIXED):
         return []
     epochs = min(SLICES[kind], math.ceil(updates))
@@ -362,7 +363,7 @@ def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
 
 
 def steps(words: Sequence[str], kind: str) -> str:
-    """The updates of a step, as far as its settings say."""
+    """Describe the updates of a step, as far as its settings determine them."""
     found = dict(word.partition("=")[::2] for word in words)
     each, epochs, batch = (found.get(f"{kind}.{key}") for key in (*FIXED[::-1], "batch"))
     said = f"{int(epochs) * int(each):,} updates" if each and epochs else f"{epochs or 'given'} epochs"

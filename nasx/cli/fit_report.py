@@ -1,4 +1,4 @@
-"""What `nasx fit` writes and prints: the images, the ONNX file and its model card, the last screen."""
+"""Output of `nasx fit`: the description of the images, the ONNX file and its model card, the final output."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from nasx.data.listing import Listing
 
 CONFUSIONS = 5
-"""Pairs of classes that the screen and the card show."""
+"""Most pairs of confused classes that the terminal and the model card show."""
 
 
 def sides(found: Listing, sample: int) -> list[int]:
-    """Shorter sides of some images, sorted; those that cannot be read are reported when all are decoded."""
+    """Return the sorted shorter sides of some images; unreadable images are reported when all are decoded."""
     from PIL import Image
 
     paths, known = found.train.paths(), []
@@ -64,7 +64,7 @@ def understood(
 def written(
     out: Path, quantity: str, target: float, trained: Done, images: Images, allow: Sequence[str]
 ) -> dict[str, object]:
-    """Write the ONNX file, test and time it, write its card; the facts that are shown."""
+    """Write the ONNX file, test and time it, and write its card; return the facts to show."""
     import onnxruntime
     import torch
 
@@ -104,7 +104,7 @@ def written(
 
 
 def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> list[list[object]]:
-    """Pairs of classes, most frequent first: class, answer, how often, images of the class."""
+    """Return confused pairs, most frequent first: class, prediction, count, number of images of the class."""
     counts = np.bincount(y, minlength=len(classes))
     wrong = Counter((int(a), int(b)) for a, b in zip(y, answers, strict=True) if a != b)
     ordered = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
@@ -112,7 +112,7 @@ def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> li
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share (Wilson 1927): a test accuracy is a binomial share of independent images."""
+    """Return the 95 % interval of a share (Wilson 1927); a test accuracy is a binomial share of independent images."""
     from scipy.stats import binomtest
 
     interval = binomtest(correct, n).proportion_ci(0.95, "wilson")
@@ -120,18 +120,18 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 
 
 def card_of(out: Path) -> Path:
-    """The model card of an ONNX file."""
+    """Return the path of the model card of an ONNX file."""
     return out.with_suffix(".md")
 
 
 def finished(result: Mapping[str, object] | None, out: Path) -> bool:
-    """Whether the file and its card are those of a finished fit."""
+    """Return whether the file and its card are those of a finished fit."""
     there = result is not None and card_of(out).is_file() and out.is_file()
     return there and hashlib.sha256(out.read_bytes()).hexdigest() == str((result or {})["sha256"])
 
 
 def show(result: Mapping[str, object], out: Path, folder: str) -> None:
-    """Print the last screen."""
+    """Print the final output: accuracy, cost, latency, budget, confusions, files and the next command."""
     found, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
     low, high = found["interval"]
     lines = [

@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from nasx.spaces.cost import Cost
 
 WIDEST = 16
-"""Channels without a budget: those of the networks of NAS-Bench-201."""
+"""Most channels without a budget: those of the networks of NAS-Bench-201."""
 NOISE = 0.95
-"""Share of a latency that the width is chosen by: that of the final file is measured again."""
+"""Share of a latency budget for which the width is chosen, since the final file is measured again."""
 
 
 class Networks(NamedTuple):
-    """The networks that a cell may become: space, images, cells, stem."""
+    """The networks that can be built from a cell, by space, images, number of cells and stem."""
 
     space: Space
     images: Images
@@ -35,7 +35,7 @@ class Networks(NamedTuple):
         return tuple(self.images.train_x.shape[1:])
 
     def feasible(self, quantity: str, target: float) -> None:
-        """Raise UserError where no network of the space keeps to a budget of macs or params."""
+        """Raise UserError if no network of the space meets a budget of macs or params."""
         from nasx.spaces.cost import Counts
         from nasx.spaces.latency import Size
 
@@ -52,12 +52,12 @@ class Networks(NamedTuple):
             )
 
     def network(self, genotype: str, channels: int) -> Network:
-        """The network of a cell, with fresh weights."""
+        """Return the network of a cell, with newly initialized weights."""
         cell, classes = self.space.parse(genotype), len(self.images.classes)
         return self.space.network(cell, classes, layers=self.layers, channels=channels, stem=self.stem)
 
     def cost(self, genotype: str, channels: int) -> Cost:
-        """Its parameters and multiply-adds."""
+        """Return the parameters and multiply-adds of the network of a cell."""
         import torch
 
         from nasx.spaces import cost
@@ -66,9 +66,10 @@ class Networks(NamedTuple):
             return cost.cost(self.network(genotype, channels), self.space.example(1, self.shape))
 
     def widest(self, genotype: str, quantity: str, target: float, work: tuple[int, float]) -> int:
-        """Return the most channels within the budget; without one, at most `WIDEST`.
+        """Return the largest number of channels within the budget, or up to `WIDEST` without a budget.
 
-        `work`: more channels than the first number must not take more multiply-adds than the second. Raises UserError.
+        `work`: a network with more channels than the first number must not take more multiply-adds than the second.
+        Raises UserError.
         """
         from nasx.spaces.cost import Limit, widest
 
@@ -83,7 +84,7 @@ class Networks(NamedTuple):
         return widest(partial(self.network, genotype), self.space.example(1, self.shape), limits)
 
     def latency(self, genotype: str, channels: int) -> float:
-        """Milliseconds for one image in onnxruntime."""
+        """Return the median latency in milliseconds of one image in onnxruntime."""
         from nasx.cli import export
         from nasx.export import metadata, runtime
 

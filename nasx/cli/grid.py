@@ -1,9 +1,9 @@
-"""The jobs of a command line as plain configurations, each equal to the one that Hydra composes for it.
+"""The jobs of a command line as plain configurations, each equal to the one that Hydra composes for the job.
 
-Composing takes about a tenth of a second, and a sweep may have thousands of jobs. So only combinations of *choices* are
-composed: of overrides whose values may change more than their own key (a group's file, an added or deleted key, a
-mapping, an interpolation). Any other override sets its key in a configuration that is composed already; the jobs share
-what they do not change.
+Composing a configuration takes about a tenth of a second, and a sweep may have thousands of jobs. Therefore only the
+combinations of *choices* are composed, which are overrides whose values may change more than their own key (a group's
+file, an added or deleted key, a mapping, an interpolation). Any other override sets its key in a configuration that is
+composed already; the jobs share the values that they do not change.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from nasx.errors import UserError
 from nasx.tracking import run_folder
 
 MAX_JOBS = 100_000
-"""Jobs of one command: each is checked before the first begins, and Hydra lists them all in memory."""
+"""Most jobs of one command: each is checked before the first starts, and Hydra lists them all in memory."""
 
 
 class Axis(NamedTuple):
@@ -57,7 +57,7 @@ class Job(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------------- axes
 def first_job(overrides: Sequence[Override]) -> tuple[str, ...]:
-    """The overrides of the first job; of a key that is given twice the last one counts."""
+    """Return the overrides of the first job; if a key is given twice, the last override counts."""
     return tuple({override.get_key_element(): _text(override) for override in overrides}.values())
 
 
@@ -70,7 +70,7 @@ def _text(override: Override) -> str:
 
 
 def axes(overrides: Sequence[Override], groups: Collection[str], *, every: bool) -> list[Axis]:
-    """One axis per key, in Hydra's order. `every`: of all values; else of a range or an interval the bounds."""
+    """Return one axis per key, in Hydra's order. `every`: with all values; else ranges have only their bounds."""
     return list({override.get_key_element(): _axis(override, groups, every) for override in overrides}.values())
 
 
@@ -115,14 +115,14 @@ def count(override: Override) -> int:
 
 
 def lists_nothing(override: Override) -> UserError | None:
-    """The fault of an override that lists no value (a glob that matches nothing), None if it lists one."""
+    """Return the error for an override that lists no value (a glob that matches nothing), or None if it lists one."""
     if count(override):
         return None
     return UserError(str(override.input_line), "lists no values", "nasx list shows the choices of each group")
 
 
 def too_many(overrides: Sequence[Override]) -> UserError | None:
-    """The fault of more combinations than can be checked, None if they are fewer."""
+    """Return the error for more combinations than `MAX_JOBS`, or None if there are at most that many."""
     if math.prod(map(count, overrides)) <= MAX_JOBS:
         return None
     return UserError("--multirun", f"gives more than {MAX_JOBS:,} jobs", "split it into several sweeps")
@@ -130,20 +130,20 @@ def too_many(overrides: Sequence[Override]) -> UserError | None:
 
 # ---------------------------------------------------------------------------------------------------- jobs
 def combinations(found: Sequence[Axis]) -> Iterator[list[int]]:
-    """Places in the axes of every combination of choices, the first value elsewhere."""
+    """Yield an index into each axis for every combination of choices; 0, the first value, for all other axes."""
     return map(list, itertools.product(*(range(len(axis.texts)) if axis.composes else (0,) for axis in found)))
 
 
 def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
-    """The overrides at these places of the axes."""
+    """Return the overrides at these indices of the axes."""
     return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
 
 
 def jobs(found: Sequence[Axis], at: Sequence[int], cfg: DictConfig, *, every: bool) -> Iterator[Job]:
-    """The jobs of one combination of choices, whose composed configuration is `cfg`.
+    """Yield the jobs of one combination of choices, whose composed configuration is `cfg`.
 
-    `every`: of all combinations of the other values; else the first, and one for each further value of each key (a
-    sweeper that chooses as it goes combines them itself). Raises UserError where `cfg` cannot be resolved.
+    `every`: yield all combinations of the other values; else the first, and one job for each further value of each key
+    (a sweeper that chooses values as it runs combines them itself). Raises UserError if `cfg` cannot be resolved.
     """
     base, choices = resolved(cfg)
     free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
@@ -174,7 +174,7 @@ def _there(values: Mapping[str, object], path: Sequence[str]) -> bool:
 
 
 def _resolved(cfg: DictConfig, changed: Config) -> Config:
-    """The configuration with other values of some keys, where others refer to them."""
+    """Return the resolved configuration with other values of some keys, to which other keys may refer."""
     own = copy.deepcopy(cfg)
     for key, value in changed.items():
         OmegaConf.update(own, key, value)
@@ -192,7 +192,7 @@ class Run(NamedTuple):
 
 
 def runs(command: str, values: Config, choices: Mapping[str, object]) -> list[tuple[Run, ...]]:
-    """The runs of a job, one tuple per seed: of `nasx run` the search, and the retraining where there may be one."""
+    """Return the runs of a job, one tuple per seed: for `nasx run`, the search and the retraining that may follow."""
 
     def run(kind: str, cfg: Config) -> Run:
         identity = config_identity.identity(cfg, kind)
@@ -210,7 +210,7 @@ def runs(command: str, values: Config, choices: Mapping[str, object]) -> list[tu
 
 
 class Folders:
-    """The run folders of a sweep, compared before its first job."""
+    """The run folders of a sweep, compared with each other before the first job."""
 
     def __init__(self, command: str, found: Sequence[Axis]) -> None:
         self.command, self.swept = command, [i for i, axis in enumerate(found) if len(axis.texts) > 1]
@@ -218,7 +218,7 @@ class Folders:
         self.seen: dict[Path, tuple[str, str]] = {}
 
     def faults(self, job: Job) -> Iterator[UserError]:
-        """Folders of a job that an earlier one has as well, or that hold another configuration."""
+        """Yield errors for folders of a job that an earlier job also uses, or that contain another configuration."""
         said = " ".join(job.overrides[i] for i in self.swept)
         for unit in runs(self.command, job.values, job.choices):
             folders = tuple(run.folder for run in unit)
@@ -240,7 +240,7 @@ class Folders:
 
 
 def saved_identity(folder: Path) -> str | None:
-    """The identity at the head of a folder's config.yaml; None if it is not there (older runs have a short one)."""
+    """Return the identity at the start of a folder's config.yaml, or None without one (older runs have a short one)."""
     try:
         with (folder / "config.yaml").open("rb") as file:
             head = file.read(4096)

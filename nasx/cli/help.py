@@ -1,4 +1,4 @@
-"""Print the help texts. Settings, their defaults and descriptions are read from conf/ and its comments."""
+"""Help texts. Settings, their defaults and descriptions are read from conf/ and its comments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ OPTIONS = [
 
 
 def overview() -> str:
-    """`nasx --help`."""
+    """Return the text of `nasx --help`."""
     steps = [
         ("nasx quickstart", "a first result, offline, in two minutes"),
         ("nasx list", "available methods, spaces, datasets and other choices"),
@@ -51,7 +51,7 @@ def overview() -> str:
 
 
 def command(name: str, line: Line) -> str:
-    """`nasx <command> --help`: what the line chooses, and the settings of that with the values that would run."""
+    """Return the text of `nasx <command> --help`: the components that `line` chooses, and their effective settings."""
     from nasx.cli import preflight
     from nasx.config import provenance
 
@@ -72,7 +72,7 @@ def command(name: str, line: Line) -> str:
     entry = commands.COMMANDS[name]
     groups = [*entry.read, *(["experiment", "launch", "debug"] if entry.groups else [])]
     if fault:
-        why = "this line is not understood, so that the settings below are those of the default choices\n"
+        why = "this command line is invalid, so the settings below are those of the default choices\n"
         parts.append(why + textwrap.indent(fault, "  "))
     if groups:
         folders = plugins.folders(line.value("--config-dir"))
@@ -110,17 +110,17 @@ def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) ->
 
 
 def plain_help(name: str) -> str:
-    """`nasx <command> --help` of a command without a configuration: what its module documents."""
+    """Return the text of `nasx <command> --help` for a command without a configuration: its module's docstring."""
     return fitted(f"nasx {name}: {COMMANDS[name]}\n\n{schema.docstring(PLAIN[name])}")
 
 
 def bench() -> str:
-    """`nasx bench --help`: the usage that its module documents."""
+    """Return the text of `nasx bench --help`: the usage in its module's docstring."""
     return fitted(f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1])
 
 
 def _given(overrides: Sequence[str]) -> dict[str, str]:
-    """Dotted key -> value of the overrides that set one value."""
+    """Return dotted key -> value for the overrides that set one value."""
     pairs = (text.lstrip("+").partition("=") for text in overrides if "=" in text)
     return {key: value.strip("\"'") for key, _, value in pairs}
 
@@ -148,7 +148,7 @@ _ENTRY = re.compile(r" *\S+(?: \S+)* {2,}(?=\S)")
 
 
 def fitted(text: str) -> str:
-    """Wrap the paragraphs and lines of a text that are wider than the terminal; indents stay."""
+    """Wrap the paragraphs and lines of a text that are wider than the terminal; keep indents."""
     width, blocks = _columns(), []
     for block in text.split("\n\n"):
         lines = block.splitlines()
@@ -162,7 +162,7 @@ def fitted(text: str) -> str:
 
 
 def _entries(lines: Sequence[str]) -> list[str]:
-    """Join the lines that continue the description of a named entry, below its start."""
+    """Join the lines that continue the description of a named entry, aligned with the start of the description."""
     joined: list[str] = []
     column = 0
     for line in lines:
@@ -176,7 +176,7 @@ def _entries(lines: Sequence[str]) -> list[str]:
 
 
 def _hanging(line: str, width: int) -> str:
-    """Wrap an indented line below its description, or below its start where the description is far to the right."""
+    """Wrap an indented line below its description, or below its start if the description is far to the right."""
     if len(line) <= width:
         return line
     named, indent = _ENTRY.match(line), len(line) - len(line.lstrip())

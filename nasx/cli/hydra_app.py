@@ -1,4 +1,4 @@
-"""Hydra's application for one command: run jobs from a configuration already composed, or show what Hydra shows."""
+"""Hydra application for one command: run jobs from a configuration already composed, or print Hydra's own output."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def application(loader: compose.Loader) -> Iterator[Hydra]:
-    """Hydra without its command line, which would compose twice, print errors itself and exit with 1.
+    """Yield Hydra without its command line, which would compose twice, print errors itself and exit with 1.
 
-    Raises UserError in the place of Hydra's and OmegaConf's errors.
+    Raises UserError in place of Hydra's and OmegaConf's errors.
     """
     with _errors():
         app = Hydra("nasx", loader)
@@ -39,7 +39,7 @@ def application(loader: compose.Loader) -> Iterator[Hydra]:
 
 
 def show(command: str, line: Line, task: Callable[[DictConfig], object]) -> None:
-    """Print what Hydra shows of a line without running it: --cfg, --info, --hydra-help, the words of a completion."""
+    """Print what Hydra shows for a line without running it: --cfg, --info, --hydra-help, completion candidates."""
     sys.argv = ["nasx", *line.options, *line.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     compose.register()

@@ -1,22 +1,22 @@
-"""What an architecture or a space is and costs, before anything is trained.
+"""Describe an architecture or a space and its cost, before anything is trained.
 
     nasx info genotype=NAME|TEXT [space=...] [retrain=RECIPE] [dataset=...]     an architecture as the recipe trains it
     nasx info from=RUN [...]                            the architecture that a run has found, as RUN, or a retraining
-                                                        of it, trains it: its space, dataset, recipe and classes
+                                                        of RUN, trains it: its space, dataset, recipe and classes
     nasx info space=NAME [dataset=...]                                          a space and its supernet
     nasx info space=NAME method=NAME [batch=N]          the same, and the peak memory of a step of a search
 
-    layers=N channels=N     another size than that of the recipe (of an architecture) or of the space (of a supernet)
+    layers=N channels=N     size, instead of that of the recipe (architecture) or of the space (supernet)
     max_macs=N              as many channels as N multiply-adds allow
-    classes=N size=N        other images than the dataset's; without dataset= the recipe's stem chooses: imagenet is
-                            1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; of text, classes are words
-    out=FILE.svg|FILE.png   a drawing: of each cell of the architecture, or of all that the cells of the space may have
-    allow=PACKAGE           a package of yours with the space or dataset of RUN
+    classes=N size=N        images, instead of the dataset's; without dataset= the recipe's stem decides: imagenet is
+                            1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; for text, classes are words
+    out=FILE.svg|FILE.png   a drawing of each cell of the architecture, or of all edges that cells of the space may have
+    allow=PACKAGE           your own package that defines the space or dataset of RUN
 
-Parameters leave the auxiliary head out unless the line says otherwise; those of a supernet leave the architecture out.
+Parameters exclude the auxiliary head unless the line says otherwise; those of a supernet exclude the architecture.
 Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
-meta device. The peak memory is that of all tensors of one step on a GPU, from shapes; the dataset, CUDA's context and
-the workspaces of its libraries come on top.
+meta device. The peak memory is that of all tensors of one step on a GPU, computed from shapes; the dataset, the CUDA
+context and the workspaces of CUDA libraries need additional memory.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ IMAGES = {
     "imagenet": (1000, 224),
     "ptb": (10_000, 1),
 }
-"""Classes and size of datasets that are always the same; others are read."""
+"""Classes and image size of datasets with fixed values; other datasets are read."""
 DRAWN = 400
-"""Architectures drawn to learn which edges the cells of a space may have: an edge in 1 of 18 is missed once in 1e9."""
+"""Architectures drawn to find the edges that cells of a space may have; an edge in 1 of 18 is missed once in 1e9."""
 Facts = dict[str, object]
 
 
@@ -97,7 +97,7 @@ def main(words: Sequence[str]) -> int:
 
 # --------------------------------------------------------------------------------------------- an architecture
 def architecture(args: Arguments) -> Facts:
-    """Facts of `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
+    """Return the facts of `genotype=` or `from=`, as the recipe trains the architecture. Raises UserError."""
     given, allow = dict(args.options), args.allowed
     compose_job(given)  # an unknown choice is reported before anything heavy is imported
     run = lineage.open_parent(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
@@ -136,7 +136,7 @@ def architecture(args: Arguments) -> Facts:
 
 
 def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
-    """(text of the genotype, where it comes from). Raises UserError."""
+    """Return (text of the genotype, its source). Raises UserError."""
     from nasx.spaces import published
 
     if run is not None:
@@ -145,20 +145,20 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
             fault = f"{run.folder} contains no finished run"
             raise UserError(f"from={given['from']}", fault, "run its command again: it resumes and finishes")
         if found.get("relaxed"):
-            raise UserError(f"from={given['from']}", "holds a supernet, not a cell", f"use from={found['parent']}")
+            raise UserError(f"from={given['from']}", "contains a supernet, not a cell", f"use from={found['parent']}")
         return str(found["genotype"]), f"{run.folder}: {found['command']}"
     text = given["genotype"].strip()
     cell = published.find(text) or next((c for c in published.cells().values() if c.text == text), None)
     if cell is None and re.fullmatch(r"[A-Za-z]\w*", text):
         remedy = spelling.suggest(text, published.cells(), "write the genotype itself, or one of")
         raise UserError(f"genotype={text}", "no published cell has that name", remedy)
-    return (text, "the text that was given") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
+    return (text, "given as text") if cell is None else (cell.text, f"{cell.name}, {cell.source}")
 
 
 def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, values: Sequence[str]) -> Resolved:
-    """(configuration, choices) of `nasx retrain` for a genotype: as given, else as the run has it, else as usual.
+    """Return (configuration, choices) of `nasx retrain` for a genotype: as given, else of the run, else the defaults.
 
-    A search hands on space and dataset, a retraining its recipe too. Raises UserError.
+    The space and dataset of a search are used, and of a retraining also the recipe and the budget. Raises UserError.
     """
     from nasx.config import compose
     from nasx.config.compose import Resolved
@@ -176,7 +176,7 @@ def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, valu
     for group, (choice, block) in theirs.items():
         if choices[group] == choice:
             cfg[group] = lineage.adopt_settings(cfg[group], block, keys if group == "retrain" else ())
-        elif not given.get(group) and block:  # a file of the user's own, which is not read here
+        elif not given.get(group) and block:  # a user's own file, which is not read here
             cfg[group], choices[group] = dict(block), choice
     if {"channels", "max_macs"} & {*keys}:  # instead of the limits of the run, which would choose the channels
         cfg |= config_identity.NO_BUDGET
@@ -186,7 +186,7 @@ def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, valu
 
 
 def find_space(text: str) -> str:
-    """The first space that has the genotype: DARTS' and NAS-Bench-201's before their relatives. Raises UserError."""
+    """Return the first space that contains the genotype; darts and nb201 precede related spaces. Raises UserError."""
     from nasx.config import compose
 
     loader = compose.make_loader()
@@ -206,7 +206,7 @@ def find_space(text: str) -> str:
 
 
 def compose_job(given: Mapping[str, str], values: Sequence[str] = (), command: str = "retrain") -> Resolved:
-    """(configuration, choices) of a command with these choices. Raises UserError for one that does not exist."""
+    """Return (configuration, choices) of a command with these choices. Raises UserError for an unknown choice."""
     from nasx.cli import arguments, preflight
     from nasx.config import compose
 
@@ -218,7 +218,7 @@ def compose_job(given: Mapping[str, str], values: Sequence[str] = (), command: s
 
 
 def images(args: Arguments, cfg: Config, space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
-    """Classes and side in pixels: as given, else the dataset's, else what the stem is made for."""
+    """Return the classes and the side in pixels: as given, else of the dataset, else those the stem is made for."""
     source = instantiate.build(cfg["dataset"], args.allowed)
     recorded = run.record.get("images") if run is not None and not args.options["dataset"] else None
     if isinstance(recorded, Mapping) and space.data == "text":
@@ -240,7 +240,7 @@ def images(args: Arguments, cfg: Config, space: Space, stem: str, run: Parent | 
 
 
 def shape(space: Space, size: int) -> tuple[int, ...]:
-    """The shape of one item that the networks of a space read."""
+    """Return the shape of one item that the networks of a space read."""
     return (size,) if space.data == "text" else (3, size, size)
 
 
@@ -251,7 +251,7 @@ def input_facts(space: Space, classes: int, size: int) -> Facts:
 
 # ----------------------------------------------------------------------------------------------------- a space
 def supernet(args: Arguments) -> Facts:
-    """Facts of a space and of its supernet. Raises UserError."""
+    """Return the facts of a space and of its supernet. Raises UserError."""
     given = args.options
     sized = [f"space.{name}={args.number(name)}" for name in ("layers", "channels") if given[name]]
     cfg, choices = compose_job(given, sized)
@@ -301,7 +301,7 @@ def step_memory(cfg: Config, allow: Sequence[str], classes: int, shape: tuple[in
 
 
 def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
-    """Parameters of the supernet, and multiply-adds of one item when every operation is computed separately."""
+    """Return the parameters of the supernet, and multiply-adds of one item if operations are computed separately."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -309,14 +309,14 @@ def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
         net = space.supernet(classes, naive=True)
         mix = {name: torch.empty(cells, *space.shapes()[name][-2:]) for name, cells in space.cells().items()}
         with FlopCounterMode(display=False) as counter:
-            net(space.example(2, shape(space, size)), mix)  # two: batch norm over a single value is an error
+            net(space.example(2, shape(space, size)), mix)  # two items: batch norm over a single value is an error
     return sum(x.numel() for x in net.parameters()), counter.get_total_flops() // 4
 
 
 def possible(space: Space) -> dict[str, list[Edge]]:
-    """Cell name -> all edges that the genotypes of a space may have, one for each pair of nodes.
+    """Return cell name -> all edges that the genotypes of a space may have, one per pair of nodes.
 
-    An edge's label lists its operations; where operations sit on the nodes, they are left out.
+    The label of an edge lists its operations; operations of nodes are left out.
     """
     import torch
 
@@ -334,5 +334,5 @@ def possible(space: Space) -> dict[str, list[Edge]]:
 
 
 def _by_target(item: tuple[tuple[str, str], object]) -> tuple[int, ...]:
-    """Inputs first, then by the numbers of the nodes."""
+    """Return a sort key: inputs first, then by the numbers of the nodes."""
     return tuple(int(name) if name.isdigit() else -1 for name in item[0])

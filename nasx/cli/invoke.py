@@ -1,6 +1,6 @@
 """Run one job of a command in this process, for Hydra's application, `nasx quickstart` and nasx.api.
 
-Nothing here imports torch before a job has passed all checks and has something to do.
+This module does not import torch until a job has passed all checks and has work to do.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Done(NamedTuple):
 def call(command: Literal["search", "retrain"], overrides: Sequence[str], config_dir: str | None = None) -> Done:
     """Check, compose and run one job, like `nasx COMMAND OVERRIDES`, but print no summary.
 
-    Raises UserError like the command line, and before anything is computed.
+    Raises the same UserErrors as the command line, before anything is computed.
     """
     line, cfg, choices = composed(command, overrides, config_dir)
     options = [] if config_dir is None else ["--config-dir", config_dir]
@@ -50,7 +50,7 @@ def composed(command: str, overrides: Sequence[str], config_dir: str | None = No
 
 
 def do(command: Literal["search", "retrain"], cfg: Config, info: JobInfo) -> Done:
-    """Run a checked configuration to its end unless it is finished. Raises UserError."""
+    """Run a checked configuration until it is finished, and return the finished run. Raises UserError."""
     from nasx.config import check, identity
 
     check.check_foreign(cfg, command)
@@ -67,7 +67,7 @@ def job_info(
     options: Sequence[str],
     folders: Sequence[str] = (),
 ) -> JobInfo:
-    """Return what a job knows of its command line; `options` is empty or `--config-dir FOLDER`."""
+    """Return what a job needs to know about its command line; `options` is empty or `--config-dir FOLDER`."""
     from nasx.config.compose import published
 
     own, groups = options[1] if options else None, commands.COMMANDS[command].groups
@@ -76,7 +76,7 @@ def job_info(
 
 
 def work(command: str, cfg: Config, info: JobInfo) -> Result | None:
-    """Run the job of a resolved configuration, and return its record; that of a finished run without torch."""
+    """Run the job of a resolved configuration and return its record, for a finished run without importing torch."""
     if command == "table":
         import_module("nasx.cli.table").main(cfg)
         return None

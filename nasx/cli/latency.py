@@ -1,17 +1,18 @@
-"""How long the operations of a space and its networks take on this device: the table of `budget=latency`.
+"""Measure the latencies of the operations and networks of a space on this device: the table of `budget=latency`.
 
     nasx latency space=NAME [layers=N] [channels=N] [image=32] [classes=10] [stem=cifar|imagenet|single]
                  [runtime=onnxruntime|eager|compiled] [device=cpu|cuda] [threads=1] [batch=1] [networks=20]
                  [repeats=100] [seed=0] [out=FILE.json] [allow=PACKAGE]
-    nasx latency from=RUN       times the network that a search under such a budget has found: is the target met?
+    nasx latency from=RUN       times the network that a search with such a budget found, and checks the target
 
-Every operation is timed at each of its shapes in the networks of that size (the space's own retraining size unless
-given), next to as many random networks, warm and in turns; times are medians with the 10th and 90th percentile. The
-additive model, a network costs what its operations cost, is fitted to these networks, and its error is printed.
+Every operation is timed at each of its shapes in networks of the given size (by default the retraining size of the
+space), and so are networks= random networks, after warm-up and in interleaved rounds. Times are medians with the 10th
+and 90th percentile. An additive model (the latency of a network is the sum over its operations) is fitted to these
+networks, and its error is printed.
 
-The table is kept in the user's cache, one for each device, runtime, size and versions, or written to FILE.json. The
-same command prints a table that exists; remove the file to measure again. A search uses it by budget.device=FILE.json.
-onnxruntime is that of the extra onnx, on the CPU.
+The table is kept in the user's cache, one per device, runtime, size and versions, or written to FILE.json. The same
+command prints an existing table; remove the file to measure again. budget.device=FILE.json lets a search use the table.
+runtime=onnxruntime needs the extra onnx, and runs on the CPU.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def measured(args: Arguments) -> list[str]:
-    """The lines of a table, measured unless it exists. Raises UserError."""
+    """Return the lines of a table, which is measured unless it exists. Raises UserError."""
     from nasx.cli.info import compose_job
 
     given, allow = args.options, args.allowed
@@ -106,7 +107,7 @@ def measured(args: Arguments) -> list[str]:
         if path.exists():
             table = latency.read(path)
             if any(table.about.get(key) != value for key, value in about.items()):
-                raise UserError(str(path), "holds a different table", "choose another file, or remove it")
+                raise UserError(str(path), "contains a different table", "choose another file, or remove it")
             return lines(table, path, choices["space"], f"measured {table.about['date']}; remove the file to repeat")
         from nasx.export import latency as export_latency
 
@@ -117,7 +118,7 @@ def measured(args: Arguments) -> list[str]:
 
 
 def where(runtime: str, device: torch.device) -> dict[str, object]:
-    """The runtime, the device, and the versions that latencies depend on. Raises UserError."""
+    """Return the runtime, the device, and the versions that latencies depend on. Raises UserError."""
     from nasx.tracking import environment
 
     versions = environment.versions()
@@ -153,7 +154,7 @@ def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
 
 
 def found(args: Arguments) -> list[str]:
-    """The lines of the network that a search has found, timed as its table was. Raises UserError."""
+    """Time the network that a search has found as its table was timed; return the lines. Raises UserError."""
     folder, record = lineage.finished_search(args.options["from"], "outputs")
     run = lineage.open_parent(folder)
     budget, kept = run.config.get("budget") or {}, record.get("budget")
@@ -176,7 +177,7 @@ def found(args: Arguments) -> list[str]:
     spread = f"10 to 90 %: {timed.low_ms:.3f} to {timed.high_ms:.3f} ms"
     other = [name for name in ("device", "versions") if here[name] != about[name]]
     return [
-        *[f"note: the table is of another {' and '.join(other)}"] * bool(other),
+        *[f"note: the table differs from this machine in {' and '.join(other)}"] * bool(other),
         f"genotype   {genotype}",
         f"predicted  {budgets.text(kept['cost'], 'latency')}",
         f"measured   {budgets.text(timed.median_ms, 'latency')} ({spread}, n={timed.n})",

@@ -1,11 +1,11 @@
-"""`nasx list [KIND] [WORD ...]`: what there is to choose from, one row for each entry; all of one entry by its name.
+"""`nasx list [KIND] [WORD ...]`: list the available components, one row per entry, or all details of a named entry.
 
-Reads files; imports no component.
+This module reads files and does not import components.
 
-The line is the first of the docstring of the class that a choice names, or, where several choices share a class (a
-protocol, a recipe), of the choice's own file; for an experiment it is the summary. The source is the line `Source:` of
-the choice's own file, or of the docstring of the class, or of its module; the cost of a method is the paragraph `Cost`
-of its module, and its options are the keys of its file with their values.
+The description of a component is the first line of the docstring of its class, or, if several components share a class
+(protocols, recipes), the first comment of its file; for an experiment it is the summary. The source is the line
+`Source:` of the component's file, of the docstring of its class, or of the class's module. The cost of a method is the
+paragraph `Cost` of its module; the options of a component are the keys of its file with their values.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ KINDS = {
     "experiments": "experiment",
     "debug": "debug",
 }
-"""What the user calls it -> the group."""
+"""Name of a kind on the command line -> configuration group."""
 WIDE = 120
-"""Columns from which tables show sources and costs too; also the width of what is not a terminal."""
+"""Terminal width from which tables also show sources and costs; also the width of output to files and pipes."""
 BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment", "debug"})
-"""Groups whose choices share a class, so that the file's first line tells them apart."""
+"""Groups whose components share a class, so that the first comment of each file describes the component."""
 
 
 class Entry(NamedTuple):
-    """One choice: what to write, what it is, where it comes from."""
+    """One component: its name, description, source, cost and options."""
 
     name: str
     line: str
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
 
 
 def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
-    """The choices of a group, in the order of their names; an earlier folder hides a later one's file."""
+    """Yield the components of a group in the order of their names; files in earlier folders hide later ones."""
     choices = plugins.choices(group, *folders)
     texts = {name: file.read_text(encoding="utf-8", errors="replace") for name, file in choices.items()}
     extended = {name: "\n".join(texts[each] for each in plugins.chain(name, texts)) for name in texts}
@@ -77,12 +77,12 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
             source = _source(text, "# ") or _source(component.doc) or _source(module)
         line = (head and head.summary) or (own if shared or not about else about)
         settings = plugins.fields(name, texts)
-        inner = settings.get(group)  # a method's file keeps them under the name of its group
+        inner = settings.get(group)  # a method's file has its settings under the name of the group
         yield Entry(name, line, source, _cost(module), _said(inner if isinstance(inner, dict) else settings))
 
 
 def _first_comment(text: str) -> str:
-    """The first comment that is neither a package directive nor the run command, to the end of its sentence."""
+    """Return the first comment that is neither a package directive nor a run command, up to the end of its sentence."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
     prose = [line for line in lines if not line.startswith(("@", "nasx ", "Source:"))]
     ends = next((i for i, line in enumerate(prose) if line.endswith((".", ":"))), len(prose) - 1)
@@ -90,20 +90,20 @@ def _first_comment(text: str) -> str:
 
 
 def _source(docstring: str, mark: str = "") -> str:
-    """The paragraph that starts with `Source:` or `Paper:`, on one line; with a mark, the line in a file's comments."""
+    """Return the paragraph that starts with `Source:` or `Paper:` on one line; with `mark`, of a file's comments."""
     end = r"$" if mark else r"(?:\n\s*\n|\n\w[\w ]*:|\Z)"
     found = re.search(rf"^{mark}(?:Source|Paper)s?:\s*(.+?){end}", docstring, re.M if mark else re.M | re.S)
     return " ".join(found[1].split()) if found else ""
 
 
 def _cost(docstring: str) -> str:
-    """The paragraph that starts with `Cost`, without that word, on one line."""
+    """Return the paragraph that starts with `Cost`, without that word, as one line."""
     found = re.search(r"^Cost(?: ((?:per|after) [\w ]+))?:\s*(.+?)(?:\n\s*\n|\Z)", docstring, re.M | re.S)
     return " ".join(f"{found[1] or ''}: {found[2]}".removeprefix(": ").split()) if found else ""
 
 
 def _said(node: Config) -> str:
-    """key=value of a component's fields; a component inside it as Class(...)."""
+    """Format the fields of a component as key=value, and a nested component as Class(...)."""
 
     def said(value: object) -> str:
         if isinstance(value, Mapping):
@@ -114,7 +114,7 @@ def _said(node: Config) -> str:
 
 
 def overrides(words: Sequence[str]) -> list[str]:
-    """The words of `nasx list` as overrides: a kind (`methods`, also `method`), then words that entries must have."""
+    """Convert the words of `nasx list` to overrides: a kind (`methods` or `method`), then words to search for."""
     settings = [word for word in words if re.match(r"(what|paper|words|hydra\.\S+)=", word)]
     first, *rest = [word for word in words if word not in settings] or [""]
     kind = {group: kind for kind, group in KINDS.items()}.get(first, first)
@@ -129,7 +129,7 @@ class _Row(NamedTuple):
     head: experiments.Experiment | None
 
     def has(self, words: Sequence[str]) -> bool:
-        """Return whether all words stand in what is known of the entry, in any case."""
+        """Return whether the texts of the entry contain all words, in upper or lower case."""
         texts: list[str] = [self.kind, *self.entry]
         if self.head:
             texts += [f"{group}={choice}" for group, choice in self.head.choices.items()]
@@ -138,7 +138,7 @@ class _Row(NamedTuple):
         return all(word.lower() in text for word in words)
 
     def choice(self, group: str) -> str:
-        """Return the choice of an experiment in a group: from the command that it documents, or from its file."""
+        """Return the component of an experiment in a group: from the command that it documents, or from its file."""
         assert self.head is not None
         given = dict(word.split("=", 1) for word in " ".join(self.head.commands[:1]).split() if "=" in word)
         first, *more = (given.get(group) or self.head.choices.get(group, "")).split(",")
@@ -185,7 +185,7 @@ def _details(row: _Row, width: int) -> str:
 
 
 def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
-    """One row for each entry; experiments with their choices and their first published number."""
+    """Return a table with one row per entry; experiments with their components and first published number."""
     from rich.table import Table
 
     table = Table(
@@ -213,7 +213,7 @@ def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
 
 
 def _paper(paper: str) -> Table:
-    """Each printed row and figure of a paper with its commands, or why there is none."""
+    """Return a table of the rows and figures printed in a paper, with their commands, or why a row has none."""
     from rich.table import Table
     from rich.text import Text
 
@@ -231,7 +231,7 @@ def _paper(paper: str) -> Table:
 
 
 def main(cfg: Config, folders: Sequence[str]) -> None:
-    """Print what `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` ask for. Raises UserError if nothing matches."""
+    """Print the entries that `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` select. Raises UserError if none does."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)

@@ -2,10 +2,10 @@
 
     nasx <command> key=value ...
 
-The functions that Hydra runs live here and import torch only when they run: launchers pickle them by name, and help,
-completion and typos answer at once. Exit codes: 0 done, 1 a job of a sweep failed or a bug, 2 the user can fix it
-(faults of the system included: files, memory, packages; exceptions of the user's own code), 128 + signal stopped.
-A reader that went away changes none.
+The functions that Hydra runs are defined here, since launchers pickle them by name. They import torch only when they
+run, so that help, completion and typos are answered at once. Exit codes: 0 success; 1 a job of a sweep failed, or a
+bug; 2 an error that the user can fix (including errors of the system: files, memory, packages; and exceptions of the
+user's own code); 128 + signal: stopped. A reader that closes the output early does not change the exit code.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 _raised: list[Exception] = []
-"""What a single job has raised."""
+"""The exception that a single job has raised."""
 
 
 def task(cfg: DictConfig) -> object:
-    """Check a composed configuration and run its job, for Hydra. Raises and never exits, so that a sweep continues."""
+    """Check a composed configuration and run its job, for Hydra. Raises but never exits, so that a sweep continues."""
     with standard_streams.guarded():  # a launcher may have started this process
         return _checked(cfg)
 
@@ -67,12 +67,12 @@ def _checked(cfg: DictConfig) -> object:
         try:
             check.check_foreign(plain, command)
             record = invoke.work(command, plain, info)
-            if record and "kind" in record and os.environ.get("RANK", "0") == "0":  # other processes have none
+            if record and "kind" in record and os.environ.get("RANK", "0") == "0":  # other ranks have none
                 from nasx.report import run_summary
 
                 run_summary.show_next(record, Path(plain["out"]) / record["name"])
             return record
-        except Exception as error:  # noqa: BLE001 (raised again by `application`, past Hydra's own shortened trace)
+        except Exception as error:  # noqa: BLE001 (raised again by `application`, without Hydra's shortened trace)
             _raised.append(error)
             return None
     path = Path(hydra.sweep.dir) / f"job-{hydra.job.num}.json"
@@ -93,19 +93,19 @@ def _checked(cfg: DictConfig) -> object:
             traceback.print_exc()
         message = f"{fault}" if fault else f"{type(error).__name__}: {error}"
         print(f"nasx: job {hydra.job.num} failed: {printable(message)}", file=sys.stderr, flush=True)
-        with contextlib.suppress(UserError):  # the disk may be what failed
+        with contextlib.suppress(UserError):  # the disk itself may have failed
             sweep_log.record_job(path, overrides, runs, ended=True, fault=message)
         raise
     sweep_log.record_job(path, overrides, runs, ended=True)
     return result
 
 
-# ------------------------------------------------------------------------------------------------- the line
+# ------------------------------------------------------------------------------------------------- the command line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point: exits with the code that the module's docstring gives."""
+    """Run the command line of this process, and exit with a code that the module's docstring lists."""
     words = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler prints its own starts and stops
-    if "RANK" in os.environ:  # DDP warns, in C++, of settings that distributed.py sets on purpose
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler logs its starts and stops
+    if "RANK" in os.environ:  # DDP's C++ code warns about settings that distributed.py makes on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with standard_streams.guarded() as output:
         code = run_command(words)
@@ -134,7 +134,7 @@ def run_command(words: list[str]) -> int:
 
 
 def print_error(error: Exception) -> int:
-    """Print one readable message, the trace only on request; return the exit code."""
+    """Print one readable message, and the traceback only if NASX_DEBUG=1; return the exit code."""
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
     said = printable(str(error))
@@ -187,8 +187,8 @@ def dispatch(words: list[str]) -> int | None:
 
 
 def bench(words: list[str]) -> int | None:
-    """`nasx bench import|query|info|fill|rank`: plain words, no configuration."""
-    if words[:1] == ["rank"]:  # it may evaluate a supernet, which nasx.benchmarks must not import
+    """Run `nasx bench get|import|query|info|fill|rank`, which takes plain words and no configuration."""
+    if words[:1] == ["rank"]:  # rank may evaluate a supernet, which nasx.benchmarks must not import
         from nasx.cli import rank
 
         return rank.main(words[1:])
@@ -214,7 +214,7 @@ def resolve_name(text: str) -> str:
 
 
 def application(command: str, words: list[str]) -> int | None:
-    """One of the commands with a configuration, by Hydra."""
+    """Run a command that has a configuration, with Hydra; return the exit code."""
     from nasx.cli import arguments, hydra_app, preflight
     from nasx.cli.arguments import normalize_filter, normalize_flags
     from nasx.config import commands, compose
@@ -254,7 +254,7 @@ def application(command: str, words: list[str]) -> int | None:
 
 
 def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
-    """Run the jobs of a sweep, print their summary, and return the exit code. `folder` is that of the sweep's notes."""
+    """Run the jobs of a sweep, print their summary, and return the exit code. `folder` has the sweep's log files."""
     from nasx.cli import hydra_app
     from nasx.config import sweeps
     from nasx.tracking import sweep_log
@@ -268,7 +268,7 @@ def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
     except KeyboardInterrupt:
         sweep_log.summary(folder, None)
         raise
-    except Exception as error:  # noqa: BLE001 (reported in the summary, with the others)
+    except Exception as error:  # noqa: BLE001 (reported in the summary with the other faults)
         fault = error
         if os.environ.get("NASX_DEBUG") == "1":
             traceback.print_exception(error)
@@ -282,9 +282,9 @@ def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
 
 
 def _after_sweep(command: str, folder: Path) -> None:
-    """Print the best trial of a sweeper, and the commands that may follow it, or the last of the finished runs.
+    """Print the best trial of a sweeper and the next commands for it, or those for the last finished run.
 
-    `folder` is that of the sweep's notes.
+    `folder` contains the log files of the sweep.
     """
     from nasx.report import run_summary
     from nasx.tracking import records, sweep_log
@@ -297,6 +297,6 @@ def _after_sweep(command: str, folder: Path) -> None:
             place = folder.parent.parent / run
             with contextlib.suppress(UserError):  # a damaged record
                 if record := records.finished(place):
-                    # the search of `nasx run` has been retrained: only `nasx table` is left
+                    # the search of `nasx run` is already retrained: only `nasx table` remains
                     run_summary.show_next({**record, "kind": command}, place)
                     return

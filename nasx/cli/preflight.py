@@ -5,7 +5,7 @@ fault, and for a typo it suggests `+key=`, which would add a key that nothing re
 
 A sweep is checked as a whole: `grid` composes each combination of choices once and sets the other values in it. Two
 jobs may not share a run folder, and no job may use a folder that holds another configuration. If a sweeper chooses
-values as it goes (optuna), the first job is checked, and each further value of each key.
+values as it runs (optuna), the first job is checked, and each further value of each key.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ from nasx.errors import UserError
 from nasx.tracking import lineage, records
 
 FEW = 40
-"""Most choices that an error lists."""
+"""Largest number of choices that an error lists."""
 MAX_FAULTS = 20
-"""Faults after which no further job of a sweep is checked."""
+"""Number of faults after which no further job of a sweep is checked."""
 
 
 # ------------------------------------------------------------------------------------------------- rewrite
 def normalize(command: str, line: Line) -> Line:
-    """The line with what a user may write and Hydra's grammar does not take: see the functions below."""
+    """Rewrite texts that users may write but Hydra's grammar does not accept: see the functions below."""
     if found := [text.partition("=") for text in line.overrides if trust.calls_resolver(text) and text[:6] != "hydra."]:
         raise UserError.join([trust.resolver_fault(key, value) for key, _, value in found])
     texts = [quote_override(resolve_keep(_home(text), line.overrides)) for text in line.overrides]
@@ -73,7 +73,7 @@ def _home(text: str) -> str:
 
 
 def resolve_keep(text: str, texts: Sequence[str]) -> str:
-    """`space.keep=` with a finished run (its folder, or its name under `out`) replaced by the genotype it found."""
+    """Replace a finished run (its folder, or its name under `out`) in `space.keep=` by the genotype that it found."""
     key, _, value = text.partition("=")
     out = next((t.partition("=")[2] for t in texts if t.startswith("out=")), "outputs").strip("'\"")
     name = value.strip("'\"")
@@ -89,11 +89,11 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
 
 # ------------------------------------------------------------------------------------------------- compose
 class Composed(NamedTuple):
-    """A composed configuration (None if Hydra cannot compose it), its faults, and what its files say."""
+    """A composed configuration (None if Hydra cannot compose it), its faults, and the defaults in its files."""
 
     cfg: DictConfig | None
     resolves: bool
-    """Whether it is trusted, and all interpolations in it have a value."""
+    """Whether the configuration is trusted, and all its interpolations have a value."""
     faults: list[UserError]
     default_of: components.DefaultLookup
 
@@ -101,7 +101,7 @@ class Composed(NamedTuple):
 def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
     """Raise one UserError with the errors of all jobs of the command line.
 
-    Returns `out` of the first job, and how many there are (None if a sweeper decides as it goes).
+    Returns `out` of the first job, and the number of jobs (None if a sweeper decides as it runs).
     """
     loader, grouped = loader or make_loader(line.value("--config-dir")), bool(commands.COMMANDS[command].groups)
     groups = ({*loader.list_groups(""), *commands.DELTAS} - {"hydra"}) if grouped else set()
@@ -134,12 +134,12 @@ def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[
                 break
     if found:
         raise UserError.join(list(found.values()))
-    assert first.cfg is not None  # else it has a fault
+    assert first.cfg is not None  # otherwise a fault was raised above
     return str(first.cfg.get("out", ".")), sweeps.count(first.cfg, [len(axis.texts) for axis in axes])
 
 
 def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], list[UserError]]:
-    """The overrides of a line, and the faults of those that are none."""
+    """Return the parsed overrides of a line, and the faults of words that are not valid overrides."""
     parsed, faults, parser = [], [], OverridesParser.create(loader)
     for text in line.overrides:
         try:
@@ -158,7 +158,7 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
 
 
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
-    """An argument that is not an override."""
+    """Return the error for an argument that is not an override."""
     if "=" not in text and not text.startswith("~"):
         entry = commands.COMMANDS[command]
         taken = (*entry.read, *commands.DELTAS) if entry.groups else ()
@@ -171,7 +171,7 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
 
 
 def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple[str, ...]) -> Composed:
-    """One combination of choices, with the faults that composing it shows."""
+    """Compose one combination of choices, and collect the faults found while composing."""
     overrides = OverridesParser.create(loader).parse_overrides(list(texts))
     chosen = [o for o in overrides if _group(o) in groups]
     faults = [fault for override in chosen for fault in _choice(loader, override)]
@@ -184,7 +184,7 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
         if not faulty and not any(o.is_add() or o.is_force_add() for o in rest):
             with contextlib.suppress(UserError):
                 cfg = loader.load_configuration(command, list(texts), RunMode.RUN)
-        if cfg is None:  # something is wrong: compose without the overrides of values, and look at each
+        if cfg is None:  # something is wrong: compose without the overrides of values, and check each
             base = loader.load_configuration(
                 command, [*kept, *(_text(o) for o in rest if o.is_hydra_override())], RunMode.RUN
             )
@@ -194,14 +194,14 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
         distrusted = list(trust.faults(cfg, texts, loader.base_config(command, cfg, texts)))
         faults += distrusted
-        resolves = not distrusted and bool(resolved(cfg))  # else nothing of it is resolved or built
+        resolves = not distrusted and bool(resolved(cfg))  # else nothing is resolved or built
     except UserError as error:
         faults.append(error)
     return Composed(cfg, resolves, faults, provenance.default_lookup(command, kept, loader.config_dir))
 
 
 def _key_faults(base: DictConfig, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
-    """(faults, overrides without one) of overrides that set values."""
+    """Return (faults, overrides without a fault) for overrides that set values."""
     plain = {str(key): value for key, value in mapping(base, resolve=False).items() if key != "hydra"}
     faults, good = [], []
     for override in overrides:
@@ -216,17 +216,17 @@ def _key_faults(base: DictConfig, overrides: Sequence[Override], command: str) -
 
 
 def _text(override: Override) -> str:
-    """The override as it was written."""
+    """Return the override as it was written."""
     return str(override.input_line)
 
 
 def _group(override: Override) -> str:
-    """The group that an override chooses in; empty if it sets a value."""
+    """Return the group in which an override chooses a component; empty if it sets a value."""
     return "" if "." in override.key_or_group else override.key_or_group
 
 
 def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
-    """A group's name with a choice that does not exist."""
+    """Yield the faults of an override that chooses in a group, such as an unknown choice."""
     group, known = override.key_or_group, options(loader, override.key_or_group)
     if override.is_add():
         yield UserError(_text(override), f"{group} is already defined", f"remove the +: {_text(override).lstrip('+')}")

@@ -2,16 +2,16 @@
 
     nasx quickstart [seed=0] [out=outputs] [open=auto] [search.KEY=VALUE ...]
 
-Works offline on a CPU in about two minutes. The three are ordinary runs under `out` (names below): a second call shows
-them again, a killed one resumes.
+Works offline on a CPU in about two minutes. The three searches are ordinary runs under `out` (names below): the same
+command shows finished runs again and resumes a killed run.
 
     quickstart-random    the best of 100 random cells by the accuracies of the benchmark, as if each had been trained
     quickstart-synflow   the same 100 cells, scored at initialization without data (SynFlow); the best score
     quickstart-search    TSE-DrNAS on the handwritten digits in the package (experiment=quickstart_search), with the
-                         settings that the command line changes
+                         settings given on the command line
 
-All accuracies are those of the benchmark: each cell trained on CIFAR-10 for 200 epochs. `open=true` opens the picture,
-`auto` does so where there is a screen.
+All accuracies are those of the benchmark: each cell trained on CIFAR-10 for 200 epochs. `open=true` opens the picture;
+`auto` opens it in an interactive session with a display.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ STEPS = {
     ],
     "search": ["experiment=quickstart_search"],
 }
-"""Run -> its overrides; SynFlow scores networks of the benchmark's own size."""
+"""Name of a run -> its overrides; SynFlow scores networks of the same size as those of the benchmark."""
 
 
 class Chosen(NamedTuple):
-    """How a cell was chosen, its validation accuracy in percent, and what choosing it cost."""
+    """How a cell was chosen, its validation accuracy in percent, and the cost of the choice."""
 
     by: str
     accuracy: float
@@ -61,7 +61,7 @@ class Chosen(NamedTuple):
 
 
 def main(given: Sequence[str]) -> int:
-    """`nasx quickstart [seed=...] [out=...] [open=...]`."""
+    """Run `nasx quickstart [seed=...] [out=...] [open=...]`."""
     changed = [word for word in given if word.startswith("search.")]
     args = arguments.parse("quickstart", [word for word in given if word not in changed], OPTIONS)
     seed, out = args.number("seed"), args.options["out"]
@@ -102,7 +102,7 @@ def _found(record: Result) -> float:
 
 
 def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: Path, out: str) -> None:
-    """Print the last screen: a table of at most 80 columns, what it means, the next commands."""
+    """Print the final output: a table of at most 80 columns, its explanation, and the next commands."""
     console = Console(highlight=False, soft_wrap=True)
     table = Table(box=None, padding=(0, 2, 0, 0))
     table.add_column("cell chosen by")

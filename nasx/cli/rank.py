@@ -1,22 +1,22 @@
 """Rank agreement of scores with the accuracies of a benchmark: Kendall's tau-b, Spearman's rho, top-k regret.
 
-    nasx bench rank from=RUN[,RUN]    one-shot accuracies of random cells, by the weights of a search's last checkpoint
+    nasx bench rank from=RUN[,RUN]    one-shot accuracies of random cells, with the weights of the last checkpoint
     nasx bench rank column=params     a column of NAS-Bench-201: params, flops, cifar10.valid, cifar10.seconds,
                                       latency.DEVICE and so on (several with commas)
-    nasx bench rank file=SCORES.csv   your scores: the columns architecture (or index, the official one) and score
+    nasx bench rank file=SCORES.csv   your scores: the columns architecture (or index, the official index) and score
 
-    against=cifar10.test,cifar10.valid   accuracies: DATASET.valid or DATASET.test (default: DATASET.valid of the data
-                                         set that was searched on, else cifar10.valid)
+    against=cifar10.test,cifar10.valid   accuracies: DATASET.valid or DATASET.test (default: DATASET.valid of the
+                                         dataset of the search, else cifar10.valid)
     k=10 resamples=1000                  cells of the regret, bootstrap samples of the 95 % intervals
-    n=200 seed=0                         cells drawn at random (column, file: all where n is not given), and their seed
+    n=200 seed=0                         number of random cells (column, file: by default all), and their seed
     lower=true                           lower scores are better, as for losses and latencies
     images=N                             images of the validation split per cell (default: search.evaluate_images)
     out_file=FILE.json | FILE.csv        writes the rows; JSON also has the cells of each run with their scores
     out=FOLDER path=FOLDER dataset.KEY=VALUE device=auto threads=N allow=PACKAGE   as for nasx diagnose
 
-Regret is the best accuracy of all cells that have a score minus the best of the k with the largest scores, in percent.
-A search by a zero-cost method has trained nothing: its recorded scores are used. Scores, intervals and sampling are
-defined in nasx/benchmarks/ranking.py.
+Regret is the best accuracy of all cells that have a score minus the best accuracy of the k cells with the largest
+scores, in percent. A search with a zero-cost method trains nothing, so its recorded scores are used. Scores, intervals
+and sampling are defined in nasx/benchmarks/ranking.py.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
 SAMPLE = 200
-"""Cells that are drawn of a search where n is not given (nasx: the standard error of tau of unrelated scores is then
+"""Number of cells drawn for a search if n is not given (nasx: the standard error of tau for unrelated scores is then
 0.05)."""
 DEFAULTS = dict.fromkeys(("from", "column", "file", "against", "n", "images", "out_file", "threads", "allow"), "") | {
     "k": "10",
@@ -78,11 +78,11 @@ class Scored:
     """(cells,) float64."""
     against: tuple[str, ...]
     listed: bool = False
-    """Whether the record lists the cells."""
+    """Whether the JSON output lists the cells."""
     facts: Mapping[str, object] = field(default_factory=dict)
 
     def accuracies(self, measure: str) -> np.ndarray:
-        """(cells,) in percent, NaN where the benchmark does not have them."""
+        """Return (cells,) accuracies in percent, NaN for cells that the benchmark does not contain."""
         return accuracies(self.benchmark, self.cells, measure)
 
 
@@ -95,7 +95,7 @@ class Sampling(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Rank, print and write."""
+    """Rank the scores, print the results, and write them to `out_file`."""
     if "--help" in words or "-h" in words:
         from nasx.cli import help as help_
 
@@ -140,7 +140,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def target(text: str) -> Path | None:
-    """The file that is written, None if none is named. Raises UserError if it cannot be, before hours of work."""
+    """Return the output file, or None if none is named. Raises UserError, before hours of work, if not writable."""
     if not text:
         return None
     if not text.endswith((".json", ".csv")):
@@ -153,7 +153,7 @@ def target(text: str) -> Path | None:
 
 
 def scored(args: Arguments, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
-    """The scores that the options name. Faults of a file or a column are raised before a search is evaluated."""
+    """Yield the scores that the options name. Faults of files and columns are raised before a search is evaluated."""
     runs, columns, file = args.several("from"), args.several("column"), args.options["file"]
     if not (runs or columns or file):
         raise UserError("nasx bench rank", "needs scores", "give from=RUN, column=NAME or file=FILE.csv")
@@ -174,25 +174,25 @@ def scored(args: Arguments, settings: Sequence[str], sampling: Sampling) -> Iter
 
 
 def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
-    """Raises UserError if the benchmark's table lacks one of the accuracies, with what brings it."""
+    """Raise UserError if the benchmark's table lacks one of the accuracies, with the way to obtain it."""
     for name in against:
         dataset, split = parts(name)
         if benchmark.reference(dataset).get(split, {}).get("optimum") is None:
             fault, remedy = "no benchmark covers the cells of this space", COVERED
             if benchmark.cells() or benchmark.missing():
                 fault = "the benchmark's table has no such accuracies"
-                remedy = benchmark.missing() or "use a dataset and a split that it has"
+                remedy = benchmark.missing() or "use a dataset and a split that the table has"
             raise UserError(f"against={name}", fault, remedy)
 
 
 def parts(measure: str) -> tuple[str, str]:
-    """Dataset and split of one of CHOICES."""
+    """Return the dataset and the split of one of `CHOICES`."""
     dataset, _, split = measure.partition(".")
     return dataset, split
 
 
 def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
-    """(cells,) accuracies in percent, NaN where unknown."""
+    """Return (cells,) accuracies in percent, NaN where unknown."""
     dataset, split = parts(measure)
     scores = map(benchmark.query, cells)
     found = [None if score is None else score.datasets.get(dataset, {}).get(split) for score in scores]
@@ -200,12 +200,12 @@ def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.n
 
 
 def finite(value: float) -> float | None:
-    """A number as JSON has it."""
+    """Return the number for JSON: None if it is not finite."""
     return value if math.isfinite(value) else None
 
 
 def subsample(each: Scored, sampling: Sampling) -> Scored:
-    """n of the cells, drawn without replacement by the seed; all where n is not given."""
+    """Return n of the cells, drawn without replacement with the seed; all if n is not given or not smaller."""
     if sampling.n is None or sampling.n >= len(each.cells):
         return each
     rows = np.sort(np.random.default_rng(sampling.seed).choice(len(each.cells), sampling.n, replace=False))
@@ -214,7 +214,7 @@ def subsample(each: Scored, sampling: Sampling) -> Scored:
 
 # ------------------------------------------------------------------------------------------ a column, a user's file
 def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
-    """A column of NAS-Bench-201 as a score. Raises UserError if the table does not have it."""
+    """Return a column of NAS-Bench-201 as scores. Raises UserError if the table does not have it."""
     columns = benchmark.table().columns
     computed: dict[str, Callable[[int], int]] = {"params": params, "flops": flops}
     known = [*computed, *CHOICES, *(own for own, each in columns.items() if each.values.ndim == 1)]
@@ -233,7 +233,7 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
 
 
 def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
-    """The scores of a CSV with the columns architecture (or index) and score. Raises UserError with the line."""
+    """Return the scores of a CSV file with the columns architecture (or index) and score. UserErrors name the line."""
     remedy = "write the columns architecture (or index, the official cell index) and score, one cell per line"
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -264,12 +264,12 @@ def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
 
 
 def row_of(text: str, key: str) -> int:
-    """The row of a cell given by its string or by its official index. Raises UserError and ValueError."""
+    """Return the row of a cell given by its string or by its official index. Raises UserError and ValueError."""
     if key == "architecture":
         return cell_code(text)
     index = int(text)
     if not 0 <= index < CELLS:
-        raise ValueError(f"the index {index} is not one of 0 to {CELLS - 1}")
+        raise ValueError(f"the index {index} is not in the range 0 to {CELLS - 1}")
     return official_order()[index]
 
 
@@ -277,7 +277,7 @@ def row_of(text: str, key: str) -> int:
 def of_run(
     folder: Path, args: Arguments, settings: Sequence[str], sampling: Sampling, against: tuple[str, ...]
 ) -> Scored:
-    """The scores of a search: recorded ones of a zero-cost method, else one-shot accuracies. Raises UserError."""
+    """Return the scores of a search: those recorded by a zero-cost method, or one-shot accuracies. Raises UserError."""
     allow = args.allowed
     saved, found = diagnose.open_search(folder, allow, settings)
     benchmark: Benchmark = instantiate.build(saved["benchmark"], allow)
@@ -309,7 +309,7 @@ def of_run(
 
 
 def recorded(folder: Path) -> dict[str, float]:
-    """Cell -> score of a search by a zero-cost method, the lowest for what is not a number; empty for all others."""
+    """Return cell -> score of a search with a zero-cost method, -inf without a number; empty for other searches."""
     record = files.read_json(folder / "result.json") or {}
     try:
         rows = (record.get("choice") or {}).get("drawn") or ()
@@ -321,7 +321,7 @@ def recorded(folder: Path) -> dict[str, float]:
 
 
 def sample(space: Space, sampling: Sampling) -> list[Genotype]:
-    """n different cells of a space, in the order in which its generator draws them; all where it has no more."""
+    """Draw n different cells of a space, in the order of its generator; all cells if the space has no more."""
     import torch
 
     gen = torch.Generator().manual_seed(sampling.seed)
@@ -333,7 +333,7 @@ def sample(space: Space, sampling: Sampling) -> list[Genotype]:
 
 
 def one_shot(job: SearchJob, genotypes: Sequence[Genotype], images: int | None, name: str) -> list[float]:
-    """The validation accuracy in [0, 1] of each cell, by the supernet's weights; progress goes to standard error."""
+    """Return the validation accuracy in [0, 1] of each cell with the supernet's weights; log to standard error."""
     from nasx.tracking.progress import duration
 
     index, (_, batch) = job.a_index[:images], job.settings.evaluated
@@ -351,7 +351,7 @@ def one_shot(job: SearchJob, genotypes: Sequence[Genotype], images: int | None, 
 
 # ------------------------------------------------------------------------------------------------------- output
 def table(rows: Sequence[Row]) -> str:
-    """Rows as text, statistics with their intervals."""
+    """Format the rows as a table, with intervals of the statistics."""
     from tabulate import tabulate
 
     lines = [
@@ -368,7 +368,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def interval(row: Row, name: str) -> str:
-    """`0.71 [0.65, 0.77]`; - where the statistic is undefined."""
+    """Format a statistic as `0.710 [0.650, 0.770]`, or as - if it is undefined."""
     value, low, high = (row[f"{name}{end}"] for end in ("", "_low", "_high"))
     if value is None:
         return "-"

@@ -29,7 +29,7 @@ OPTIONS = {"out": "report.html", "title": "Architecture search", "figures": ""}
 
 
 def main(given: Sequence[str]) -> int:
-    """`nasx report [RUNS ...] [out=...] [title=...]`: write the page and say where it is."""
+    """Run `nasx report [RUNS ...] [out=...] [title=...]`: write the page and print its path."""
     args = arguments.parse("report", given, OPTIONS, positional="RUNS")
     roots = list(args.positional) or ["outputs"]
     frame = collect(roots)

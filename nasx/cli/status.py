@@ -1,20 +1,20 @@
-"""The state of all runs under a folder, also while they write.
+"""Show the state of all runs under a folder, including runs in progress.
 
-    nasx status [FOLDER]        outputs/ where no folder is named; a single run's folder will do
+    nasx status [FOLDER]        default outputs/; FOLDER may also be the folder of a single run
 
     finished    its record is written
     running     a process holds its lock
     failed      its last start ended with an error, which is printed below the total
     stopped     it was killed or stopped; the same command resumes it
-    not begun   its folder is there, but neither a metrics row nor a checkpoint
-    damaged     its record is there and cannot be read
+    not begun   its folder exists, but has neither a metrics row nor a checkpoint
+    damaged     its record exists but cannot be read
 
-A sweep (--multirun) is listed below the runs until it has finished: how many of its
-jobs are done, failed, running, stopped and waiting, and about how long it will take.
+A sweep (--multirun) is listed below the runs until it has finished, with the numbers of
+done, failed, running, stopped and waiting jobs, and with the approximate time left.
 
-Epochs and updates are those of the last metrics row, or of a later checkpoint. The time left is shown for running ones:
-seconds per epoch (mean over the last ten rows, of their wall_s) times epochs to go, less the time since the last row.
-Nothing is written, and no run is disturbed.
+Epochs and updates are those of the last metrics row, or of a later checkpoint. The time left is shown for running runs:
+seconds per epoch (mean over the last ten rows, from wall_s) times remaining epochs, minus the time since the last row.
+The command writes nothing and does not disturb any run.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from nasx.tracking import checkpoints, lock, peek, records, sweep_log
 STATES = ("finished", "running", "stopped", "failed", "not begun", "damaged")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
 RECENT = 10
-"""Rows that the speed is taken from: it changes with the machine's load."""
+"""Number of rows from which the speed is computed, since it changes with the machine's load."""
 
 
 class State(NamedTuple):
-    """The state of one run; `changed` in seconds since 1970, `left_s` None if unknown."""
+    """The state of one run; `changed` is in seconds since 1970, and `left_s` is None if unknown."""
 
     name: str
     kind: str
@@ -58,7 +58,7 @@ class State(NamedTuple):
     fault: str
 
     def cells(self, now: float) -> tuple[str, ...]:
-        """The columns of `HEADINGS` as text."""
+        """Return the columns of `HEADINGS` as text."""
         left = "" if self.left_s is None else duration(self.left_s)
         counts = ("", "") if self.kind == "study" else (f"{self.epoch}/{self.epochs or '?'}", str(self.updates))
         return (self.name, self.kind, self.state, *counts, f"{duration(now - self.changed)} ago", left)
@@ -71,7 +71,7 @@ def main(words: Sequence[str]) -> int:
         raise UserError(
             f"nasx status {' '.join(args.positional)}",
             f"takes one folder, but {len(args.positional)} are given",
-            "name one that holds them all",
+            "name one folder that contains all of them",
         )
     root = Path(args.positional[0] if args.positional else "outputs").expanduser()
     if args.positional and not root.is_dir():
@@ -83,7 +83,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def text(found: Sequence[State], root: Path, now: float) -> str:
-    """The table, the total, and what failed."""
+    """Return the table, the total, and the faults of failed and damaged runs."""
     if not found:
         return f"no runs under {root}"
     rows = [HEADINGS, *(run.cells(now) for run in found)]
@@ -93,7 +93,7 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
     counts = Counter(run.state for run in found)
     total = ", ".join(f"{counts[name]} {name}" for name in STATES if counts[name])
     known = [run.left_s for run in found if run.left_s is not None]
-    ends = f"; the last of those running ends in {duration(max(known))}" if known else ""
+    ends = f"; the last run in progress ends in {duration(max(known))}" if known else ""
     lines.append(f"{len(found)} {'run' if len(found) == 1 else 'runs'}: {total}{ends}")
     labels = {"failed": "failed", "damaged": "damaged", "finished": "damaged"}
     lines += [f"{labels[run.state]}: {run.name}\n  {run.fault}" for run in found if run.fault and run.state in labels]
@@ -108,13 +108,13 @@ def state(folder: Path, root: Path, now: float) -> State:
     record, damage = recorded(folder)
     running = record is None and not damage and lock.holder(folder) is not None
     if record is None and not running:
-        record, damage = recorded(folder)  # it may have ended in between
+        record, damage = recorded(folder)  # the run may have ended in between
     over = record is not None or bool(damage)
     rows, saved = last_rows(folder, RECENT + 1 if running else 1), [] if over else checkpoints.found(folder)
     fault, (held, epochs) = "" if over else _fault(folder), planned(folder / "config.yaml")
     kind = str((record or {}).get("kind") or held)
     earlier = [] if over or rows or saved else sorted(folder.glob("stage-*/config.yaml"))
-    if earlier:  # before its last stage: its current stage is shown
+    if earlier:  # not yet in its last stage: show the current stage
         within, name = state(earlier[-1].parent, folder, now), os.path.relpath(earlier[-1].parent, root)
         reached = "running" if running else "failed" if fault else "stopped"
         return within._replace(name=name, fault=fault or within.fault, state=reached)
@@ -137,9 +137,9 @@ def state(folder: Path, root: Path, now: float) -> State:
 
 
 def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
-    """The last metrics rows of a run, at most so many; a torn one and lines that are not objects are left out."""
+    """Return at most `count` last metrics rows of a run; a torn row and lines that are not objects are left out."""
     try:
-        lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last one may be torn
+        lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last line may be torn
     except OSError:
         return []
     rows: list[dict[str, object]] = []
@@ -153,7 +153,7 @@ def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
 
 
 def planned(config: Path) -> tuple[str, int | None]:
-    """(kind, epochs) of a run's configuration, as far as they can be read."""
+    """Return (kind, epochs) from a run's configuration, as far as they can be read."""
     kind, epochs = "?", None
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         for keys, value in peek.scalars(config.read_text(encoding="utf-8")):
@@ -166,7 +166,7 @@ def planned(config: Path) -> tuple[str, int | None]:
 
 
 def recorded(folder: Path) -> tuple[Result | None, str]:
-    """The record of a finished run, and what is damaged: the record itself, or files that differ from its seal."""
+    """Return the record of a finished run, and the damage to the record or to files that differ from its seal."""
     try:
         record = records.finished(folder)
     except UserError as error:
@@ -176,13 +176,13 @@ def recorded(folder: Path) -> tuple[Result | None, str]:
 
 
 def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | None:
-    """Seconds until the last epoch ends, `since_s` after the last row; None without a row."""
+    """Return the seconds until the last epoch ends, `since_s` seconds after the last row; None if unknown."""
     rows = [row for row in rows if _whole(row.get("epoch")) and type(row.get("wall_s")) in (int, float)]
     timed = [(row["epoch"], row["wall_s"]) for row in rows[-RECENT - 1 :]]
     if not timed or epochs is None:
         return None
     (first, began), (last, ended) = timed[0] if len(timed) > 1 else (0, 0.0), timed[-1]
-    if last <= first or last >= epochs:  # after the last epoch there may be a choice, of no known length
+    if last <= first or last >= epochs:  # a selection of unknown length may follow the last epoch
         return None
     left_s: float = max((ended - began) / (last - first) * (epochs - last) - max(since_s, 0.0), 0.0)
     return left_s
@@ -192,7 +192,7 @@ def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | Non
 def sweeps(root: Path, now: float, found: Mapping[Path, State]) -> Iterator[str]:
     """Yield lines about the running sweeps under `root`, and about the newest one if it is unfinished.
 
-    `found` are the states of the runs. They decide the state of a job: a sweep that is killed does not note its end.
+    `found` maps run folders to their states, which determine the states of jobs: a killed sweep does not log its end.
     """
     folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
     for folder in folders:
@@ -230,10 +230,10 @@ def sweeps(root: Path, now: float, found: Mapping[Path, State]) -> Iterator[str]
 
 
 def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting: int) -> float | None:
-    """Seconds until the last job ends: those that run as they say, each that waits as long as one has taken (seconds).
+    """Return the seconds until the last job ends: runs take their `left_s`, waiting jobs the mean of `taken` (s).
 
-    Before one has ended, those that run tell how long one takes. Waiting ones that were finished before are skipped in
-    fact, so it is rather less. None if nothing tells.
+    Until a run has finished, its duration is estimated from the running runs. The result is an upper estimate, since
+    waiting jobs that were finished earlier are skipped. Returns None without any duration.
     """
     each = list(taken) or [
         run.left_s * run.epochs / (run.epochs - run.epoch)
@@ -249,7 +249,7 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
 
 
 def duration(seconds: float) -> str:
-    """`progress.duration` of what may be negative: clocks jump."""
+    """Format seconds with `progress.duration`; negative seconds, after a jump of the clock, count as 0."""
     from nasx.tracking import progress
 
     return progress.duration(max(seconds, 0.0))
@@ -260,7 +260,7 @@ def _whole(value: object) -> int | None:
 
 
 def _fault(folder: Path) -> str:
-    """Why the last start failed, in one line; empty if it did not."""
+    """Return the reason why the last start failed, in one line; empty if it did not fail."""
     try:
         return " ".join((folder / "fault.txt").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
@@ -268,9 +268,9 @@ def _fault(folder: Path) -> str:
 
 
 def _changed(paths: Sequence[Path]) -> float:
-    """The last change of any of the files, 0 if there are none."""
+    """Return the time of the last change of any of the files, or 0 if none exists."""
     times = [0.0]
     for path in paths:
-        with contextlib.suppress(OSError):  # not there yet, or removed while we look
+        with contextlib.suppress(OSError):  # does not exist yet, or was just removed
             times.append(path.stat().st_mtime)
     return max(times)

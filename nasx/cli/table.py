@@ -1,20 +1,20 @@
 """Tables of finished runs: `nasx table`.
 
-The numbers are those of `results.aggregate`, the words those of `results.table_columns`, published numbers those of
+The numbers come from `results.aggregate`, the words from `results.table_columns`, and published numbers from
 `results.published`.
 `main(cfg)` reads these keys of conf/table.yaml:
-    runs      folders or globs, a text or a list (default: [out])
+    runs      folders or globs, a string or a list (default: [out])
     out       the folder of runs that is read when `runs` is empty
     format    console | markdown | latex | csv
     out_file  where to write (default: the terminal)
     sort      column or list of columns of `summary`, `-column` for descending (default: space, dataset, protocol, …)
-    filter    {column: value or list of values}, or a list of `column:value` texts, over the columns of `collect`
+    filter    {column: value or list of values}, or a list of `column:value` strings, over the columns of `collect`
     group     further columns of `collect` that split rows (device, commit, seed, …)
     paper     null | idarts | amended | single | lambda | tse: our numbers next to the published ones
     caption, label   of a LaTeX table; null: from its title
-    error     true: retrained networks show test error instead of accuracy (test_error, which sort= always knows)
+    error     true: retrained networks show test error instead of accuracy (sort= always accepts test_error)
 
-Nothing here imports torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame
     rising: list[bool] = []
     for text in names:
         column = text.lstrip("-")
-        turned = column.removesuffix("_mean") == "test_error"  # shown or not, it orders as the accuracy does, reversed
+        turned = column.removesuffix("_mean") == "test_error"  # shown or not, it sorts as the reversed accuracy
         column = "test_accuracy_mean" if turned else column if column in table.columns else f"{column}_mean"
         if not turned:
             check_column("sort", text, table.columns, column)
@@ -61,7 +61,7 @@ def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Every number of `summary` in full precision: separate columns for mean, std and n; labels joined by `|`."""
+    """Return every number of `summary` in full precision, with columns for mean, std and n; labels joined by `|`."""
     plain = table
     if len(table):
         plain = table.assign(labels=table["labels"].map("|".join), overrides=table["overrides"].map(" ".join))
@@ -70,7 +70,7 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def main(cfg: Config) -> str:
-    """Make the table that `cfg` asks for (keys: see the top of this module), print or write it, and return it."""
+    """Make the table that `cfg` describes (keys: see the module docstring), print or write it, and return it."""
     ask = dict(cfg)
     runs = ask.get("runs") or ask.get("out") or "outputs"
     named = "runs" if ask.get("runs") else "out"

@@ -1,22 +1,24 @@
-"""Branch a finished or stopped search off at an epoch, with other settings: what would have saved it?
+"""Branch off a finished or stopped search at an epoch, with other settings, to see what would have saved it.
 
     nasx whatif RUN epoch=E [method.KEY=VALUE ...] [search.KEY=VALUE ...] [stop=CHOICE] [method=CHOICE] [KEY=VALUE ...]
     nasx whatif RUN ... auto [KEY=VALUE ...]
 
-The branch goes on from the checkpoint that RUN kept after epoch E (search with `search.keep_every=N`), bit for bit, as
-a run of its own: the same command resumes it, and it stands in tables, reports and comparisons. Its record names RUN,
-the epoch, the checkpoint's sha256 and the changed settings. Without a changed setting it equals RUN to the last bit.
+The branch continues, bit for bit, from the checkpoint that RUN kept after epoch E (search with `search.keep_every=N`).
+The branch is a separate run: the same command resumes it, and tables, reports and comparisons include it. Its record
+names RUN, the epoch, the checkpoint's sha256 and the changed settings. Without changed settings the branch is identical
+to RUN, to the last bit.
 
-With `method=CHOICE` the method of RUN stays inside one that wraps another (sdarts, beta_darts, darts_minus); all other
-settings stay as RUN has them. Space, dataset, batch size and whatever else the first E epochs depend on cannot change.
+If `method=CHOICE` is a method that wraps another one (sdarts, beta_darts, darts_minus), it wraps the method of RUN; all
+other settings are those of RUN. The space, the dataset, the batch size and all other settings that the first E epochs
+depend on cannot be changed.
 
-auto   branches at the last kept epoch before the dominant eigenvalue or the share of skip connections began to rise
-       (nasx/diagnostics/onset.py), once for each remedy, and compares the ends in a table and a figure; several RUNs
+auto   branches at the last kept epoch before the dominant eigenvalue or the share of skip connections started to rise
+       (nasx/diagnostics/onset.py), once for each remedy, and compares the results in a table and a figure; several RUNs
        (seeds) give means. Remedies: ten times the weight decay (RobustDARTS, DARTS-ADA), perturbed mixtures
        (SmoothDARTS), aligned layers (Lambda-DARTS), a penalty on logits (beta-DARTS), a tenth of the architecture's
-       learning rate; stopping there (DARTS-ES) costs no branch.
+       learning rate; stopping there (DARTS-ES) needs no branch.
 
-Keys of the branch itself: out, name, device, threads, workers, checkpoint_s, draw, logger, quiet, allow.
+Settings of the branch as a run: out, name, device, threads, workers, checkpoint_s, draw, logger, quiet, allow.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from nasx.report import branches
 from nasx.tracking import checkpoints, lineage, lock, records
 
 JOB = commands.NON_IDENTITY_KEYS - {"devices", "seeds_per_job", "launch", "objective", "hydra", "then"}
-"""Keys that say where and how the branch runs."""
+"""Keys that determine where and how the branch runs."""
 CHANGED = ("method", "search", "stop")
 """Groups in which a branch may differ from its parent."""
 SHARED = {
@@ -54,18 +56,18 @@ SHARED = {
     "search.updates_per_epoch": "the length of an epoch",
     "search.protocol": "the name under which results are compared",
     "search.auxiliary": "the shape of the supernet",
-    "search.arch_optimizer": "the moments that the checkpoint holds",
+    "search.arch_optimizer": "the optimizer moments in the checkpoint",
     "search.bptt": "the segments of the text",
     "search.short": "the segments of the text",
     "search.jitter": "the segments of the text",
 }
-"""Group or search setting -> what it would change, which a branch shares with its parent."""
+"""Group or search setting -> the property that it would change, which a branch shares with its parent."""
 MOST_DECAY, MORE_DECAY = 0.03, 10
-"""RobustDARTS, DARTS-ADA: the decay of the weights grows tenfold, to at most 0.03."""
+"""RobustDARTS, DARTS-ADA: the weight decay is increased tenfold, to at most 0.03."""
 
 
 class Request(NamedTuple):
-    """The words of a line: runs, changed settings, settings of the branch as a job, options of this command."""
+    """The parsed words of a line: runs, changed settings, settings of the branch as a job, options of this command."""
 
     runs: tuple[str, ...]
     auto: bool
@@ -77,20 +79,20 @@ class Request(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """A configuration to run and its facts, as jobs take them."""
+    """The configuration of a branch and the facts about it, as jobs take them."""
 
     cfg: Config
     info: JobInfo
 
 
 def main(words: Sequence[str]) -> int:
-    """`nasx whatif RUN ... epoch=E|auto [KEY=VALUE ...]`."""
+    """Run `nasx whatif RUN ... epoch=E|auto [KEY=VALUE ...]`."""
     asked = request(words)
     parents = [lineage.run_folder(name, asked.out) for name in asked.runs]
     if asked.epoch is not None:
         saved = opened(parents[0], asked.allow)
         made = invoke.do("search", *branch(parents[0], saved, asked.epoch, asked.changes, asked)).folder
-        branches.show([outcomes(parents[0], asked.epoch, {" ".join(asked.changes) or "the same again": made})])
+        branches.show([outcomes(parents[0], asked.epoch, {" ".join(asked.changes) or "no changes": made})])
         return 0
     plans = [(folder, epoch := start(folder), dict(plan(folder, epoch, asked))) for folder in parents]
     found = [outcomes(folder, epoch, dict(_try(folder, epoch, remedies))) for folder, epoch, remedies in plans]
@@ -134,7 +136,7 @@ def request(words: Sequence[str]) -> Request:
 
 
 def _refusal(word: str) -> UserError | None:
-    """Why a branch cannot take a setting; None if it can."""
+    """Return the error for a setting that a branch cannot take, or None if it can."""
     key = word.partition("=")[0].lstrip("+~")
     first = key.partition(".")[0]
     what = SHARED.get(key if first == "search" else first)
@@ -161,17 +163,17 @@ def opened(folder: Path, allow: Sequence[str]) -> Config:
 
 
 def kept(folder: Path, epoch: int) -> Path:
-    """The kept checkpoint of an epoch. Raises UserError if there is none."""
+    """Return the kept checkpoint of an epoch. Raises UserError if there is none."""
     found = checkpoints.kept(folder)
     if epoch not in found:
         again = "search again under another name, with name=NAME search.keep_every=1"
-        known = f"it kept those of epochs {', '.join(map(str, found))}" if found else again
+        known = f"choose one of the kept epochs {', '.join(map(str, found))}" if found else again
         raise UserError(f"epoch={epoch}", f"{folder} has no checkpoint of this epoch", known)
     return found[epoch]
 
 
 def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
-    """The branch of the search in `folder`, whose configuration is `saved`, at an epoch with these changes.
+    """Return the branch of the search in `folder`, whose configuration is `saved`, at an epoch with these changes.
 
     Raises one UserError with all faults.
     """
@@ -203,7 +205,7 @@ def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], aske
 def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, object]) -> None:
     """Raise UserError if the file of a method sets something of the space that the parent's space does not have."""
     file = plugins.file("method", method)
-    assert file is not None, method  # it was composed
+    assert file is not None, method  # the method was composed from its file
     for key, _, _ in provenance.values(file.read_text(encoding="utf-8")):
         group, _, name = key.partition(".")
         if group == "space" and needed.get(name) != held.get(name):
@@ -213,7 +215,7 @@ def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, ob
 
 
 def _composed(texts: Sequence[str], space: str) -> Resolved:
-    """`nasx search` with settings of a job and chosen components: values and choices. Raises UserError."""
+    """Compose `nasx search` with settings of a job and chosen components. Raises UserError."""
     loader = make_loader()
     for text in texts:
         group, _, choice = text.partition("=")
@@ -224,7 +226,7 @@ def _composed(texts: Sequence[str], space: str) -> Resolved:
 
 
 def _with(cfg: Config, text: str) -> Config:
-    """`cfg` with one dotted override. Raises UserError if it cannot be read, or sets what is not there."""
+    """Return `cfg` with one dotted override. Raises UserError if it cannot be read or sets an unknown key."""
     if trust.calls_resolver(text):
         raise trust.resolver_fault(*text.split("=", 1))
     override = lineage.parsed(text)
@@ -244,7 +246,7 @@ def _facts(
     changes: Sequence[str],
     asked: Request,
 ) -> JobInfo:
-    """The facts of the branch that its record states."""
+    """Return the facts about the branch that its record states."""
     record = files.read_json(folder / "result.json") or {}
     before, after = (
         records.flatten({group: tree[group] for group in CHANGED if group in tree}) for tree in (saved, cfg)
@@ -255,7 +257,7 @@ def _facts(
     words += [f"allow=[{','.join(asked.allow)}]"] if asked.allow else []
     try:
         standard = published("search", choices, cfg, None)
-    except UserError:  # a choice in a folder of the user's own
+    except UserError:  # a component in the user's own folder
         standard = None
     return JobInfo(
         choices=choices,
@@ -268,10 +270,10 @@ def _facts(
 
 # ------------------------------------------------------------------------------------------------------- auto
 def start(folder: Path) -> int:
-    """The kept epoch at which `auto` branches off. Raises UserError if no collapse is seen, or none was kept."""
+    """Return the epoch at which `auto` branches off. Raises UserError without a collapse or an earlier checkpoint."""
     try:
         began = onset(records.read_rows(folder))
-    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows of another hand
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows that nasx did not write
         fault = "contains rows that were not written by a search"
         raise UserError(str(folder / "metrics.jsonl"), fault, "name the folder of a search") from error
     where = f"nasx whatif {folder} auto"
@@ -301,7 +303,7 @@ def _try(
 
 
 def plan(folder: Path, epoch: int, asked: Request) -> Iterator[tuple[str, Branch | UserError]]:
-    """The remedies that differ from what the search in `folder` did, each with its branch, or why it has none."""
+    """Yield the remedies that differ from the settings of the search in `folder`, each with its branch or an error."""
     saved = opened(folder, asked.allow)
     search, method = saved["search"], str(saved["choices"].get("method"))
     remedies = {

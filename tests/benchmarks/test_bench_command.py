@@ -71,7 +71,7 @@ def test_fill_adds_what_the_table_knows_and_nothing_else(tmp_path: Path, cache: 
     damaged.write_text("{")
     untouched = {file: file.read_bytes() for file in (running, foreign, retrained, damaged)}
     states = {row["run"]: row["state"].split(" (")[0] for row in bench.bench_fill(str(tmp_path / "runs"))}
-    assert states == {"a": "filled", "b": "not finished", "c": "no entry", "d": "no search", "e": "unreadable"}
+    assert states == {"a": "filled", "b": "not finished", "c": "no entry", "d": "not a search", "e": "unreadable"}
     result = json.loads(filled.read_text())
     assert result.pop("lookup")["cifar100"]["valid"] == 73.4933
     assert result.pop("reference")["cifar10"] == bench.Nb201().reference("cifar10")

@@ -45,8 +45,8 @@ def test_a_healthy_machine(tmp_path: Path) -> None:
     assert f"torch {torch.__version__.partition('+')[0]}" in lines["versions"]
     assert (lines["digits"], lines["nb201"]) == ("found", "15,625 cells, inside the package")
     assert lines["cifar10"].startswith("not found"), "a note, no fault"
-    assert lines["data"] == "~/no-data (not there yet)"
-    assert lines["runs"] == "can be written to outputs (not there yet)"
+    assert lines["data"] == "~/no-data (does not exist yet)"
+    assert lines["runs"] == "can be written to outputs (does not exist yet)"
     assert done.out.splitlines()[-1] == "no problems found"
     assert str(tmp_path) not in done.out + done.err
     assert list(tmp_path.iterdir()) == [], "nothing is made"
@@ -67,7 +67,7 @@ def test_what_every_search_needs_is_a_fault_with_its_remedy(words: list[str], fa
     (tmp_path / "file").write_text("")
     done = jobs.nasx(tmp_path, "doctor", *words, env={"HOME": str(tmp_path)})
     assert done.code == 1, done
-    assert f"wrong         {fault}" in done.out
+    assert f"problem       {fault}" in done.out
     assert re.search(r"^(1 problem|\d problems) found$", done.out.splitlines()[-1])
     assert re.search(r"^  nb201 +15,625 cells", done.out, re.M), "the rest is still told"
     assert "Traceback" not in done.err
@@ -139,7 +139,7 @@ def test_a_bug_in_a_part_is_reported_with_the_others(
 # ------------------------------------------------------------------------------------------------- what is found
 def test_data_sets_are_found_where_they_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NASX_DATA", str(tmp_path))
-    assert pairs(doctor.data())["svhn"] == "not found (downloaded when it is asked for)"
+    assert pairs(doctor.data())["svhn"] == "not found (downloaded on first use)"
     for name in ("train_32x32.mat", "test_32x32.mat"):
         (tmp_path / name).write_bytes(b"not read")
     found = pairs(doctor.data())
@@ -156,7 +156,7 @@ def test_a_damaged_table_is_a_note(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_pictures_that_cannot_be_drawn_are_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pygraphviz")
-    assert pairs(doctor.drawing()) == {"pictures": "of cells can be drawn"}
+    assert pairs(doctor.drawing()) == {"pictures": "cells can be drawn"}
     cells._graphviz.cache_clear()
     monkeypatch.setitem(sys.modules, "pygraphviz", None)
     assert "not drawn: pygraphviz is not installed" in pairs(doctor.drawing())["pictures"]
@@ -201,4 +201,4 @@ def test_help_and_words(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "nasx", "doctor", "--help"], capture_output=True, text=True, cwd=tmp_path, check=True
     )
-    assert "Exit code 1 where" in done.stdout
+    assert "Exit code 1 if" in done.stdout

@@ -138,7 +138,7 @@ def test_a_line_a_run_and_a_total(tmp_path: Path, holder: subprocess.Popen[str])
         "broken     retrain  failed     2/50      200  1m 00s ago",
         "deep/done  search   finished  50/50     5000  2h 00m ago",
         "run        search   running    4/50      400  1m 00s ago  6m 40s",
-        "3 runs: 1 finished, 1 running, 1 failed; the last of those running ends in 6m 40s",
+        "3 runs: 1 finished, 1 running, 1 failed; the last run in progress ends in 6m 40s",
         "failed: broken",
         "  retrain, update 250: became NaN",
     ]

@@ -180,7 +180,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     again = capsys.readouterr().out.splitlines()
     assert again[:-2] == first[:-2]
     assert "remove the file to repeat" in again[-2]
-    with pytest.raises(UserError, match="holds a different table"):
+    with pytest.raises(UserError, match="contains a different table"):
         cli_latency.main([*WORDS, "batch=2", f"out={file}"])
 
     exactly = table()  # so that what a search finds depends on no time
@@ -198,7 +198,7 @@ def test_a_table_is_measured_once_and_used_by_a_search(
     capsys.readouterr()
     assert cli_latency.main([f"from={tmp_path / 'run'}", "repeats=2"]) == 0
     out = capsys.readouterr().out
-    assert out.startswith("note: the table is of another device and versions")
+    assert out.startswith("note: the table differs from this machine in device and versions")
     assert done["genotype"] in out
     assert f"target     {middle:.2f} ms: " in out
     recorded(tmp_path, "search.epochs=1", name="plain")

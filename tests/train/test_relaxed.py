@@ -79,7 +79,7 @@ def test_a_supernet_is_trained_killed_resumed_and_not_exported(tmp_path: Path) -
     for words in (("export", "from=runs/again", "out=model"), ("info", "from=runs/again")):
         refused = jobs.nasx(tmp_path, *words)
         assert refused.code == 2, refused
-        assert "holds a supernet" in refused.err
+        assert "contains a supernet" in refused.err
 
 
 def test_what_has_no_supernet_is_refused(tmp_path: Path) -> None:
