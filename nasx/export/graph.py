@@ -1,4 +1,4 @@
-"""A torch module as an ONNX graph: what `nasx export format=onnx` writes and `nasx latency` runs."""
+"""Conversion of torch modules to ONNX graphs, for `nasx export format=onnx` and `nasx latency`."""
 
 from __future__ import annotations
 
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> ModelProto:
     """Return the ONNX model of `module(example)` for any number of images, without file paths from this machine.
 
-    The first axis of each tensor counts the images; `example` must have at least two. `names` are the names of the
-    input tensors. Raises UserError if the extra is not installed.
+    The first axis of each tensor is the batch of images; `example` must contain at least two images. `names` are the
+    names of the input tensors, `output` is the name of the output tensor. Raises UserError if the extra `onnx` is not
+    installed.
     """
     try:
         import onnx  # noqa: F401
@@ -32,7 +33,7 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
         raise UserError("onnx", f"{error.name} is not installed", extras.install("onnx")) from error
     images = torch.export.Dim("images")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about itself
+        warnings.simplefilter("ignore")  # the exporter's warnings about itself
         made = torch.onnx.export(
             module,
             (example,),
@@ -45,12 +46,12 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
     assert made is not None
     proto = made.model_proto
     for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
-        del node.metadata_props[:]  # stack traces, with paths of this machine
+        del node.metadata_props[:]  # stack traces that contain paths of this machine
     return proto
 
 
 def with_facts(model: ModelProto | bytes, facts: Facts) -> bytes:
-    """Return the bytes of an ONNX network (its bytes or its ModelProto) with `facts` as its metadata."""
+    """Return the serialized ONNX network, given as bytes or as ModelProto, with `facts` as its metadata."""
     import onnx
 
     proto = onnx.load_from_string(model) if isinstance(model, bytes) else model

@@ -1,9 +1,10 @@
-"""Measure how long the operations of a space and its whole networks take on this device.
+"""Latency measurements of the operations of a space and of its whole networks on this device.
 
-An operation is timed as the difference of two modules: the sum of `COPIES` operations of its kind, each with weights
-and an input of its own, and one alone. The difference, divided by COPIES - 1, is free of the cost of a call, and holds
-the addition that joins an edge to a node. All modules take turns in each round, in a new order, so that a change of the
-machine's load reaches all of them; the first rounds, which warm up (and compile), are not counted.
+The latency of an operation is derived from two modules: the sum of `COPIES` operations of its kind, each with its own
+weights and input, and a single operation. The difference of their latencies, divided by COPIES - 1, does not contain
+the overhead of a call, and includes the addition that joins an edge to a node. Each round runs all modules in a new
+order, so that a change in the machine's load affects all of them; the first rounds, which warm up (and compile), are
+not counted.
 
 Shapes: inputs (batch, channels, height, width).
 """
@@ -30,32 +31,32 @@ from nasx.spaces.latency import Key, Latencies, Size, Timed, network_size
 Runtime = Literal["eager", "compiled", "onnxruntime"]
 COPIES = 5
 WARM = 10
-"""Rounds that are not counted."""
+"""Number of warm-up rounds, which are not counted."""
 
 
 class Summed(nn.Module):
-    """Operations of a discrete network, each on an input of its own, and the sum of their outputs."""
+    """Sum of the outputs of several operations of a discrete network, each applied to its own input."""
 
     def __init__(self, parts: Sequence[nn.Module]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
-        """An input (n, c, h, w) for each operation -> (n, c, h', w')."""
+        """Return the sum (n, c, h', w') of the operations' outputs; `inputs` has one (n, c, h, w) per operation."""
         outputs = [part(x) for part, x in zip(self.parts, inputs, strict=True)]
         total: Tensor = sum(outputs[1:], start=outputs[0])
         return total
 
 
 class Scores(nn.Module):
-    """A network that returns its scores alone."""
+    """Wrapper of a network that returns only the class scores."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
-        """One tensor of images (n, channels, h, w) -> scores (n, classes)."""
+        """Return the scores (n, classes) of the single tensor in `inputs`, images (n, channels, h, w)."""
         scores: Tensor = self.network(inputs[0]).main
         return scores
 
@@ -63,7 +64,7 @@ class Scores(nn.Module):
 def call(
     module: nn.Module, inputs: list[Tensor], kind: Runtime, device: torch.device, threads: int
 ) -> Callable[[], object]:
-    """A call that runs `module(inputs)` once and waits for the result. Raises UserError."""
+    """Return a function that runs `module(inputs)` once and waits for the result. Raises UserError."""
     module = module.eval()
     if kind == "onnxruntime":
         names = [f"x{i}" for i in range(len(inputs))]
@@ -86,7 +87,7 @@ def call(
 
 
 def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
-    """Draw `count` different genotypes (all of the space, where it has fewer)."""
+    """Draw `count` different genotypes (all genotypes of the space if it has fewer)."""
     gen, found = torch.Generator().manual_seed(seed), dict[Genotype, None]()
     for _ in range(100 * count):
         if len(found) == min(count, space.size()):
@@ -96,7 +97,7 @@ def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
 
 
 def keys(space: Space, shape: Sequence[int], size: Size) -> list[Key]:
-    """The operations of the space at all places of its networks, each once. Raises UserError where there are none."""
+    """Return the distinct keys of all edges of the space's networks. Raises UserError if it does not define `sites`."""
     return list(
         dict.fromkeys(
             Key(name, site.channels, site.stride, site.height, site.width)
@@ -109,7 +110,7 @@ def keys(space: Space, shape: Sequence[int], size: Size) -> list[Key]:
 def networks(
     space: Space, genotypes: Sequence[Genotype], about: Config, device: torch.device
 ) -> list[Callable[[], object]]:
-    """Calls of whole networks of the size that `about` gives, on random images."""
+    """Return functions that run whole networks of the size given in `about` on random images."""
     size = network_size(about)
     x = torch.randn(about["batch"], *about["image"])
     return [
@@ -121,15 +122,15 @@ def networks(
 def timed(
     space: Space, genotypes: Sequence[Genotype], about: Config, device: torch.device, repeats: int
 ) -> list[Latency]:
-    """Time whole networks of the size that `about` gives."""
+    """Return the latencies of whole networks of the size given in `about`."""
     return list(map(timing.summary, timing.rounds(networks(space, genotypes, about, device), repeats, WARM).T))
 
 
 def measure(space: Space, about: Config, device: torch.device, *, count: int, repeats: int, seed: int) -> Latencies:
-    """Time all operations of `space` and `count` of its networks, and fit the additive model to the latter.
+    """Time all operations of `space` and `count` of its networks, and fit the additive model to the networks.
 
-    `about` has the runtime, threads, batch, classes, image (channels, height, width), layers, channels, stem.
-    Raises UserError for a space whose networks do not cost what their edges cost.
+    `about` contains the runtime, threads, batch, classes, image (channels, height, width), layers, channels and stem.
+    Raises UserError if the cost of the space's networks is not a sum over their edges.
     """
     kind, threads, batch = about["runtime"], about["threads"], about["batch"]
     size = network_size(about)
@@ -153,10 +154,10 @@ def measure(space: Space, about: Config, device: torch.device, *, count: int, re
 
 
 def fitted(space: Space, about: Config, found: dict[Key, Latency], whole: dict[Genotype, Latency]) -> Latencies:
-    """The table with `scale` and `fixed` of the additive model fitted to whole networks.
+    """Return the latency table, with `scale` and `fixed` of the additive model fitted to whole networks.
 
-    Both are Theil and Sen's: the median slope over all pairs of networks, and the median of what is left; a slope that
-    is not positive is replaced by 1.
+    Both are Theil-Sen estimates: `scale` is the median slope over all pairs of networks, and `fixed` is the median of
+    the residuals; a slope that is not positive is replaced by 1.
     """
     from scipy.stats import theilslopes
 

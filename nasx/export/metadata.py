@@ -1,4 +1,4 @@
-"""Read the metadata of an export without torch; export/model.py lists its keys, runtime.py reads ONNX files."""
+"""Metadata of exported networks, read without torch; model.py lists the keys, runtime.py reads ONNX files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Facts = Mapping[str, Any]
 FORMAT = "nasx 1"
 FILE = "model.safetensors"
 PLAIN = ("format", "genotype", "recipe", "commit", "run", "nasx")
-"""Keys whose values are text; all others are JSON."""
+"""Keys with plain-text values; the values of all other keys are JSON."""
 REMEDY = "export the run again: nasx export from=..."
 
 
 def facts(path: str | Path) -> tuple[Path, Facts]:
-    """Return the file of an export, given itself or its folder, and its metadata. Raises UserError."""
+    """Return the path and the metadata of an export, given its file or its folder. Raises UserError."""
     from safetensors import SafetensorError, safe_open
 
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)

@@ -13,8 +13,9 @@ Metadata (text, or JSON for other values):
     accuracy    of the last weights on the test set     test  batch size and precision of that evaluation
     commit      of nasx during training     seed, run, nasx (version)
 
-The auxiliary head is not exported, because only training uses it. Of averaged weights the average is exported, because
-it was tested. No code in the file is executed: only components of nasx, and of packages listed in `allow`, are built.
+The auxiliary head is not exported, because only training uses it. If training averaged the weights, the average is
+exported, because the average was tested. No code in the file is executed: only components of nasx, and of packages
+listed in `allow`, are instantiated.
 """
 
 from __future__ import annotations
@@ -78,10 +79,10 @@ class Classifier(nn.Module):
         Args:
             images: an image file, a folder (all images below it), a PIL image, or a uint8 array: (h, w) or (h, w, 3) is
                 one image, (n, h, w, 3) or (n, 3, h, w) several; or an iterable of these. They are cropped and resized
-                as the images of the dataset were.
+                in the same way as the images of the dataset.
 
         Raises:
-            UserError: an image that cannot be read, or cannot be brought to the network's size.
+            UserError: if an image cannot be read, or cannot be converted to the network's input size.
         """
 
         @torch.no_grad()
@@ -107,15 +108,15 @@ class OnnxNetwork(nn.Module):
 
 
 def save(path: Path, network: nn.Module, facts: Facts) -> None:
-    """Write weights and facts atomically."""
+    """Write the network's weights and the facts to `path` atomically."""
     files.write_atomic(path, packed(network, facts))
 
 
 def packed(network: nn.Module, facts: Facts) -> bytes:
     """Return the bytes of model.safetensors: contiguous weights in their own precision, and the facts.
 
-    The bytes depend only on network and facts: the header of the library, whose order differs between processes, is
-    rewritten in the order of names. Its offsets count from the end of the header.
+    The bytes depend only on the network and the facts: the order of the header that safetensors writes differs between
+    processes, so the header is rewritten with sorted names. Offsets in the header count from the end of the header.
     """
     from safetensors.torch import save as library
 
@@ -163,7 +164,7 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
 
 
 def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
-    """Raise ValueError or UserError, before building, if the metadata are damaged or exceed the file's content."""
+    """Raise ValueError or UserError, before building, if facts are damaged or describe more than the file contains."""
     space, settings = facts["space"], facts["settings"]
     found = list(components.component_faults("space", space, (*commands.HOMES, *allow)))
     if found:
@@ -175,11 +176,11 @@ def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str])
             if not 0 < (node.get(name) or 1) <= limit:
                 raise ValueError(f"{name}={node[name]} is out of range for a file of {len(weights)} tensors")
     if not all(isinstance(name, str) for name in facts["classes"]):
-        raise ValueError("a class without a name")
+        raise ValueError("a class name is not a string")
 
 
 def build(facts: Facts, allow: Sequence[str] = ()) -> Network:
-    """Build the network described by the facts, without its auxiliary head and with fresh weights."""
+    """Build the network described by the facts, without its auxiliary head and with newly initialized weights."""
     space, settings = instantiate.build(facts["space"], allow), facts["settings"]
     network: Network = space.network(
         space.parse(facts["genotype"]),

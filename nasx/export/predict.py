@@ -1,4 +1,4 @@
-"""The predictions of a trained network for image files, PIL images and arrays (see data/fitting.py)."""
+"""Predictions of a trained network for image files, PIL images and arrays (see data/fitting.py)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from nasx.errors import UserError
 from nasx.export.metadata import Facts
 
 BATCH = 64
-"""Images that a network reads at once."""
+"""Number of images that a network reads at once."""
 
 
 class Predictions(NamedTuple):
-    """Probabilities float32 (n, classes); the names of the classes; path or number of each of the n images."""
+    """Probabilities, float32 (n, classes); the names of the classes; the path or number of each of the n images."""
 
     probabilities: np.ndarray
     classes: tuple[str, ...]
@@ -31,9 +31,10 @@ class Predictions(NamedTuple):
 
 
 def predictions(images: Images, facts: Facts, probabilities: Callable[[np.ndarray], np.ndarray]) -> Predictions:
-    """Read `images`, and apply `probabilities`, uint8 (n, channels, h, w) -> (n, classes), in batches.
+    """Return the predictions for `images`; `probabilities` maps batches uint8 (n, channels, h, w) to (n, classes).
 
-    Raises UserError for what is not an image, or has another size than the steps of the export can bring to its own.
+    Raises UserError if an input is not an image, or if the export's preprocessing cannot convert an image to the
+    network's input size.
     """
     names: list[str] = []
     found = [np.empty((0, len(facts["classes"])), np.float32)]

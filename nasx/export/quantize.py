@@ -1,10 +1,10 @@
 """int8 networks by static quantization in onnxruntime, and their comparison with the float32 network.
 
-Weights and activations are int8 (QDQ format, weights per channel), with the ranges that activations have on training
-images (min and max, onnxruntime's default). Batch norms are folded into convolutions before.
+Weights and activations are int8 (QDQ format, weights per channel). The ranges of activations are measured on training
+images (min and max, onnxruntime's default). Batch norms are folded into convolutions before quantization.
 
-Source: onnxruntime's documentation, Quantize ONNX models: signed activations and weights in QDQ format are its first
-choice on CPUs; unsigned activations saturate on those without VNNI.
+Source: onnxruntime's documentation, Quantize ONNX models: signed activations and weights in QDQ format are the
+recommended first choice on CPUs; unsigned activations saturate on CPUs without VNNI.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 class Row(NamedTuple):
-    """A file of a network: accuracy on the test set, bytes, latency of one image on one thread."""
+    """Results of one network file: accuracy on the test set, size in bytes, latency of one image on one thread."""
 
     name: str
     tested: Tested
@@ -40,19 +40,19 @@ class Row(NamedTuple):
 
 
 class Reader:
-    """Normalized images float32 (n, channels, h, w), batch by batch, as onnxruntime reads them to calibrate."""
+    """Reader of calibration data for onnxruntime: batches of normalized images, float32 (n, channels, h, w)."""
 
     def __init__(self, batches: Iterable[np.ndarray]) -> None:
         self.batches: Iterator[np.ndarray] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next input of the network; None at the end."""
+        """Return the next input of the network, or None after the last batch."""
         x = next(self.batches, None)
         return None if x is None else {"images": np.ascontiguousarray(x)}
 
 
 def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
-    """Return the int8 network of an ONNX network, calibrated on normalized images, with `facts` as its metadata."""
+    """Return an ONNX network quantized to int8, calibrated on normalized images, with `facts` as its metadata."""
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -60,7 +60,7 @@ def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
         whole, folded, made = (Path(folder) / f"{name}.onnx" for name in ("whole", "folded", "int8"))
         files.write_atomic(whole, model)
         before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # that a norm has one weight for each channel
+        logging.disable(logging.WARNING)  # hides the warning that a norm has one weight per channel
         try:
             quant_pre_process(whole, folded, skip_symbolic_shape=True)
             quantization.quantize_static(folded, made, Reader(batches), per_channel=True)
@@ -70,21 +70,21 @@ def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
 
 
 def calibration_batches(images: Opened, count: int, batch: int) -> Iterator[np.ndarray]:
-    """Yield `count` training images of an opened dataset (all, where there are fewer), drawn with a fixed seed.
+    """Yield batches of `count` training images of a dataset (all images if it has fewer), drawn with a fixed seed.
 
-    They are normalized, and not augmented.
+    The images are normalized, and not augmented.
     """
     index = np.sort(np.random.default_rng(0).permutation(len(images.train_y))[:count])
     return (each.x.cpu().numpy() for each in images.ordered("train", index, batch=batch))
 
 
 def tested(model: OnnxModel, images: Opened, batch: int) -> Tested:
-    """Test a network on the test set."""
+    """Return the results of a network on the test set."""
     return evaluate.means(evaluate.sums(OnnxNetwork(model), images.ordered("test", batch=batch), CPU))
 
 
 def compared(models: Mapping[str, bytes], images: Opened, batch: int, repeats: int = 200) -> list[Row]:
-    """Test networks, and time them in turns on one random image and one thread."""
+    """Test networks on the test set, and time them alternately on one random image and one thread."""
     opened = [runtime.opened(Path(name), content, 1) for name, content in models.items()]
     rows = [tested(model, images, batch) for model in opened]
     times = runtime.latencies(opened, repeats=repeats)
@@ -95,7 +95,7 @@ def compared(models: Mapping[str, bytes], images: Opened, batch: int, repeats: i
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the lines of a table of the comparison."""
+    """Return the comparison as the lines of a table."""
     width = max(len(row.name) for row in rows) + 2
     return [f"{'file'.ljust(width)}accuracy      size   latency (1 image, 1 thread; 10 to 90 %)"] + [
         f"{row.name.ljust(width)}{100 * row.tested.accuracy:6.2f} %{row.size / 1e6:7.3f} MB   "

@@ -1,10 +1,10 @@
-"""model.onnx of `nasx export format=onnx` in onnxruntime on the CPU, without torch.
+"""Inference with model.onnx of `nasx export format=onnx` in onnxruntime on the CPU, without torch.
 
     model = load("model.onnx")
     found = model.predict("photos")                 found.probabilities (n, classes), found.labels, found.names
     latency = measure_latency("model.onnx")         median, 10th and 90th percentile in milliseconds
 
-The metadata is that of model.safetensors (export/model.py lists them), as properties of the file.
+The metadata has the keys of model.safetensors (listed in export/model.py), stored as properties of the file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 READ = ("classes", "normalization", "image", "dataset", "test")
-"""Metadata without which a file cannot be run on images."""
+"""Metadata keys that are required to run a file on images."""
 
 
 class OnnxModel:
@@ -65,7 +65,7 @@ class OnnxModel:
 
 
 def library() -> ModuleType:
-    """Return the package onnxruntime. Raises UserError where it is not installed."""
+    """Return the package onnxruntime. Raises UserError if it is not installed."""
     try:
         return import_module("onnxruntime")
     except ImportError as error:
@@ -77,16 +77,16 @@ def session(source: str | bytes, threads: int) -> InferenceSession:
     onnxruntime = library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 4  # errors are raised
+    options.log_severity_level = 4  # errors are raised, not logged
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no common class
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         said, where = str(error).splitlines()[0], source if isinstance(source, str) else "onnxruntime"
         raise UserError(where, f"cannot be read as ONNX ({said})", metadata.REMEDY) from error
 
 
 def load(path: str | Path, threads: int = 0) -> OnnxModel:
-    """Open model.onnx, given itself or its folder, with that many threads (0: one per core).
+    """Open model.onnx, given its path or its folder, with `threads` threads (0: one per core).
 
     Raises UserError if the file is missing, damaged, or not an export of nasx, or if onnxruntime is not installed.
     """
@@ -110,7 +110,7 @@ def opened(file: Path, source: str | bytes, threads: int) -> OnnxModel:
 
 
 def _fault(session: InferenceSession, facts: Facts) -> str:
-    """What does not fit together in the metadata and the graph; empty for nothing."""
+    """Return a description of the mismatch between the metadata and the graph; empty if there is none."""
     if missing := [name for name in READ if name not in facts]:
         return f"it lacks {', '.join(missing)}"
     if not isinstance(facts["classes"], list) or not isinstance(facts["normalization"], dict):
@@ -125,7 +125,7 @@ def _fault(session: InferenceSession, facts: Facts) -> str:
 def measure_latency(
     path: str | Path, *, threads: int = 1, batch: int = 1, repeats: int = 100, warm: int = 10
 ) -> Latency:
-    """Time the network of an ONNX file on this CPU, on `batch` random images at once. Raises UserError.
+    """Return the latency of an ONNX file's network on this CPU for a batch of `batch` random images. Raises UserError.
 
     Preprocessing is not included.
     """
@@ -133,7 +133,7 @@ def measure_latency(
 
 
 def latencies(models: Sequence[OnnxModel], *, batch: int = 1, repeats: int = 100, warm: int = 10) -> list[Latency]:
-    """Time networks alternately, each on one batch of `batch` random images of its input size."""
+    """Return the latencies of networks, timed alternately, each on `batch` random images of its input size."""
 
     def call(model: OnnxModel) -> Callable[[], object]:
         x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)

@@ -1,12 +1,12 @@
-"""Activation checkpointing: a relaxed cell keeps only its inputs and is computed again in the backward pass.
+"""Activation checkpointing: a relaxed cell keeps only its inputs and is recomputed in the backward pass.
 
-Memory falls to the inputs of all cells and the inside of one; each backward pass costs one more forward pass of the
-cells. Values and gradients stay the same: what is random is drawn before a cell's body runs (mixed_cell.py), so the
-second run sees the same tensors; it also sees the weights that the first one saw, which may be substituted ones (a
-probe at other weights), and leaves running batch-norm statistics where they are.
+Memory falls to the inputs of all cells and the activations inside one cell; each backward pass costs one additional
+forward pass of the cells. Values and gradients do not change: random tensors are drawn before a cell's body runs
+(mixed_cell.py), so the second run uses the same tensors. The second run also uses the weights of the first run, which
+may be substituted weights (a probe at other weights), and does not update running batch-norm statistics.
 
 Source: T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; the non-reentrant form of
-torch.utils.checkpoint, which second derivatives can pass through.
+torch.utils.checkpoint, which supports second derivatives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nasx.spaces.edge_operations import Norm
 
 
 def recompute(supernet: nn.Module) -> nn.Module:
-    """Let every cell of `supernet` recompute itself; returns the same module."""
+    """Make every cell of `supernet` recompute its activations in the backward pass, and return the same module."""
     for cell in supernet.modules():
         if isinstance(cell, Cell):
             cell.run = Recomputed(cell)
@@ -31,7 +31,7 @@ def recompute(supernet: nn.Module) -> nn.Module:
 
 
 class Shell(nn.Module):
-    """A cell's body as a module's forward, so that weights can be substituted in it."""
+    """Module whose forward is a cell's body, so that weights can be substituted in the body."""
 
     def __init__(self, cell: Cell[object]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Shell(nn.Module):
 
 
 class Recomputed:
-    """Stands for a cell's `run`. No module, so that the cell does not contain itself."""
+    """Replacement of a cell's `run`. It is not a module, so that the cell does not contain itself."""
 
     def __init__(self, cell: Cell[object]) -> None:
         self.shell = Shell(cell)
@@ -50,7 +50,7 @@ class Recomputed:
     def __call__(self, *args: object) -> object:
         if not torch.is_grad_enabled():
             return self.shell(*args)
-        weights: dict[str, Tensor] = dict(self.shell.named_parameters())  # those of this pass
+        weights: dict[str, Tensor] = dict(self.shell.named_parameters())  # the weights of this pass
         moving = [m for m in self.shell.modules() if isinstance(m, Norm) and m.tracking]
         training = self.shell.cell.training
 
@@ -64,9 +64,10 @@ class Recomputed:
 
 
 class Again(AbstractContextManager[None]):
-    """The second run of a pass: in the mode of the first, with the same kernels, running statistics as they are.
+    """Context of the second run of a pass: the mode and kernels of the first run, unchanged running statistics.
 
-    Entered at each backward pass through the cell (a class, since a generator's context can be entered only once).
+    The context is entered at each backward pass through the cell (it is a class because a context manager made from a
+    generator can be entered only once).
     """
 
     def __init__(self, cell: nn.Module, training: bool, norms: list[Norm]) -> None:

@@ -22,7 +22,7 @@ from nasx.spaces.latency import Latencies, Size
 
 
 class Logits(NamedTuple):
-    """Class scores (items, classes) of the main head, and of the auxiliary head where there is one in training.
+    """Class scores (items, classes) of the main head, and in training also of the auxiliary head if there is one.
 
     `penalty` () is added to the training loss. `state` is the recurrent state that the next batch continues from.
     """
@@ -49,16 +49,17 @@ class Genotype(ABC):
         """Return the number of times that each operation occurs."""
 
     def edges(self) -> dict[str, list[Edge]]:
-        """Cell name -> its edges (source, target, operation). Override it for a text that `genotypes` cannot read."""
+        """Return the edges (source, target, operation) by cell name. Override for text that `genotypes` cannot read."""
         return genotype_edges(str(self))
 
 
 class Network(nn.Module, ABC):
     """A discrete network. Random operations draw from `gen` (None: the device's default generator).
 
-    A network that reads text also takes `state` and `regularizers`. One that reads images has a method
-    `features(x, gen=None, maps=None)`, which returns the map (n, channels, h, w) that it pools for its `classifier`,
-    and appends the map after each cell to `maps`. Only method=zen and `nasx.create_model` need it.
+    A text network also takes `state` and `regularizers`. An image network has a method
+    `features(x, gen=None, maps=None)`, which returns the feature map (n, channels, h, w) that the network pools for its
+    `classifier`, and appends the feature map after each cell to `maps`. Only method=zen and `nasx.create_model` need
+    this method.
     """
 
     @abstractmethod
@@ -78,12 +79,12 @@ class Space(ABC):
     """A search space; concrete spaces are frozen keyword-only dataclasses."""
 
     data: ClassVar[str] = "images"
-    """The input of its networks: images or text."""
+    """Input of the space's networks: images or text."""
     single: ClassVar[bool] = False
     """Whether a supernet has a single cell, so that methods cannot compare cells."""
     read_as: ClassVar[str] = ""
-    """Key of its genotype parser in `published.READERS` and of its checks in `rules`, which need no torch; empty for a
-    space with other settings."""
+    """Key of the space's genotype parser in `published.READERS` and of its checks in `rules`, which need no torch;
+    empty for a space with other settings."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -96,7 +97,7 @@ class Space(ABC):
     @property
     @abstractmethod
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Groups of names that describe one cell, for each cell type to which layer regularizers apply."""
+        """One group of parameter names per cell type to which layer regularizers apply; a group describes one cell."""
 
     @abstractmethod
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet: ...
@@ -123,7 +124,7 @@ class Space(ABC):
 
     @abstractmethod
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
-        """Return the discrete network, by default of the space's retraining size."""
+        """Return the discrete network, by default at the space's retraining size."""
 
     # ------------------------------------------------------------------------------------- common to all spaces
     def standalone(self, genotype: Genotype, classes: int) -> Network:
@@ -136,7 +137,7 @@ class Space(ABC):
         return torch.zeros(n, *shape, device="meta")
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """Return the operations of each edge of a parameter, in the order of its last axis; empty if it has none."""
+        """Return the operations of each edge of a parameter, ordered as on its last axis; empty if there are none."""
         return ()
 
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -144,7 +145,7 @@ class Space(ABC):
         return tuple(row for name in self.cells() for row in self.edge_operations(name))
 
     def mask(self, operation: str) -> Tree:
-        """Return a tree like the mixture, on the CPU: 1 at operations of this name, 0 elsewhere."""
+        """Return a tree with the mixture's shapes, on the CPU: 1 at operations of this name, 0 elsewhere."""
         found = {}
         for name, cells in self.cells().items():
             lists = self.edge_operations(name)
@@ -200,11 +201,11 @@ class Space(ABC):
         return EdgeCosts(self, table, counter.network(network, self.example(1, shape)) - edges)
 
     def tabulated(self, values: Sequence[float]) -> CostModel:
-        """Return the costs given by a benchmark's table of all cells. Raises UserError if no benchmark has one."""
+        """Return the cost model of a benchmark's table of all cells. Raises UserError if there is no such table."""
         raise UserError("budget", f"no benchmark has a table of all cells of {type(self).__name__}", "use budget=macs")
 
     def measured(self, table: Latencies) -> CostModel:
-        """Return the costs given by a table of measured latencies, for networks of its size. Raises UserError."""
+        """Return the cost model of a table of measured latencies, for networks of that size. Raises UserError."""
         return EdgeCosts(
             self,
             edge_table(self, self.sites(tuple(table.about["image"]), **table.size), table),
@@ -212,7 +213,7 @@ class Space(ABC):
         )
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
-        """Return this space with the `keep` strongest operations of each edge in their order (None: all).
+        """Return this space with only the `keep` strongest operations of each edge, in their order (None: all).
 
         Ties go to the lower index. Raises UserError if edges cannot have different operations.
         """
@@ -223,7 +224,7 @@ class Space(ABC):
         )
 
     def init(self, gen: torch.Generator) -> Tree:
-        """Draw architecture parameters 1e-3 N(0, 1) on the CPU (DARTS' cnn/model_search.py; the paper: equal)."""
+        """Draw architecture parameters 1e-3 N(0, 1) on the CPU (DARTS' cnn/model_search.py; equal in the paper)."""
         return {name: 1e-3 * torch.randn(shape, generator=gen) for name, shape in self.shapes().items()}
 
     def relax(self, a: Tree, activate: Activate) -> Tree:

@@ -1,7 +1,7 @@
 """Building blocks of the supernets of all spaces.
 
 A supernet takes the mixture as an argument and owns no architecture parameter. Batch norm uses batch statistics and
-keeps no buffers unless the space says `batch_norm=tracked`; a pass marked by `tracking` then moves the running ones.
+keeps no buffers unless the space sets `batch_norm=tracked`; passes inside `tracking` then update running statistics.
 Shapes: x (n, 3, h, w) -> Logits (n, classes).
 """
 
@@ -35,7 +35,7 @@ class Cell(nn.Module, Generic[R]):
 
 @contextmanager
 def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
-    """Let running batch-norm statistics follow the passes inside the block, where the supernet keeps any."""
+    """Update running batch-norm statistics in the passes inside the block if `on` and if the supernet keeps them."""
     norms = [m for m in supernet.modules() if isinstance(m, Norm) and m.tracked] if on else []
     for norm in norms:
         norm.tracking = True
@@ -48,7 +48,7 @@ def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
-    """Eval mode inside the block where `on`: norms that keep running statistics normalize by them."""
+    """Set eval mode inside the block if `on`: norms that keep running statistics normalize by these statistics."""
     before = supernet.training
     if on:
         supernet.eval()
@@ -60,15 +60,15 @@ def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
 
 
 def wrap(supernet: nn.Module, how: Wrapper) -> None:
-    """Replace how cells are computed by what `how` makes of it, such as a compiled function."""
+    """Replace the function that computes each cell by the result of `how`, such as a compiled function."""
     for cell in supernet.modules():
         if isinstance(cell, Cell):
             cell.wrap(how)
 
 
 def synchronize(supernet: nn.Module) -> None:
-    """Let batch norms use the images of all ranks."""
-    distributed.convert_sync_batchnorm(supernet, torch.device("cpu"))  # torch's own has no second derivative
+    """Make batch norms compute their statistics over the images of all ranks."""
+    distributed.convert_sync_batchnorm(supernet, torch.device("cpu"))  # torch's SyncBatchNorm has no second derivative
     for norm in supernet.modules():
         if isinstance(norm, Norm):
             norm.normalize = distributed.batch_norm
@@ -92,7 +92,7 @@ class ConvNorm(nn.Module):
 
 
 class FactorizedReduceNorm(nn.Module):
-    """relu, two 1x1 stride-2 convolutions to half the channels (the second one pixel on), concat, batch norm."""
+    """relu, two 1x1 stride-2 convolutions to half the channels (the second shifted by a pixel), concat, batch norm."""
 
     def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
         super().__init__()
@@ -108,9 +108,9 @@ class FactorizedReduceNorm(nn.Module):
 
 
 class EdgeOrder(nn.Module):
-    """Sort the edges of a mixture (cells, edges, operations) as the cells compute them, in one kernel for all cells.
+    """Module that sorts a mixture's edges (cells, edges, operations) into computing order, in one kernel for all cells.
 
-    Leaves out the first `skip` operations: a leading `none` is never computed, and its gradient is zero.
+    It drops the first `skip` operations: a leading `none` is never computed, and its gradient is zero.
     """
 
     def __init__(self, order: Sequence[int], skip: int = 0) -> None:
@@ -126,5 +126,5 @@ class EdgeOrder(nn.Module):
         return mix.index_select(1, self.get_buffer("order"))
 
     def edges(self, mix: Tree, name: str, cells: int) -> Iterator[Tensor | None]:
-        """One number per edge of each cell, (edges,), from `mix[name]` (cells, 1, edges); None if absent."""
+        """Return an iterator over the cells' values (edges,) from `mix[name]` (cells, 1, edges), None if absent."""
         return iter(self.sort(mix[name].squeeze(1)).unbind(0) if name in mix else [None] * cells)

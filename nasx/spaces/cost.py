@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a network, and the widest network within limits of its cost."""
+"""Parameters and multiply-adds of a network, and the widest network within given cost limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from nasx.spaces.latency import Size
 
 
 def plain_only(size: Size, space: str) -> None:
-    """Raises UserError for a stem or an auxiliary head that the networks of a tabular space do not have."""
+    """Raise UserError for a stem or an auxiliary head that the networks of a tabular space do not have."""
     if (stem := size.get("stem", "cifar")) != "cifar":
         raise UserError(
             f"retrain.stem={stem}", f"networks of {space} support only stem=cifar", "set retrain.stem=cifar"
@@ -28,7 +28,7 @@ def plain_only(size: Size, space: str) -> None:
 
 
 def no_drop_path(drop_path: Number, space: str) -> None:
-    """Raises UserError for drop-path in a network that has none."""
+    """Raise UserError if `drop_path` is set for a network without drop-path."""
     if drop_path:
         raise UserError(
             f"retrain.drop_path={drop_path}", f"networks of {space} have no drop-path", "set retrain.drop_path=0"
@@ -36,7 +36,7 @@ def no_drop_path(drop_path: Number, space: str) -> None:
 
 
 class Cost(NamedTuple):
-    """Parameters without and with the auxiliary head, and multiply-adds of one item in evaluation."""
+    """Number of parameters without and with the auxiliary head, and multiply-adds of one item in evaluation."""
 
     params: int
     params_with_auxiliary: int
@@ -44,12 +44,13 @@ class Cost(NamedTuple):
 
 
 def cost(network: nn.Module, example: Tensor) -> Cost:
-    """What `network` costs on one item (`example`, without values: Space.example); it is left as it is.
+    """Return the cost of `network` for one item (`example`, without values: Space.example); it is not modified.
 
-    Multiply-adds are those of convolutions and linear layers, counted exactly on the meta device (no arithmetic is
-    done). Publications differ: P-DARTS and PC-DARTS add 2 for each value of a batch norm and 1 for each of a ReLU,
-    which makes their 557, 586 and 597 million of our 543, 571 and 582; by that custom DARTS_V2 has 544 (530 here),
-    where its own paper prints 574 and says not how: others found 523 and 545 (quark0/darts, issue 46, unanswered).
+    Multiply-adds of convolutions and linear layers are counted exactly, on the meta device (no arithmetic is done).
+    Publications count differently: P-DARTS and PC-DARTS add 2 for each value of a batch norm and 1 for each value of a
+    ReLU, so they report 557, 586 and 597 million for networks with 543, 571 and 582 million here. Counted in that way,
+    DARTS_V2 has 544 million (530 here); its own paper reports 574 and does not describe the counting, and others
+    obtained 523 and 545 (quark0/darts, issue 46, unanswered).
     """
     counts = {name: x.numel() for name, x in network.named_parameters()}
     total = sum(counts.values())
@@ -69,7 +70,7 @@ def _macs(module: nn.Module, example: Tensor) -> int:
 
 @cache
 def operation_cost(name: str, channels: int, stride: int, height: int, width: int) -> Cost:
-    """What an operation of operations.py costs on one input (channels, height, width)."""
+    """Return the cost of an operation of operations.py for one input (channels, height, width)."""
     with torch.device("meta"):
         return cost(operations.build(name, channels, stride), torch.zeros(1, channels, height, width))
 
@@ -80,32 +81,32 @@ class Counts(NamedTuple):
     quantity: Literal["macs", "params"]
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
-        """Cost of an operation of equal input and output width; height and width are those of its input."""
+        """Return the cost of an operation with `channels` input and output channels on an input of this size."""
         if self.quantity == "params":
-            height = width = 8  # the same at all resolutions, so that fewer are counted
+            height = width = 8  # parameters do not depend on the resolution, so one cached count is enough
         return float(getattr(operation_cost(name, channels, stride, height, width), self.quantity))
 
     def network(self, network: nn.Module, example: Tensor) -> float:
-        """Cost of a whole network for one item."""
+        """Return the cost of a whole network for one item."""
         return float(getattr(cost(network, example), self.quantity))
 
 
 class Limit(NamedTuple):
-    """The most that a network may cost, in multiply-adds, parameters or milliseconds."""
+    """Upper limit on the cost of a network, in multiply-adds, parameters or milliseconds."""
 
     where: str
-    """The setting that says so, for error messages."""
+    """The setting that defines the limit, for error messages."""
     quantity: str
     most: float
     measured: Callable[[int], float] | None = None
-    """Cost of the network with this number of channels; None: `quantity` is counted."""
+    """Function that measures the cost of the network with a number of channels; None: `quantity` is counted."""
 
 
 def widest(build: Callable[[int], nn.Module], example: Tensor, limits: Sequence[Limit]) -> int:
     """Return the largest even number of channels with which `build(channels)` is within all limits.
 
-    Costs are those of one item (`example`, see `cost`). Bisection: more channels never cost less. Raises UserError for
-    the first limit that two channels exceed.
+    Costs are for one item (`example`, see `cost`). The search is a bisection, because more channels never cost less.
+    Raises UserError for the first limit that two channels exceed.
     """
 
     def exceeded(channels: int) -> Iterator[tuple[Limit, float]]:

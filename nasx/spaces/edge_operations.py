@@ -1,12 +1,13 @@
-"""One operation on all edges that leave a node, run once.
+"""One operation on all edges that leave a node, computed together.
 
 Every edge that leaves a node applies its operations to the same tensor. `EdgeOperations` holds one operation of E such
 edges with merged weights (E * C, ...), so relu, pooling and normalization run once and E convolutions become one. The
-mixture weight of an edge scales the operation's last batch norm (its affine scale is free inside search cells), so
+mixture weight of an edge scales the operation's last batch norm (its affine scale is unused in search cells), so
 scaling costs nothing and batch norm's backward pass computes its gradient.
 
-Two paths give the same values: `forward` (merged) and `single` (edge i alone, as an ordinary operation over a slice
-of the merged weights). Tests compare both with the plain modules of modules.py. operations.py registers them by name.
+Two methods return the same values: `forward` (merged) and `single` (edge i alone, as an ordinary operation with a slice
+of the merged weights). Tests compare both with the plain modules in modules.py. operations.py registers the operations
+by name.
 
 Shapes: x (n, C, h, w); scale (E,) mixture weights; forward -> (n, E, C, h', w'). Batch norm uses batch statistics,
 without affine parameters, as in the search cells of DARTS and NAS-Bench-201; merged weights keep the fan-in, hence the
@@ -29,13 +30,13 @@ R = TypeVar("R")
 
 
 class Wrapper(Protocol):
-    """Takes a function of tensors and returns one that gives the same values."""
+    """Function that takes a function of tensors and returns a function with the same values."""
 
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
 
 
 class Style(NamedTuple):
-    """How batch norms are made: running statistics, affine parameters, batch norm after pools, momentum."""
+    """Batch-norm options: running statistics, affine parameters, batch norm after pools, momentum."""
 
     tracked: bool = False
     affine: bool = False
@@ -44,16 +45,16 @@ class Style(NamedTuple):
 
 
 class Norm(nn.Module):
-    """Batch norm over merged channels, by batch statistics; running ones are kept only where `tracked`.
+    """Batch norm over merged channels with batch statistics; running statistics are kept only if `tracked`.
 
-    Running statistics follow only in passes marked by `tracking` (real weight updates), so that probes leave no
-    trace; they are used where the module is in eval mode.
+    Running statistics are updated only in passes marked by `tracking` (real weight updates), so that probes do not
+    change them; they are used if the module is in eval mode.
     """
 
     def __init__(self, channels: int, *, affine: bool = False, tracked: bool = False, momentum: float = 0.1) -> None:
         super().__init__()
         self.normalize: Callable[..., Tensor] = F.batch_norm
-        """torch.nn.functional.batch_norm, or one with its arguments over the images of all ranks."""
+        """torch.nn.functional.batch_norm, or a function of the same arguments that uses the images of all ranks."""
         self.channels, self.momentum, self.tracked, self.tracking = channels, momentum, tracked, False
         self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels)) if affine else None
@@ -63,7 +64,7 @@ class Norm(nn.Module):
         self.register_buffer("var", torch.ones(channels) if tracked else None)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, part: slice | None = None) -> Tensor:
-        """Normalize (n, c, h, w); `scale` (c,) multiplies the result; `part` says which channels x holds."""
+        """Normalize (n, c, h, w); `scale` (c,) multiplies the result; `part` is the slice of channels in x."""
         weight: Tensor | None = self.weight
         bias: Tensor | None = self.bias
         mean: Tensor | None = None
@@ -80,25 +81,25 @@ class Norm(nn.Module):
 
 
 def spread(scale: Tensor, channels: int) -> Tensor:
-    """Mixture weights (E,) repeated over each edge's channels: (E * channels,).
+    """Return mixture weights (E,) repeated over each edge's channels: (E * channels,).
 
-    A copy: of one edge, reshape would make a view of stride 0, which torch's channels-last batch norm reads as if it
-    were dense (one-pixel maps are channels-last too), so that gradients would come from foreign memory.
+    The result is a copy: for a single edge, reshape would return a view of stride 0, which torch's channels-last batch
+    norm reads as if it were dense (one-pixel maps are channels-last too), so gradients would come from other memory.
     """
     return scale.unsqueeze(1).expand(-1, channels).contiguous().view(-1)
 
 
 def shifted(x: Tensor) -> Tensor:
-    """x without its first row and column; of an odd size, with a zero row or column at the far end (as in modules.py).
+    """Return x without its first row and column; odd sizes get a zero row or column at the far end (as in modules.py).
 
-    Without the padding a map of one pixel would become empty, for which torch's convolution returns arbitrary values.
+    Without the padding a one-pixel map would become empty, and torch's convolution returns arbitrary values for it.
     """
     h, w = x.shape[2] % 2, x.shape[3] % 2
     return (F.pad(x, (0, w, 0, h)) if h or w else x)[:, :, 1:, 1:]
 
 
 def weight(out: int, fan: int, kernel: int) -> nn.Parameter:
-    """Convolution weights (out, fan, kernel, kernel) with PyTorch's default initial distribution."""
+    """Return convolution weights (out, fan, kernel, kernel) with PyTorch's default initial distribution."""
     w = torch.empty(out, fan, kernel, kernel)
     nn.init.kaiming_uniform_(w, a=5**0.5)
     return nn.Parameter(w)
@@ -107,11 +108,11 @@ def weight(out: int, fan: int, kernel: int) -> nn.Parameter:
 class EdgeOperations(nn.Module):
     """One operation on `edges` edges; subclasses define the merged and the single-edge path.
 
-    `stride` divides height and width, rounded up; `style` says how batch norms are made.
+    `stride` divides height and width, rounded up; `style` contains the batch-norm options.
     """
 
     identity = False
-    """Whether the operation passes its input on unchanged (exempt from drop-path)."""
+    """Whether the operation returns its input unchanged (and is exempt from drop-path)."""
     rectifies = False
     """Whether the operation starts with a relu, which all operations of a node share."""
     plain = False
@@ -126,34 +127,34 @@ class EdgeOperations(nn.Module):
         return slice(i * per, (i + 1) * per)
 
     def split(self, x: Tensor) -> Tensor:
-        """(n, E * C, h, w) -> (n, E, C, h, w)."""
+        """Reshape (n, E * C, h, w) to (n, E, C, h, w)."""
         out: Tensor = x.unflatten(1, (self.edges, -1))
         return out
 
     def draw(self, shape: torch.Size, like: Tensor, gen: torch.Generator | None) -> Tensor | None:
-        """Random tensor (E first) that the operation needs for a pass over an input of this shape, if any."""
+        """Return the random tensor (first axis E) needed for a pass over an input of this shape; None if none is."""
         return None
 
     def value(self, x: Tensor) -> Tensor:
-        """The output (n, C, h', w') of an operation without weights, the same on every edge (`plain`)."""
+        """Return the output (n, C, h', w') of an operation without weights (`plain`), the same on every edge."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
-        """Scaled outputs of all edges (n, E, C, h', w'); `r` = relu(x), shared by all operations.
+        """Return the scaled outputs of all edges (n, E, C, h', w'); `r` = relu(x) is shared by all operations.
 
-        Without a merged path of its own an operation runs edge by edge, which is slower and equal.
+        An operation that does not override this method runs edge by edge, which is slower and gives the same values.
         """
         if self.plain:
             return self.value(x).unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
         return torch.stack([self.single(x, i, noise) * share for i, share in enumerate(scale.unbind())], 1)
 
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
-        """Unscaled output of edge i, (n, C, h', w'), as an ordinary operation."""
+        """Return the unscaled output of edge i, (n, C, h', w'), computed as an ordinary operation."""
         return self.value(x)
 
 
 class Skip(EdgeOperations):
-    """Identity."""
+    """Identity operation."""
 
     identity = plain = True
 
@@ -163,24 +164,24 @@ class Skip(EdgeOperations):
 
 @lru_cache(maxsize=64)
 def averaging(size: int, stride: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Matrix (size', size) that averages each pixel of an axis with its neighbours, padding not counted."""
+    """Return the matrix (size', size) that averages each pixel of an axis with its neighbours, padding not counted."""
     at = torch.arange(size)
     near = ((at[::stride, None] - at).abs() <= 1).to(dtype)
-    return (near / near.sum(1, keepdim=True)).to(device)  # copied in full: streams of several searches share it
+    return (near / near.sum(1, keepdim=True)).to(device)  # a blocking copy: streams of several searches share it
 
 
 def summed(x: Tensor, stride: int) -> Tensor:
-    """Sums (n, C, h', w') over the 3x3 pixels around each pixel, by a depthwise convolution."""
+    """Return the sums (n, C, h', w') over the 3x3 pixels around each pixel, computed by a depthwise convolution."""
     return F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), stride=stride, padding=1, groups=x.shape[1])
 
 
 class Pool(EdgeOperations):
-    """3x3 max or average pooling (padding not counted), in DARTS' supernets followed by batch norm.
+    """3x3 max or average pooling (padding not counted), followed by batch norm in DARTS' supernets.
 
-    Without parameters of its own it is the same on every edge, so it runs once. The average is separable, so it is
+    Pooling has no parameters and is the same on every edge, so it runs once. The average is separable and computed as
     two products with banded matrices, one per axis: six times as fast on a CPU as torch's average pooling, forward and
-    backward, and nothing is kept for the backward pass. Channels-last maps take torch's, and compiled cells on a CPU a
-    depthwise convolution, since Inductor writes a backward pass of torch's with nine divisions per value.
+    backward, and nothing is kept for the backward pass. Channels-last maps use torch's average pooling. Compiled cells
+    on a CPU use a depthwise convolution, because Inductor's backward pass of torch's has nine divisions per value.
     """
 
     plain = True
@@ -219,7 +220,7 @@ class Pool(EdgeOperations):
 
 
 class Noise(EdgeOperations):
-    """RobustDARTS S4: N(0, 1) in the shape of the strided input; ignores its input and carries no gradient."""
+    """Noise of RobustDARTS' S4: N(0, 1) in the shape of the strided input, independent of x and without gradient."""
 
     def draw(self, shape: torch.Size, like: Tensor, gen: torch.Generator | None) -> Tensor:
         n, c, h, w = shape
@@ -236,7 +237,7 @@ class Noise(EdgeOperations):
 
 
 class Conv(EdgeOperations):
-    """NAS-Bench-201: relu, k x k convolution, batch norm."""
+    """Convolution of NAS-Bench-201: relu, k x k convolution, batch norm."""
 
     rectifies = True
 
@@ -258,7 +259,7 @@ class Conv(EdgeOperations):
 
 
 class ConvNormReLU(EdgeOperations):
-    """NAS-Bench-101: k x k convolution, affine batch norm, relu (so the mixture weight scales the result)."""
+    """Convolution of NAS-Bench-101: k x k, affine batch norm, relu (so the mixture weight scales the relu's output)."""
 
     def __init__(
         self, edges: int, channels: int, stride: int, style: Style, *, kernel: int, inputs: int | None = None
@@ -269,7 +270,7 @@ class ConvNormReLU(EdgeOperations):
         self.norm = Norm(edges * channels, affine=True, tracked=style.tracked, momentum=style.momentum)
 
     def value(self, x: Tensor) -> Tensor:
-        """Unscaled outputs of all edges, (n, E, C, h, w)."""
+        """Return the unscaled outputs of all edges, (n, E, C, h, w)."""
         return self.split(F.relu(self.norm(F.conv2d(x, self.weight, padding=self.kernel // 2))))
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
@@ -281,7 +282,7 @@ class ConvNormReLU(EdgeOperations):
 
 
 class FactorizedReduce(EdgeOperations):
-    """Skip at stride 2: relu, two 1x1 stride-2 convolutions to C/2 (the second one pixel on), concat, batch norm."""
+    """Skip at stride 2: relu, two 1x1 stride-2 convolutions to C/2 (second shifted by a pixel), concat, batch norm."""
 
     rectifies = True
 
@@ -308,14 +309,14 @@ class FactorizedReduce(EdgeOperations):
 class Separable(EdgeOperations):
     """`depth` blocks of relu, depthwise k x k, pointwise 1x1, batch norm: dil_conv (1 block) and sep_conv (2).
 
-    There is no nonlinearity between depthwise and pointwise, so both are one convolution with the outer product of
-    their weights. At few channels this `composed` one is the faster: a depthwise convolution is bound by memory, and
-    its backward pass most of all. Otherwise the two run one after the other, merged over edges.
+    There is no nonlinearity between depthwise and pointwise, so both equal one convolution with the outer product of
+    their weights. With few channels this `composed` convolution is faster, because a depthwise convolution is bound by
+    memory, especially in its backward pass. Otherwise the two run one after the other, merged over edges.
     """
 
     rectifies = True
     COMPOSED = 16
-    """Up to so many channels the composed convolution is taken (measured: 1.1 to 2.4 times at 16, slower at 32)."""
+    """Maximum channels for the composed convolution (measured: 1.1 to 2.4 times as fast at 16, slower at 32)."""
 
     def __init__(
         self, edges: int, channels: int, stride: int, style: Style, *, kernel: int, dilation: int, depth: int
@@ -329,14 +330,14 @@ class Separable(EdgeOperations):
         self.norms = nn.ModuleList([Norm(wide, tracked=style.tracked) for _ in range(depth)])
 
     def composed(self, block: int) -> Tensor:
-        """One dense kernel per edge, (E * C, C, k, k): pointwise[o, i] depthwise[i]."""
+        """Return one dense kernel per edge, (E * C, C, k, k): pointwise[o, i] depthwise[i]."""
         e, c, k = self.edges, self.channels, self.kernel
         dense = self.pointwise[block].view(e, c, c, 1, 1) * self.depthwise[block].view(e, 1, c, k, k)
         out: Tensor = dense.view(e * c, c, k, k)
         return out
 
     def spread_out(self, r: Tensor) -> Tensor:
-        """First block: one input (n, C, h, w) for all edges -> (n, E * C, h', w')."""
+        """Apply the first block's convolutions to one input (n, C, h, w) for all edges; return (n, E * C, h', w')."""
         c, e, k = self.channels, self.edges, self.kernel
         if c <= self.COMPOSED:
             return F.conv2d(r, self.composed(0), stride=self.stride, padding=self.pad, dilation=self.dilation)
@@ -346,7 +347,7 @@ class Separable(EdgeOperations):
         return F.conv2d(d, self.pointwise[0], groups=e)
 
     def along(self, r: Tensor) -> Tensor:
-        """Second block: every edge its own input, (n, E * C, h, w) -> the same."""
+        """Apply the second block's convolutions to each edge's own input, (n, E * C, h, w) -> the same shape."""
         if self.channels <= self.COMPOSED and self.kernel > 3:
             return F.conv2d(r, self.composed(1), padding=self.pad, groups=self.edges)
         d = F.conv2d(r, self.depthwise[1], padding=self.pad, groups=self.edges * self.channels)

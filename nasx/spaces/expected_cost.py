@@ -1,25 +1,25 @@
 """The expected cost of the discrete network of a mixture, and its gradient.
 
-An architecture is drawn in two steps: the space's rule chooses the edges, and each of these edges takes one operation,
-independently, with the probability that the mixture gives it among the operations that can be chosen there. Cost is a
-sum over a network's parts, so the expectation is linear in these probabilities and exact:
+An architecture is drawn in two steps: the space's rule selects the edges, and each of these edges independently takes
+one operation, with the operation's mixture weight, normalized over the operations that can be selected on this edge, as
+its probability. Cost is a sum over a network's parts, so the expectation is exact and linear in these probabilities:
 
     E[cost](mix) = fixed + sum over edges e, operations o of  kept_e  p_eo  c_eo
-    p_eo = mix_eo / sum over choosable o' of mix_eo'
+    p_eo = mix_eo / sum over selectable o' of mix_eo'
 
 c_eo is the cost of operation o summed over all cells of the network that share the decision, each at its own width and
-resolution. `fixed` holds stems, preprocessing, reductions between stages, and classifier.
+resolution. `fixed` is the cost of stems, preprocessing, reductions between stages, and the classifier.
 
 Deviations from the mixture that a supernet is trained with
-1. Weights are normalized over the operations that can be chosen: `none` is not among them on the DARTS space, and
-   sigmoids (FairDARTS, Single-DARTS) need not sum to 1. For a softmax over choosable operations p = mix.
-2. kept_e is 1 on the edges that discretization would keep of this mixture (the two strongest of a node of the DARTS
-   space; the wiring of NAS-Bench-1Shot1), 0 on those that it drops, and constant for the gradient: a cost moves the
-   operations of kept edges, never the choice of edges. Where pairs of edges have weights of their own
-   (`space.edges=searched`) kept_e is the sum of the weights of the pairs that hold edge e, and has a gradient.
-3. `space.max_skips` is not considered. The cost of the discrete network itself always is that of its genotype.
+1. Weights are normalized over the operations that can be selected: in the DARTS space these exclude `none`, and
+   sigmoids (FairDARTS, Single-DARTS) need not sum to 1. For a softmax over selectable operations p = mix.
+2. kept_e is 1 on the edges that discretization would keep for this mixture (the two strongest edges of a node in the
+   DARTS space; the wiring in NAS-Bench-1Shot1), 0 on the dropped edges, and constant for the gradient: a cost changes
+   the operations of kept edges, never the selection of edges. If pairs of edges have their own weights
+   (`space.edges=searched`), kept_e is the sum of the weights of the pairs that contain edge e, and has a gradient.
+3. `space.max_skips` is not considered. The cost of the discrete network itself is always the cost of its genotype.
 
-Costs are counted on the discrete network, not on the supernet: at the size that is retrained, without partial channels.
+Costs are counted on the discrete network, not on the supernet: at the retraining size, without partial channels.
 
 Shapes: mix as in the space, probabilities and c (cells or 1, edges, operations), cost ().
 """
@@ -50,21 +50,21 @@ class Site(NamedTuple):
     stride: int
     height: int
     width: int
-    """Width of the operation's input, as `height`."""
+    """Height and width are those of the operation's input."""
 
 
 class OperationCosts(Protocol):
     """Costs of operations: exact counts (cost.py) or measured latencies (latency.py)."""
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
-        """Cost of an operation of equal input and output width; height and width are those of its input."""
+        """Return the cost of an operation with `channels` input and output channels on an input of this size."""
 
 
 class Counter(OperationCosts, Protocol):
     """Costs of operations and of whole networks."""
 
     def network(self, network: nn.Module, example: Tensor) -> float:
-        """Cost of a whole network for one item."""
+        """Return the cost of a whole network for one item."""
 
 
 class Choices(Protocol):
@@ -110,7 +110,7 @@ class CostModel(ABC):
 def reachable(space: Choices) -> Tree:
     """Return a tree (places, edges, operations): 1 for each operation that a genotype may have, 0 elsewhere.
 
-    Names without operations are left out.
+    Parameters without operations are omitted.
     """
     found: Tree = {}
     for name in space.cells():
@@ -125,7 +125,7 @@ def reachable(space: Choices) -> Tree:
 
 
 def probabilities(rows: Tensor, among: Tensor) -> Tensor:
-    """Normalize weights (..., operations) over the operations that can be chosen; 0 on edges without any."""
+    """Normalize weights (..., operations) over the operations that can be selected; 0 on edges without any."""
     weights = rows.double() * among
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, torch.ones_like(total))
@@ -138,10 +138,10 @@ def strongest_mask(strength: Tensor, keep: int) -> Tensor:
 
 
 class EdgeCosts(CostModel):
-    """Cost model of a space whose networks cost the sum over their edges plus a constant."""
+    """Cost model of a space in which a network's cost is the sum over its edges plus a constant."""
 
     def __init__(self, space: Choices, table: Tree, fixed: float) -> None:
-        """`table` (places, edges, operations) in float64 holds the costs c_eo, as `edge_table` counts them."""
+        """Create the model from `table` (places, edges, operations), the float64 costs c_eo counted by `edge_table`."""
         self.space, self.table, self.fixed, self.among = space, table, fixed, reachable(space)
         self.weighed = space.edge_shares(
             {name: torch.zeros(1, *shape) for name, shape in space.shapes().items()}
@@ -196,10 +196,10 @@ def edge_table(space: Choices, sites: Iterable[Site], counter: OperationCosts) -
 
 
 def swaps(space: Discretization[Genotype], mix: Tree, weights: Tree) -> Iterator[tuple[Tree, float]]:
-    """Mixtures that discretize to another operation on one kept edge than `mix`, and how much weight each swap loses.
+    """Yield mixtures whose genotype differs from that of `mix` in the operation of one kept edge, and the weight lost.
 
-    The new operation takes over the weight of the old one, so that the same edges are kept; what is lost is the
-    difference of the two in `weights`, the mixture before any swap. Both trees lie on the CPU.
+    The new operation takes the weight of the old operation, so that the same edges are kept; the lost weight is the
+    difference of the two in `weights`, the mixture before any swap. Both trees are on the CPU.
     """
     hot = space.encode(space.discretize(mix))
     for name, among in reachable(space).items():
@@ -216,11 +216,12 @@ def swaps(space: Discretization[Genotype], mix: Tree, weights: Tree) -> Iterator
 
 
 def nearest(space: Discretization[Genotype], mix: Tree, model: CostModel, target: float) -> Tree | None:
-    """A mixture whose architecture costs at most `target`: `mix` with operations of kept edges swapped greedily.
+    """Return a mixture whose architecture costs at most `target`: `mix` after greedy swaps of operations on kept edges.
 
-    Of the swaps that reach the target at once, the one that loses the least mixture weight is made; where none does,
-    the one that loses the least for each unit of cost saved. Edges stay those that the rule keeps of `mix`. None where
-    these edges allow no architecture within the target. Deterministic; ties go to the first edge and operation.
+    Among the swaps that reach the target at once, the swap that loses the least mixture weight is made; if no swap
+    does, the swap that loses the least weight per unit of cost saved. The edges that the rule keeps for `mix` do not
+    change. Returns None if these edges allow no architecture within the target. Deterministic; ties go to the first
+    edge and operation.
     """
 
     def cost(tree: Tree) -> float:

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 
 def family(operation: str) -> str:
-    """The family of an operation by its published name: conv, pool, skip, none or noise."""
+    """Return the family of an operation by its published name: conv, pool, skip, none or noise."""
     name = operation.lower()
     return next((kind for kind in ("skip", "pool", "none", "noise") if kind in name), "conv")

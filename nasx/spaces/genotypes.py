@@ -1,15 +1,15 @@
-"""Read genotypes in all published dialects, without evaluating any text.
+"""Parsers of genotypes in all published text forms, which do not evaluate any text.
 
-`read` turns text into plain values (numbers, strings, None, lists, tuples, dictionaries, `range`, calls with names;
-comments between them are skipped) by Python's own parser: nothing is compiled, looked up, imported or executed. There
-is one function for each kind of cell:
+`read` converts text to plain values (numbers, strings, None, lists, tuples, dictionaries, `range`, calls with names;
+comments are skipped) with Python's own parser: nothing is compiled, looked up, imported or executed. Each kind of cell
+has its own function:
 
     darts_cells   Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)
                   with flat or nested pairs, `range` or a list, positional or named, any prefix that ends in
                   `Genotype(` (log lines, `genotype = `, `DARTSGenotype(`), a JSON object with the same keys, and
-                  Katib's operation names (`separable_convolution_3x3`). A pair may carry the weight that its edge had
+                  Katib's operation names (`separable_convolution_3x3`). A pair may include the weight that its edge had
                   in the mixture, `('skip_connect', 0, 0.13)` (files of GDAS), and further fields may be None
-                  (`connects=None`, AutoDL-Projects): neither is part of the architecture
+                  (`connects=None`, AutoDL-Projects); both are ignored
     untied_cells  Genotype(cells=[[('sep_conv_3x3', 0), ...], ...], concat=range(2, 6)): one cell for each layer
     recurrent_cell  Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9)): one pair for each node
     nb201_cell    |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, the same nested as pairs, six names, NASLib's six indices, or
@@ -69,11 +69,11 @@ def read(text: str, start: int = 0) -> object:
     """
     checked(text)
     start = len(text) - len(text[start:].lstrip())
-    # comments and line breaks as spaces: one line, so that a column of Python's parser is a place in the text
+    # comments and line breaks become spaces: on one line, a column of Python's parser is a position in the text
     line = re.sub(r"#[^\n]*|\s", lambda found: " " * len(found[0]), text[start:])
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of unusual literals, which are refused below
+            warnings.simplefilter("ignore")  # warnings about unusual literals, which are rejected below
             return _Literals(text, line, start).value(ast.parse(line, mode="eval").body)
     except SyntaxError as error:
         raise _fault(text, start + max((error.offset or 1) - 1, 0), error.msg) from error
@@ -86,7 +86,7 @@ def _fault(text: str, at: int, fault: str) -> UserError:
 
 
 class _Literals:
-    """Turns the syntax tree of `line`, the part of `text` from `start` on, into plain values."""
+    """Converter of the syntax tree of `line`, the part of `text` from `start` on, to plain values."""
 
     def __init__(self, text: str, line: str, start: int) -> None:
         self.text, self.line, self.start = text, line.encode(errors="surrogatepass"), start
@@ -154,7 +154,7 @@ def _key(node: ast.expr | None) -> str | None:
 
 
 def checked(text: str) -> str:
-    """Return `text`; raises UserError where it is empty or too long."""
+    """Return `text`. Raises UserError if it is empty or too long."""
     if not isinstance(text, str) or not text.strip():
         raise UserError("genotype=''", "is empty", "give a genotype or the name of a published one")
     if len(text) > MAX_LENGTH:
@@ -171,7 +171,7 @@ FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
 def darts_cells(text: str) -> tuple[Cell, Cell]:
-    """Normal and reduction cell as eight (operation, predecessor) pairs each, in the order of nodes 2 to 5."""
+    """Return the normal and reduction cell as eight (operation, predecessor) pairs each, in order of nodes 2 to 5."""
     fields = darts_fields(text)
     for key in ("normal", "reduce"):
         if key not in fields:
@@ -181,7 +181,7 @@ def darts_cells(text: str) -> tuple[Cell, Cell]:
 
 
 def untied_cells(text: str) -> tuple[Cell, ...]:
-    """One cell for each layer."""
+    """Return the cells of an untied genotype, one for each layer."""
     fields = darts_fields(text)
     cells = fields.get("cells")
     if not isinstance(cells, tuple) or not cells:
@@ -191,7 +191,7 @@ def untied_cells(text: str) -> tuple[Cell, ...]:
 
 
 def is_untied(text: str) -> bool:
-    """Whether DARTS text holds one cell for each layer."""
+    """Return whether DARTS text contains one cell for each layer."""
     return "cells" in darts_fields(text)
 
 
@@ -199,7 +199,7 @@ RECURRENT_FORM = "write Genotype(recurrent=[('tanh', 0), …], concat=range(1, 9
 
 
 def recurrent_cell(text: str) -> Cell:
-    """One (operation, predecessor) pair for each node of a recurrent cell; its output joins them all."""
+    """Return an (operation, predecessor) pair for each node of a recurrent cell; the output must combine all nodes."""
     fields = darts_fields(text)
     if "recurrent" not in fields:
         raise UserError("genotype", "has no list 'recurrent' of (operation, predecessor) pairs", RECURRENT_FORM)
@@ -209,7 +209,7 @@ def recurrent_cell(text: str) -> Cell:
 
 
 def _output(fields: Mapping[str, object], key: str, first: int, last: int, remedy: str) -> None:
-    """Raises UserError unless the output of a cell concatenates (recurrent: averages) the nodes first to last."""
+    """Raise UserError unless the output of a cell concatenates (recurrent: averages) the nodes `first` to `last`."""
     if fields.get(key, nodes := tuple(range(first, last + 1))) != nodes:
         fault = f"the output of a cell must combine nodes {first} to {last}"
         raise UserError(f"genotype, {key}={_short(fields[key])}", fault, remedy)
@@ -220,7 +220,7 @@ def darts_fields(text: str) -> Mapping[str, object]:
     checked(text)
     calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
     written = [call for call in calls if not text[: call.start()].rpartition("\n")[2].lstrip().startswith("#")]
-    found = next(iter(written or calls), None)  # a commented one only where there is no other
+    found = next(iter(written or calls), None)  # a commented genotype only if there is no other
     if found is None and not text.lstrip().startswith("{"):
         raise UserError("genotype, character 1", f"{_short(text)} is not a DARTS genotype", DARTS_FORM)
     value = read(text, found.start() if found else 0)
@@ -241,7 +241,7 @@ def darts_fields(text: str) -> Mapping[str, object]:
 
 
 def _pair(value: object) -> Pair | None:
-    """(operation, predecessor) of a pair, without the weight that it may carry; None where it is not a pair."""
+    """Return (operation, predecessor) of a pair, without its optional weight; None if `value` is not a pair."""
     if (
         isinstance(value, tuple)
         and len(value) in (2, 3)
@@ -297,7 +297,7 @@ _NB201_SHELL = re.compile(r"^(?:[\w\- ]{0,40}[=:]\s*)?(?:Structure\(\d nodes wit
 
 
 def nb201_cell(text: str) -> tuple[str, ...]:
-    """The six operations in the order of the architecture string: edges 0->1, 0->2, 1->2, 0->3, 1->3, 2->3."""
+    """Return the six operations in the order of the architecture string: 0->1, 0->2, 1->2, 0->3, 1->3, 2->3."""
     stripped = checked(text).strip()
     if re.fullmatch(r"[0-9]{6}", stripped):
         return _numbered([int(c) for c in stripped], NB201_DIGITS)
@@ -368,7 +368,7 @@ NB101_KEYS = (("matrix", "adjacency", "module_adjacency"), ("ops", "labels", "mo
 
 
 def nb101_graph(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
-    """Adjacency rows (0 and 1) and vertex labels; that they form a cell is checked by the genotype."""
+    """Return adjacency rows (0 and 1) and vertex labels; the genotype class checks that they form a cell."""
     found = re.search(r"ModelSpec\s*\(", checked(text))
     value = read(text, found.start() if found else 0)
     if isinstance(value, Call):

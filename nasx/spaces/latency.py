@@ -1,10 +1,10 @@
-"""A table of latencies that were measured on a device, by which networks cost (`nasx latency` writes it). Torch-free.
+"""Table of latencies measured on a device, used as the cost of networks; `nasx latency` writes it. No torch is needed.
 
     latency(network) = fixed + scale * sum over its edges of the latency of the edge's operation at its shape
 
-The operations are timed outside of a network, each with the addition that joins its output to the others of a node. In
-a network, caches and the runtime's optimizations act across them: `scale` and `fixed` are fitted to whole networks,
-which were timed in the same rounds (export/latency.py).
+The operations are timed outside of a network, each with the addition of its output to the sum of its target node. In a
+network, caches and the runtime's optimizations act across operations, so `scale` and `fixed` are fitted to whole
+networks, which were timed in the same rounds (export/latency.py).
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ AGAIN = "measure it with nasx latency"
 
 
 class Size(TypedDict, total=False):
-    """The size of a discrete network. `layers` and `channels` None: the space's own for retraining."""
+    """The size of a discrete network. `layers` or `channels` None: the space's default for retraining."""
 
     layers: int | None
     channels: int | None
     stem: str
     """cifar (the default), imagenet or single."""
     auxiliary: bool
-    """Whether it has an auxiliary head (by default not)."""
+    """Whether the network has an auxiliary head (default: no)."""
 
 
 class Key(NamedTuple):
-    """An operation at its place: height and width are those of its input."""
+    """An operation with its channels, stride and input size; `height` and `width` are those of its input."""
 
     operation: str
     channels: int
@@ -48,7 +48,7 @@ class Key(NamedTuple):
 
 
 class Timed(NamedTuple):
-    """A whole network: its genotype, its latency, and what the table says of it."""
+    """A whole network: its genotype, its measured latency, and the latency that the table predicts."""
 
     genotype: str
     latency: Latency
@@ -57,7 +57,7 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Latencies:
-    """A table. `about`: device, runtime, threads, batch, versions, date; the space, the size, and the image."""
+    """A latency table. `about`: device, runtime, threads, batch, versions, date, space, network size and image."""
 
     about: Config
     operations: Mapping[Key, Latency]
@@ -67,11 +67,11 @@ class Latencies:
 
     @property
     def size(self) -> Size:
-        """Layers, channels and stem of the networks, as `Space.network` takes them (None: the space's own)."""
+        """Layers, channels and stem of the networks, as arguments of `Space.network` (None: the space's default)."""
         return network_size(self.about)
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
-        """Return the milliseconds of an operation within a network. Raises UserError where it was not measured."""
+        """Return an operation's latency within a network, in milliseconds. Raises UserError if it was not measured."""
         found = self.operations.get(key := Key(name, channels, stride, height, width))
         if found is None:
             raise UserError("budget.device", f"the table has no latency for {said(key)}", AGAIN)
@@ -101,12 +101,12 @@ def network_size(about: Config) -> Size:
 
 
 def said(key: Key) -> str:
-    """Describe an operation."""
+    """Return a description of an operation for messages."""
     return f"{key.operation}, {key.channels} channels, {key.width} x {key.height}, stride {key.stride}"
 
 
 def read(path: str | Path) -> Latencies:
-    """Read a table. Raises UserError where the file is missing or damaged."""
+    """Read a table. Raises UserError if the file is missing or damaged."""
     held = read_json(Path(path))
     if held is None or held.get("format") != FORMAT:
         there = "was not written by nasx latency" if Path(path).is_file() else "does not exist"
@@ -132,7 +132,7 @@ def _latency(row: Row) -> Latency:
 
 
 def differing(table: Latencies, given: Mapping[str, object]) -> Iterable[tuple[str, object]]:
-    """Yield (key of `given`, the table's value) where a value that is not None is another one than the table's."""
+    """Yield (key, the table's value) for each value in `given` that is not None and differs from the table's."""
     own = {**table.size, "image": table.about["image"][-1]}
     for name, value in given.items():
         if value is not None and value != own[name]:

@@ -4,7 +4,7 @@
 sum_o mix[e, o] op_o(x), is added to the partial sum of its target node. `RelaxedCell` evaluates the nodes in order; a
 node is complete when all its predecessors have contributed. `none` is never computed.
 
-Shapes: states (n, C, h, w); mix (edges, operations); per edge weights (edges,) where partial channels are used.
+Shapes: states (n, C, h, w); mix (edges, operations); edge weights (edges,) if partial channels are used.
 Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
 """
 
@@ -34,7 +34,7 @@ class Edge(NamedTuple):
 
 
 RandomTensors = tuple[Tensor | None, Tensor | None]
-"""Random tensors of one operation in a pass: its noise (E first), and a mask by which its output is multiplied,
+"""Random tensors of one operation in a pass: its noise (first axis E), and a mask by which its output is multiplied,
 (n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
 
 
@@ -48,7 +48,7 @@ def drop_mask(shape: tuple[int, ...], rate: Number, like: Tensor, gen: torch.Gen
 class MixedEdges(nn.Module):
     """All edges that leave one node, with one stride; `channels` is the input width of the operations.
 
-    The mixture lacks its first `skip` columns, which no edge computes.
+    The mixture is passed without its first `skip` columns, which no edge computes.
     """
 
     def __init__(self, edges: Sequence[Edge], channels: int, style: Style, skip: int = 0) -> None:
@@ -96,7 +96,8 @@ class MixedEdges(nn.Module):
     ) -> list[RandomTensors]:
         """Draw the random tensors of each operation for a pass over an input of this shape.
 
-        `drop_path` drops whole outputs of all operations but the identity, `skip_dropout` elements of the identity's.
+        `drop_path` drops whole outputs of all operations but the identity, `skip_dropout` drops elements of
+        the identity's output.
         """
         drawn = []
         for op in self.banks:
@@ -123,13 +124,13 @@ class MixedEdges(nn.Module):
     def merged(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> dict[tuple[int, ...], Tensor]:
         """Return sums over operations (n, edges, C, h', w') by their edges; an edge may be in several sums.
 
-        Large cells compile this function. Slices of the sums stay outside, since otherwise each kernel of the backward
-        pass would assemble their gradients.
+        Large cells compile this function. The sums are sliced outside it, since otherwise each kernel of the backward
+        pass would assemble the gradients of the slices.
         """
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
-        elements = any(mask is not None and mask.shape[2:].numel() > 1 for _, mask in drawn)  # no scale can drop these
+        elements = any(mask is not None and mask.shape[2:].numel() > 1 for _, mask in drawn)  # scales drop whole maps
         # a compiler fuses the separate products itself
         blend = bool(self.plain) and not elements and not torch.compiler.is_compiling()
         if blend:
@@ -278,7 +279,7 @@ class RelaxedCell(Cell[list[Tensor]]):
             if self.partial > 1:
                 rest = x[:, self.width :]
                 if bundle.stride == 2:
-                    rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd maps shrink as under the operations
+                    rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd maps shrink as in the operations
                 shares = beta[node].unbind() if beta else [None] * len(bundle.edges)
                 for edge, share in zip(bundle.edges, shares, strict=True):
                     passing[edge.target] = add(passing[edge.target], rest if share is None else rest * share)

@@ -3,11 +3,11 @@
 Compositions (all convolutions without bias; order as written):
 
     none            zeros, spatially strided                                              DARTS, NAS-Bench-201
-    max/avg_pool    3x3, padding 1; the average leaves the padding out of the count       DARTS, NAS-Bench-201
+    max/avg_pool    3x3, padding 1; the average does not count the padding                DARTS, NAS-Bench-201
     skip_connect    identity at stride 1, FactorizedReduce at stride 2                    DARTS
     sep_conv_k      twice: ReLU, depthwise k (stride on the first), pointwise, BN         DARTS
     dil_conv_k      ReLU, depthwise k with dilation 2, pointwise, BN                      DARTS
-    noise           fresh N(0, 1) in the shape of the strided input, no gradient          RobustDARTS, S4
+    noise           new N(0, 1) samples in the strided input's shape, no gradient         RobustDARTS, S4
     nor_conv_k      ReLU, convolution, BN                                                 NAS-Bench-201
     convkxk-bn-relu convolution, BN, ReLU                                                 NAS-Bench-101
 
@@ -15,9 +15,9 @@ Sources: H. Liu et al. 2019 (DARTS), A. Zela et al. 2020 (RobustDARTS), X. Dong 
 C. Ying et al. 2019 (NAS-Bench-101), and their released code.
 
 Deviations
-1. `none` returns exact zeros; the released code multiplies by 0, which lets a NaN through.
+1. `none` returns exact zeros; the released code multiplies by 0, which propagates NaN.
 2. FactorizedReduce accepts odd sizes: the shifted copy is padded by one zero row and column at the far end, which
-   changes nothing at even sizes. The released code fails there.
+   changes nothing at even sizes. The released code fails at odd sizes.
 3. `noise` draws from a generator that the caller passes, so that one batch seed fixes a whole forward pass.
 """
 
@@ -35,19 +35,19 @@ Generator = torch.Generator | None
 
 
 def batch_norm(*, affine: bool = True, tracked: bool = True, momentum: float = 0.1) -> Norm:
-    """Return a maker of batch norms, channels -> layer; not `tracked`: batch statistics in evaluation too."""
+    """Return a factory of batch norms, channels -> layer; without `tracked`, evaluation also uses batch statistics."""
     return partial(nn.BatchNorm2d, affine=affine, track_running_stats=tracked, momentum=momentum)
 
 
 class Identity(nn.Module):
-    """Return x."""
+    """Identity operation."""
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         return x
 
 
 class Zero(nn.Module):
-    """Zeros in the shape of the strided input."""
+    """Operation that returns zeros in the shape of the strided input."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Zero(nn.Module):
 
 
 class Noise(nn.Module):
-    """Fresh N(0, 1) in the shape of the strided input, in training and evaluation; no gradient reaches x."""
+    """New N(0, 1) samples in the shape of the strided input, in training and evaluation; x gets no gradient."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Pool(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """Convolution (padding kernel // 2) and BN, with a ReLU before or after them."""
+    """Base class of a convolution (padding kernel // 2) and BN, with a ReLU before or after them."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class DilConv(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """ReLU, two 1x1 convolutions of stride 2 side by side, the second on the input shifted by one pixel, BN."""
+    """ReLU, two parallel 1x1 convolutions of stride 2, the second on the input shifted by one pixel, concat, BN."""
 
     def __init__(self, c_in: int, c_out: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class ResidualBlock(nn.Module):
         self.conv_a = ReLUConvBN(c_in, c_out, 3, 2, norm)
         self.conv_b = ReLUConvBN(c_out, c_out, 3, 1, norm)
         self.pool = nn.AvgPool2d(2, 2)
-        self.shortcut = nn.Conv2d(c_in, c_out, 1, bias=False)  # no BN on the shortcut, as released
+        self.shortcut = nn.Conv2d(c_in, c_out, 1, bias=False)  # no BN on the shortcut, as in the released code
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
         # an odd map loses its last row in the pooling but not in the strided convolution: pad by repetition

@@ -1,9 +1,9 @@
-"""All operations by name: one entry serves supernets and discrete networks.
+"""Registry of all operations by name: one entry serves supernets and discrete networks.
 
 `@operation("NAME")` registers a subclass of `EdgeOperations` (edge_operations.py). Supernets run it merged over the
-edges that leave a node; a discrete network runs it on one edge (`SingleEdge`). A class of the user's own is registered
-when its module is imported, as the `_target_` of a space in that module does. The operations of nasx also have a module
-of their own for discrete networks (modules.py), whose parameter names are those of exported files.
+edges that leave a node; a discrete network runs it on one edge (`SingleEdge`). A user's class is registered when its
+module is imported, for example by the `_target_` of a space in that module. The operations of nasx also have separate
+modules for discrete networks (modules.py), which define the parameter names in exported files.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from nasx.spaces.edge_operations import EdgeOperations, Style
 from nasx.spaces.modules import Norm
 
 Merged = Callable[[int, int, int, Style], EdgeOperations]
-"""(edges, channels, stride, style) -> the operation on so many edges."""
+"""(edges, channels, stride, style) -> the operation on that number of edges."""
 Plain = Callable[[int, int, Norm, Norm | None], nn.Module]
-"""(channels, stride, maker of batch norms, the same for a norm after pools or None) -> the operation on one edge."""
+"""(channels, stride, factory of batch norms, factory of the norm after pools or None) -> the operation on one edge."""
 T = TypeVar("T", bound=type[EdgeOperations])
 
 
 class Entry(NamedTuple):
-    """How an operation is made. `merged` is None for `none`, which is never computed in a supernet."""
+    """Factories of an operation. `merged` is None for `none`, which is never computed in a supernet."""
 
     merged: Merged | None
     plain: Plain | None = None
@@ -64,19 +64,19 @@ class SingleEdge(nn.Module):
 
 
 def is_identity(op: nn.Module) -> bool:
-    """Whether an operation of a discrete network passes its input on unchanged, so that drop-path leaves it alone."""
+    """Return whether an operation of a discrete network returns its input unchanged and is exempt from drop-path."""
     return isinstance(op, modules.Identity) or (isinstance(op, SingleEdge) and op.operation.identity)
 
 
 def operation(name: str) -> Callable[[T], T]:
-    """Register a subclass of `EdgeOperations` as the operation `name`. Raises UserError where the name is taken."""
+    """Register a subclass of `EdgeOperations` as the operation `name`. Raises UserError if the name is taken."""
 
     def register(cls: T) -> T:
         again = repr(_OWN.get(name)) == repr(cls)  # a module may be imported twice
         if name in OPERATIONS and not again:
             raise UserError(f"operation {name!r}", "is already registered", "choose another name")
         if not rules.NAME.fullmatch(name):
-            raise UserError(f"operation {name!r}", "is not a name", "use letters, digits, '_', '-' and '.'")
+            raise UserError(f"operation {name!r}", "is not a valid name", "use letters, digits, '_', '-' and '.'")
         OPERATIONS[name], _OWN[name] = Entry(cls), cls
         if name not in rules.IMAGES:
             rules.IMAGES.append(name)
@@ -134,11 +134,11 @@ OPERATIONS: dict[str, Entry] = {
     "conv3x3-bn-relu": _conv_norm_relu(3),
     "conv1x1-bn-relu": _conv_norm_relu(1),
 }
-"""In the order of `rules.IMAGES`, which lists their names without torch."""
+"""All operations in the order of `rules.IMAGES`, which lists their names without torch."""
 
 
 def merge(name: str, edges_: int, channels: int, stride: int, style: Style) -> EdgeOperations:
-    """Return the operation `name` on so many edges of a supernet. Raises UserError for an unknown name."""
+    """Return the operation `name` on `edges_` edges of a supernet. Raises UserError for an unknown name."""
     rules.known(name, "operation")
     merged = OPERATIONS[name].merged
     assert merged is not None, f"{name} is never computed"
@@ -155,9 +155,9 @@ def build(
     momentum: float = 0.1,
     pool_norm: bool = False,
 ) -> nn.Module:
-    """Return the operation `name` of a discrete network, `forward(x, gen=None)`, of equal input and output width.
+    """Return the operation `name` of a discrete network, `forward(x, gen=None)`, with equal input and output channels.
 
-    `pool_norm`: a norm after DARTS' pools (supernets only). Raises UserError for an unknown name.
+    `pool_norm` adds a norm after DARTS' pools (supernets only). Raises UserError for an unknown name.
     """
     rules.known(name, "operation")
     merged, plain = OPERATIONS[name]

@@ -1,8 +1,8 @@
-"""Cells that were published, as facts: name, source, space, text.
+"""Published cells: name, source, space and text.
 
-The data are in published.yaml in this folder. A name can replace its text wherever a genotype is read
-(`nasx retrain genotype=DARTS_V2`). Only cells of the spaces of this package are listed: NASNet and AmoebaNet have
-five nodes and other outputs.
+The data are in published.yaml in this folder. A cell's name can replace its text wherever a genotype is read
+(`nasx retrain genotype=DARTS_V2`). Only cells of the spaces in this package are listed: NASNet and AmoebaNet are not,
+because their cells have five nodes and other outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DATA = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published cell. `space` is darts, darts_rnn, nb201 or nb1shot1; `text` its genotype as its source has it."""
+    """One published cell. `space` is darts, darts_rnn, nb201 or nb1shot1; `text` is its genotype as in `source`."""
 
     name: str
     space: str
@@ -31,7 +31,7 @@ class Published:
 
 @cache
 def cells() -> dict[str, Published]:
-    """All published cells by name, in the order of the file."""
+    """Return all published cells by name, in the order of the file."""
     import yaml
 
     rows = yaml.safe_load(DATA.read_text(encoding="utf-8"))
@@ -39,12 +39,12 @@ def cells() -> dict[str, Published]:
 
 
 def find(name: str) -> Published | None:
-    """Return the published cell of this name, upper or lower case; None where there is none."""
+    """Return the published cell with this name (case-insensitive), or None if there is none."""
     return {cell.name.lower(): cell for cell in cells().values()}.get(name.strip().lower())
 
 
 def resolve(text: str, space: str) -> str:
-    """`text` itself, or the genotype that it names; raises UserError for a word that names no cell of `space`."""
+    """Return `text`, or the genotype that it names. Raises UserError for a name that is not a cell of `space`."""
     word = text.strip() if isinstance(text, str) else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_\-]{0,60}", word):
         return text
@@ -67,12 +67,12 @@ READERS: dict[str, Callable[[str], object]] = {
     "nb201": genotypes.nb201_cell,
     "nb1shot1": genotypes.nb101_graph,
 }
-"""What reads the text of a cell, by the name that `Published.space` and `Space.read_as` use."""
+"""Parsers of a cell's text, by the name that `Published.space` and `Space.read_as` use."""
 
 
 def check(text: str, space: str) -> object:
-    """What `text` names or writes, read for `space`, without torch. Raises UserError where that has no such cell.
+    """Parse the genotype that `text` names or contains for `space`, without torch. Raises UserError if it is invalid.
 
-    Whether the space has its operations is asked by `rules.CELLS`, all else by `Space.parse`.
+    `rules.CELLS` checks whether the space has the cell's operations; `Space.parse` checks everything else.
     """
     return READERS[space](resolve(text, space))

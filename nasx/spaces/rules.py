@@ -1,7 +1,7 @@
 """Rules for the settings and operations of each space, without torch.
 
-A space applies them when it is created, `nasx.config.space_rules` before a run starts, to report errors early.
-All raise UserError.
+A space applies the rules when it is created; `nasx.config.space_rules` applies them before a run starts, to report
+errors early. All rules raise UserError.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ IMAGES = [
     "none", "noise", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
     "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3", "maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu",
 ]  # fmt: skip
-"""The operations of operations.py in its order; `operations.operation` appends those of the user's own."""
+"""The operations of operations.py in the same order; `operations.operation` appends the user's operations."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 TEXT = ("none", "tanh", "relu", "sigmoid", "identity")
-"""Those of the recurrent space."""
+"""Operations of the recurrent space."""
 NB101 = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
-"""Those of NAS-Bench-101."""
+"""Operations of NAS-Bench-101."""
 NODES = (2, 3, 4, 5)
 KINDS = ("normal", "reduce")
 EDGES = tuple((source, target) for target in NODES for source in range(target))
 """(source, target) of the 14 edges of a DARTS cell, row-major."""
 STACKS = 3
-"""Stacks of cells of a NAS-Bench-101 network."""
+"""Number of stacks of cells in a NAS-Bench-101 network."""
 
 
 def known(name: str, where: str) -> None:
-    """Raises UserError unless `name` is a registered operation."""
+    """Raise UserError unless `name` is a registered operation."""
     if name not in IMAGES:
         raise UserError(f"{where}={name!r}", "is not an operation", f"use one of {', '.join(IMAGES)}")
 
 
 def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
-    """Raises UserError unless `names` are one or more different operations `among` these (default: all registered)."""
+    """Raise UserError unless `names` are one or more different operations in `among` (default: all registered)."""
     among = among or IMAGES
     place = f"{where}=[{','.join(map(str, names))}]"
     if not names:
@@ -62,7 +62,7 @@ def choosable(names: Sequence[str], where: str) -> None:
 
 
 def rows(space: Settings, key: str, edges: int) -> Lists:
-    """The operations of each edge: those of the setting `key`, else `operations` on all."""
+    """Return the operations of each edge: the lists in setting `key`, or `operations` on all edges if it is None."""
     own: Lists | None = getattr(space, key)
     return (tuple(space.operations),) * edges if own is None else own
 
@@ -72,7 +72,7 @@ def lists(space: object, key: str, edges: int) -> None:
     found = rows(space, key, edges)
     if len(found) != edges or len({len(row) for row in found}) != 1:
         raise UserError(
-            f"space.{key}", f"must hold {edges} lists of the same length", "give one list of operations for each edge"
+            f"space.{key}", f"must be {edges} lists of the same length", "give one list of operations for each edge"
         )
     for i, row in enumerate(found):
         listed(row, _place(space, key, i))
@@ -125,14 +125,14 @@ def nb1shot1(space: Settings) -> None:
 
 
 def stacked(key: str, layers: int) -> None:
-    """Raise UserError unless a NAS-Bench-101 network can have as many cells as the setting `key` says."""
+    """Raise UserError unless a NAS-Bench-101 network can have `layers` cells, the value of setting `key`."""
     if layers % STACKS:
         fault = f"cells cannot be divided evenly among {STACKS} stacks"
         raise UserError(f"{key}={layers}", fault, f"use a multiple of {STACKS}")
 
 
 def benchmark_size(kind: str | None, group: str, node: Config) -> Iterator[UserError]:
-    """Faults of `layers` and `stem` of a settings group for networks of a space whose cells are in a benchmark."""
+    """Yield the errors of `layers` and `stem` in a settings group, for networks of a space covered by a benchmark."""
     if kind == "nb1shot1" and node.get("layers"):
         try:
             stacked(f"{group}.layers", node["layers"])
@@ -155,7 +155,7 @@ SPACES: dict[str, Callable[[object], None]] = {
     "nb1shot1": nb1shot1,
     "darts_rnn": recurrent,
 }
-"""By the name that `Space.read_as` gives."""
+"""Checks of a space's settings, by `Space.read_as`."""
 
 
 # ---------------------------------------------------------------------------------------------------- genotypes
@@ -212,4 +212,4 @@ CELLS: dict[str, Callable[[Settings, Any], None]] = {
     "nb1shot1": nb101_fits,
     "darts_rnn": recurrent_fits,
 }
-"""Checks of what `published.READERS` return against a space."""
+"""Checks of cells returned by `published.READERS` against a space, by `Space.read_as`."""

@@ -37,5 +37,5 @@ def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
 
 
 def softmax_by_node(logits: Tensor, parts: Sequence[slice]) -> Tensor:
-    """Softmax over each part of the last axis (PC-DARTS, eq. 3: the edges that enter a node)."""
+    """Apply a softmax over each part of the last axis (PC-DARTS, eq. 3: the edges that enter a node)."""
     return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)

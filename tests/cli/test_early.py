@@ -45,7 +45,7 @@ SETTINGS = [
     (["space=nb201", "space.operations=[none,skip_connect,none]"], "none is listed twice; list each operation once"),
     (["space=darts", "space.operations=[none]"], "no operation can be selected; add one other than none"),
     (["space=nb201", "space.cell=[[none],[none],[none],[none],[none],[foo]]"], "space.cell[5]=[foo]: foo is not"),
-    (["space=darts", "space.normal=[[skip_connect]]"], "space.normal: must hold 14 lists of the same length"),
+    (["space=darts", "space.normal=[[skip_connect]]"], "space.normal: must be 14 lists of the same length"),
     (["space=darts", "space.partial=3"], "space.partial=3: does not divide 16 channels"),
     (["space=darts", "space.edges=searched", "space.edge_norm=true"], "edge weights would be learned twice"),
 ]

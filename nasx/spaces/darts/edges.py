@@ -19,7 +19,7 @@ PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node
 
 
 def edges_of(node: int) -> slice:
-    """The edges that enter `node`."""
+    """Return the slice of the edges that enter `node`."""
     start = sum(range(2, node))
     return slice(start, start + node)
 
@@ -31,9 +31,9 @@ def pair_slices() -> list[slice]:
 
 
 @cache
-@torch.inference_mode(False)  # the cached tensor must serve training too
+@torch.inference_mode(False)  # the cached tensor must also be usable in training
 def incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(20, 14): 1 where a pair holds an edge. Kept on the device, since a copy at each step would stall it."""
+    """Return (20, 14): 1 if the pair contains the edge. Cached on the device, since a copy per step would stall it."""
     held = [[float(target == node and source in pair) for source, target in EDGES] for node, pair in PAIRS]
     return torch.tensor(held, dtype=dtype, device=device)
 
@@ -41,6 +41,6 @@ def incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
 @cache
 @torch.inference_mode(False)
 def kept_mask(kept: tuple[tuple[Pair, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(cells, 14, 1), or (1, 14, 1) where tied: 1 on the edges that `kept` names, a pair of predecessors a node."""
+    """Return (cells, 14, 1), or (1, 14, 1) if tied: 1 on the edges in `kept`, which has two predecessors per node."""
     rows = [[float(source in cell[target - NODES[0]]) for source, target in EDGES] for cell in kept]
     return torch.tensor(rows, dtype=dtype, device=device).reshape(-1, len(EDGES), 1)

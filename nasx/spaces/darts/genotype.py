@@ -43,17 +43,17 @@ class DartsGenotype(Genotype):
         return cls(*genotypes.darts_cells(resolve(text, "darts")))
 
     def operations(self) -> dict[str, int]:
-        """Counts over both cells, 16 in all."""
+        """Return the count of each operation over both cells, 16 in total."""
         return dict(Counter(name for name, _ in self.normal + self.reduce))
 
     def layers(self, count: int) -> tuple[Cell, ...]:
-        """The cell of each of `count` layers."""
+        """Return the cell of each of `count` layers."""
         return tuple(self.normal if kind == "normal" else self.reduce for kind in plan(count))
 
 
 @dataclass(frozen=True)
 class UntiedDartsGenotype(Genotype):
-    """One cell for each layer."""
+    """A genotype with one cell for each layer."""
 
     cells: tuple[Cell, ...]
 
@@ -68,11 +68,11 @@ class UntiedDartsGenotype(Genotype):
         return cls(genotypes.untied_cells(text))
 
     def operations(self) -> dict[str, int]:
-        """Counts over all cells, eight for each."""
+        """Return the count of each operation over all cells, eight per cell."""
         return dict(Counter(name for cell in self.cells for name, _ in cell))
 
     def layers(self, count: int) -> tuple[Cell, ...]:
-        """The cell of each layer; raises UserError where the network has another number of them."""
+        """Return the cell of each layer. Raises UserError if `count` is not the number of cells."""
         if count != len(self.cells):
             raise UserError(
                 f"retrain.layers={count}",
@@ -83,13 +83,13 @@ class UntiedDartsGenotype(Genotype):
 
 
 def read(text: str) -> DartsGenotype | UntiedDartsGenotype:
-    """A tied or an untied genotype, or the published one that `text` names."""
+    """Return the tied or untied genotype in `text`, or the published genotype that `text` names."""
     text = resolve(text, "darts")
     return UntiedDartsGenotype.parse(text) if genotypes.is_untied(text) else DartsGenotype.parse(text)
 
 
 def canonical(cell: Cell, where: str) -> Cell:
-    """The pairs in the order of nodes and predecessors; raises UserError unless they form a cell."""
+    """Return the pairs in the order of nodes and predecessors. Raises UserError unless they form a cell."""
     pairs = [(str(name), int(pred)) for name, pred in cell]
     if len(pairs) != 2 * len(NODES):
         raise UserError(f"genotype, {where}", f"has {len(pairs)} pairs instead of 8", genotypes.DARTS_FORM)
@@ -100,7 +100,7 @@ def canonical(cell: Cell, where: str) -> Cell:
             rules.known(name, f"genotype, {where}, node {node}")
             if name == "none":
                 raise UserError(
-                    f"genotype, {where}, node {node}", "'none' cannot be selected", "name another operation"
+                    f"genotype, {where}, node {node}", "'none' cannot be selected", "choose another operation"
                 )
             if not 0 <= pred < node:
                 raise UserError(

@@ -1,24 +1,25 @@
-"""Discrete networks of the DARTS space, for CIFAR-like and ImageNet-like images, and what a network costs.
+"""Discrete networks of the DARTS space for CIFAR-like and ImageNet-like images, and the edges that define their cost.
 
-A cell has two inputs (nodes 0 and 1: the outputs of the cell before last and of the last one), four nodes (2 to 5),
-each the sum of two operations on earlier nodes, and as output the concatenation of the four. Cells at L // 3 and
-2 L // 3 are reductions: channels double there and operations on nodes 0 and 1 have stride 2. Both inputs pass a
-ReLU-conv1x1-BN first; input 0 a FactorizedReduce instead where the cell before it was a reduction.
+A cell has two inputs (nodes 0 and 1: the outputs of the two previous cells, the earlier one first) and four nodes
+(2 to 5), each the sum of two operations on earlier nodes; its output is the concatenation of the four nodes. Cells at
+L // 3 and 2 L // 3 are reductions: they double the channels, and their operations on nodes 0 and 1 have stride 2. Both
+inputs first pass a ReLU-conv1x1-BN; input 0 passes a FactorizedReduce instead if the previous cell is a reduction.
 
 Stems: `cifar` 3x3 convolution to 3 C, BN, for both inputs. `imagenet` 3x3/2 to C/2, BN, ReLU, 3x3/2 to C, BN for
-input 0 and from there ReLU, 3x3/2, BN for input 1, so that cell 0 sees a reduction behind it. The auxiliary head reads
-the output of cell 2 L // 3 in training. Batch norm is affine and tracked everywhere, pools have none.
+input 0, followed by ReLU, 3x3/2, BN for input 1, so that cell 0 treats the stem like a previous reduction. The
+auxiliary head reads the output of cell 2 L // 3 in training. All batch norms are affine and tracked; pools have none.
 
 Drop-path zeroes an operation's output for each image separately with probability p and divides by 1 - p otherwise;
-identities are left alone (Larsson et al. 2017; released code of DARTS).
+identities are not dropped (Larsson et al. 2017; released code of DARTS).
 
 Source: H. Liu et al., DARTS, ICLR 2019, appendix A; released code. Parameters of DARTS_V2 at L = 20, C = 36:
-3,349,342 (10 classes), 3,401,272 (100), with the head 3,825,768 and 3,946,908.
+3,349,342 (10 classes), 3,401,272 (100), with the auxiliary head 3,825,768 and 3,946,908.
 
 Deviations
-1. The final pool is global; the released ImageNet network pools 7x7, the same at 224x224.
-2. As released, the ImageNet auxiliary head has no BN after its 2x2 convolution.
-3. Stem `single`: three 3x3/2 convolutions to 3C/2, 3C, 3C with BN, ReLU between; Single-DARTS gives only their number.
+1. The final pool is global; the released ImageNet network pools 7x7, which is the same at 224x224.
+2. As in the released code, the ImageNet auxiliary head has no BN after its 2x2 convolution.
+3. Stem `single`: three 3x3/2 convolutions to 3C/2, 3C, 3C with BN, and ReLU between them; Single-DARTS states only the
+   number of convolutions.
 
 Shapes: x (n, 3, h, w) -> Logits, each (n, classes).
 """
@@ -44,14 +45,14 @@ SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 
 
 def plan(layers: int) -> tuple[str, ...]:
-    """ "normal" or "reduce" for each cell; one or two layers are all reductions."""
+    """Return "normal" or "reduce" for each cell; networks of one or two layers have only reductions."""
     return tuple("reduce" if i in (layers // 3, 2 * layers // 3) else "normal" for i in range(layers))
 
 
 def sites(layers: int, channels: int, stem: str, shape: tuple[int, ...], *, untied: bool) -> Iterator[Site]:
-    """The 14 edges of each cell of a network for images of `shape` (3, height, width).
+    """Yield the 14 edges of each cell of a network for images of `shape` (3, height, width).
 
-    `untied`: each cell of a kind decides for itself.
+    If `untied`, each cell of a kind has its own decisions.
     """
     h, w = shape[-2:]
     for _ in range(0 if stem == "cifar" else 3):
@@ -68,7 +69,7 @@ def sites(layers: int, channels: int, stem: str, shape: tuple[int, ...], *, unti
 
 
 class Stem(nn.Module):
-    """Both inputs of cell 0. `width` is their channels; `reduced`: input 0 is twice as large as input 1."""
+    """Stem for both inputs of cell 0. `width`: their channels; `reduced`: input 0 is twice as large as input 1."""
 
     def __init__(self, kind: str, channels: int) -> None:
         super().__init__()
@@ -98,8 +99,8 @@ class Stem(nn.Module):
 class AuxiliaryHead(nn.Module):
     """ReLU, 5x5 average pool, 1x1 to 128, BN, ReLU, 2x2 to 768, [BN,] ReLU, linear: (n, c, h, w) -> (n, classes).
 
-    Reads maps of 8 to 10 pixels (cifar: pool of stride 3) or 7 to 8 (imagenet: stride 2, no last BN). `without` is the
-    setting that leaves the head out.
+    The input maps have 8 to 10 pixels (cifar: pool of stride 3) or 7 to 8 (imagenet: stride 2, no last BN). `without`
+    is the setting that removes the head.
     """
 
     def __init__(
@@ -134,7 +135,7 @@ class AuxiliaryHead(nn.Module):
 
 
 def dropped(x: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
-    """x (n, c, h, w) with whole images zeroed with probability `drop_path`, the others divided by 1 - drop_path."""
+    """Zero whole images of x (n, c, h, w) with probability `drop_path`, and divide the others by 1 - drop_path."""
     keep = 1.0 - drop_path
     mask = torch.empty(x.size(0), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep, generator=gen)
     return x * (mask / keep)
@@ -195,13 +196,13 @@ class DartsNetwork(Network):
         return Logits(self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), scores)
 
     def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """The map (n, c, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        """Return the feature map (n, c, h, w) that the classifier pools; `maps` receives the map after each cell."""
         return self._run(x, 0.0, gen, maps)[0]
 
     def _run(
         self, x: Tensor, drop_path: float, gen: torch.Generator | None, maps: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Output of the last cell, and scores of the auxiliary head."""
+        """Return the output of the last cell, and the scores of the auxiliary head."""
         before, last = self.stem(x)
         scores = None
         for i, cell in enumerate(self.cells):

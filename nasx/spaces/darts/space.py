@@ -1,29 +1,29 @@
-"""The DARTS space and its relatives: S1 to S4, partial channels, untied cells, searched and fixed edges.
+"""The DARTS space and its variants: S1 to S4, partial channels, untied cells, searched and fixed edges.
 
 A cell has inputs 0 and 1, nodes 2 to 5 and 14 edges, row-major: node 2 from 0, 1; node 3 from 0, 1, 2; node 4 from
 0..3; node 5 from 0..4. In the supernet node j = sum over its edges of sum_o mix[edge, o] o(node i); in a genotype it
 keeps two edges with one operation each. Discretization, for each node: score an edge by its largest weight over the
 operations other than `none`; keep the two best edges (ties: the lower predecessor); on each take its best operation
-other than `none` (ties: the lower index). With `max_skips` the weakest skip connections of a normal cell are then taken
-out one by one, and the cell is selected again each time, until at most that many are left (P-DARTS, section 3.3).
+other than `none` (ties: the lower index). With `max_skips` the weakest skip connections of a normal cell are then
+removed one by one, and the cell is selected again each time, until at most that many remain (P-DARTS, section 3.3).
 
 Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the supernet does not depend on them)
     edge_norm        one logit for each edge, softmax over the edges of a node (PC-DARTS, eq. 3); mix also has
-                     "normal.edge" (cells, 1, 14), by which partial channels scale what they pass by
+                     "normal.edge" (cells, 1, 14), by which partial channels scale the bypassed channels
     edges=searched   one logit beta for each unordered pair of predecessors of a node; the weight of an edge is the sum
-                     of softmax(beta) over the pairs that hold it (Amended-DARTS, eq. 16); mix also has "normal.pair"
-                     (cells, 1, 20), and the genotype keeps each node's best pair
-    edges=fixed      node i keeps i - 1 and 0 only (Amended-DARTS, appendix C.2), or the edges of `keep`: a genotype,
-                     the second stage after edges=searched. The rows of other edges are zero.
+                     of softmax(beta) over the pairs that contain it (Amended-DARTS, eq. 16); mix also has
+                     "normal.pair" (cells, 1, 20), and the genotype keeps each node's best pair
+    edges=fixed      node i keeps only i - 1 and 0 (Amended-DARTS, appendix C.2), or the edges of the genotype `keep`
+                     (second stage after edges=searched). The rows of other edges are zero.
 
 Sources: H. Liu et al., DARTS, ICLR 2019, sections 2.1, 2.4; A. Zela et al., RobustDARTS, ICLR 2020 (S1 to S4);
 Y. Xu et al., PC-DARTS, ICLR 2020; Amended-DARTS (ICLR 2021 submission), section 3.1.2, appendices B.2 and C.2.
 
 Deviations
-1. Pairs of a node are kept in the order of their predecessors; the released code writes the stronger one first.
-   The order has no effect on the network's function, and with it two texts of one cell are equal.
-2. Operations are looked up with the edge's global index; RobustDARTS looks up `none` with the node's local one.
-3. Edge and pair weights are a softmax whatever the method's activation is: they weigh edges, not operations.
+1. Pairs of a node are kept in the order of their predecessors; the released code writes the stronger pair first.
+   The order has no effect on the network's function, and a fixed order makes two texts of one cell equal.
+2. Operations are looked up with the edge's global index; RobustDARTS looks up `none` with the node's local index.
+3. Edge and pair weights are a softmax for any activation of the method, because they weight edges, not operations.
 
 Shapes: a["normal"] (14, operations), untied (cells, 14, operations); a["normal.edge"] (1, 14); a["normal.pair"]
 (1, 20); mix (cells, 14, operations).
@@ -101,11 +101,11 @@ class Darts(Space):
 
     # ---------------------------------------------------------------------------------------------- structure
     def edge_operations(self, name: str) -> Lists:
-        """The operations of each of the 14 edges of "normal" or "reduce"; none for weights of edges and pairs."""
+        """Return the operations of each of the 14 edges of "normal" or "reduce"; () for weights of edges and pairs."""
         return rules.rows(self, name, len(EDGES)) if name in KINDS else ()
 
     def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
-        """The head that reads the output (n, channels, h, w) of cell 2 L // 3."""
+        """Return the auxiliary head that reads the output (n, channels, h, w) of cell 2 L // 3."""
         return AuxiliaryHead(channels, classes, self.stem, without="space.auxiliary=false")
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -128,7 +128,7 @@ class Darts(Space):
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Normal cells only: layer regularizers leave the reduction cells alone (Lambda-DARTS, section 4)."""
+        """Names of normal cells only: layer regularizers do not apply to reductions (Lambda-DARTS, section 4)."""
         return (tuple(name for name in self.cells() if name.startswith("normal")),)
 
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
@@ -169,7 +169,7 @@ class Darts(Space):
         return self._join({kind: [self._cell(kind, mix, i) for i in range(self.places(kind))] for kind in KINDS})
 
     def edge_shares(self, mix: Tree) -> Tree:
-        """With searched edges the sum of the weights of the pairs that hold an edge."""
+        """Return, for searched edges, the sum of the weights of the pairs that contain each edge."""
         pairs = {kind: mix[f"{kind}.pair"] for kind in KINDS if self.edges == "searched"}
         return {kind: (pair @ incidence(pair.dtype, pair.device))[:, 0] for kind, pair in pairs.items()}
 
@@ -180,7 +180,7 @@ class Darts(Space):
         return found
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """One operation of each (kept) edge; then two edges of each node, unless edges are fixed or have weights."""
+        """Return one operation per (kept) edge, then two edges per node unless edges are fixed or have weights."""
         first: list[Decision] = []
         then: list[Decision] = []
         for kind in KINDS:
@@ -198,7 +198,7 @@ class Darts(Space):
         return tuple(first), tuple(then)
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
-        """See `Space.narrow`; searched edges are then fixed to those that the mixture keeps (Amended-DARTS, B.2)."""
+        """Narrow as in `Space.narrow`; searched edges are fixed to the edges that `mix` keeps (Amended-DARTS, B.2)."""
         space = self if self.edges != "searched" else replace(self, edges="fixed", keep=str(self.discretize(mix)))
         if keep is None:
             return space
@@ -233,7 +233,7 @@ class Darts(Space):
         return cell
 
     def _strongest(self, kind: str, rows: list[list[float]], betas: list[list[float]], i: int) -> Cell:
-        """Return the cell of weights (14, operations), with pair weights `betas` if edges are searched."""
+        """Return the cell selected by weights (14, operations), and by pair weights `betas` if edges are searched."""
         names = self.edge_operations(kind)
         chosen = [best(row, choosable(ops_)) for row, ops_ in zip(rows, names, strict=True)]
         strength = [row[k] for row, k in zip(rows, chosen, strict=True)]
@@ -251,7 +251,7 @@ class Darts(Space):
         return tuple(pairs)
 
     def encode(self, genotype: Genotype) -> Tree:
-        """Weight 1 on the kept operation of each kept edge, on its edge, and on its pair; all else 0."""
+        """Return weight 1 on the kept operation of each kept edge, on the edge, and on its pair; 0 elsewhere."""
         cells = self._by_kind(genotype)
         mix: Tree = {}
         for kind, count in ((kind, self.cells()[kind]) for kind in KINDS):
@@ -365,7 +365,7 @@ class Darts(Space):
 
     @cached_property
     def _kept(self) -> dict[str, tuple[tuple[Pair, ...], ...]]:
-        """With fixed edges, the two predecessors of each node, for each cell of a kind (one if tied)."""
+        """The two predecessors of each node if edges are fixed, for each cell of a kind (one cell if tied)."""
         if self.edges != "fixed":
             return {}
         if self.keep is None:
@@ -377,7 +377,7 @@ class Darts(Space):
         }
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
-        """L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet) unless given; untied genotypes fix the layers."""
+        """Return a network, L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet) by default; untied genotypes fix L."""
         stem = size.get("stem", "cifar")
         depth, width = SIZES.get(stem, SIZES["cifar"])
         if isinstance(genotype, UntiedDartsGenotype):
@@ -387,7 +387,7 @@ class Darts(Space):
         return DartsNetwork(cells, classes, size.get("channels") or width, stem=stem, auxiliary=auxiliary)
 
     def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
-        """Edges of the network that `network` makes with `size`, see `Space.sites`."""
+        """Yield the edges of the network that `network` returns for `size`; see `Space.sites`."""
         stem = size.get("stem", "cifar")
         depth, width = SIZES.get(stem, SIZES["cifar"])
         layers = self.layers if self.untied else size.get("layers") or depth

@@ -21,10 +21,10 @@ from nasx.spaces.selection import Lists
 
 
 class DartsSupernet(Supernet):
-    """DARTS: stem, L relaxed two-input cells (reductions at L // 3 and 2 L // 3), pool, linear.
+    """Supernet of DARTS: stem, L relaxed two-input cells (reductions at L // 3 and 2 L // 3), pool, linear.
 
-    Each cell's output concatenates its four nodes; both inputs pass a 1x1 preprocess (a factorized reduction where
-    the cell before was a reduction). Serves S1-S4, PC-DARTS and untied cells: they differ in data, not here.
+    Each cell's output concatenates its four nodes; both inputs pass a 1x1 preprocessing (for input 0, a factorized
+    reduction if the previous cell is a reduction). S1-S4, PC-DARTS and untied cells differ only in their arguments.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class DartsSupernet(Supernet):
         naive: bool,
         auxiliary: Callable[[int, int], nn.Module] | None,
     ) -> None:
-        """`lists`: kind of a cell -> operations of each edge. `auxiliary`: makes the head of channels and classes."""
+        """Build the supernet. `lists`: cell kind -> operations per edge; `auxiliary`: (channels, classes) -> head."""
         super().__init__()
         self.naive, c = naive, channels
         self.stem0, self.stem1, width, halved = stem(stem_kind, c, tracked)
@@ -104,7 +104,7 @@ class DartsSupernet(Supernet):
 
 
 def stem(kind: str, channels: int, tracked: bool) -> tuple[nn.Module, nn.Module, int, bool]:
-    """Both input paths of cell 0, their width, and whether the first is twice as large as the second.
+    """Return both input paths of cell 0, their width, and whether the first is twice as large as the second.
 
     cifar: 3x3 convolution to 3 C and norm, for both inputs. imagenet: 1/4 and 1/8 resolution at width 3 C (PC-DARTS'
     search network). single: three stride-2 convolutions, 1/8 resolution (Single-DARTS, section 5.1).
@@ -121,4 +121,4 @@ def stem(kind: str, channels: int, tracked: bool) -> tuple[nn.Module, nn.Module,
         return nn.Sequential(*half), third, width, True
     if kind == "single":
         return nn.Sequential(*half, third), nn.Identity(), width, False
-    raise ValueError(f"no stem {kind!r}")
+    raise ValueError(f"unknown stem {kind!r}")

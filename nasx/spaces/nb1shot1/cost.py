@@ -1,8 +1,8 @@
 """The expected cost of cells of NAS-Bench-1Shot1.
 
-The wiring of a cell decides the channels of its vertices and which of them have a projection, so a cost is no sum over
-edges: the operations have a table of their own for each wiring, and the wiring is the one that discretization chooses
-(expected_cost.py, deviation 2). Within a wiring the expectation is linear in the probabilities of the operations.
+The wiring of a cell determines the channels of its vertices and which vertices have a projection, so cost is not a sum
+over edges: each wiring has its own table of operation costs, and discretization selects the wiring (expected_cost.py,
+deviation 2). Within a wiring the expectation is linear in the probabilities of the operations.
 
 Shapes: fixed (wirings,), table (wirings, blocks, operations).
 """
@@ -25,10 +25,10 @@ from nasx.spaces.nb1shot1.network import widths
 
 
 class WiringCosts(CostModel):
-    """Costs by wiring, in the order of `itertools.product` over the options of each choice of vertices."""
+    """Cost model with costs per wiring, in the order of `itertools.product` over the options of the vertex choices."""
 
     def __init__(self, choices: dict[str, int], options: Sequence[Tensor], fixed: Tensor, table: Tensor) -> None:
-        """`options`: for each choice of vertices all that may be chosen, (options, vertices) of 0 and 1."""
+        """Create the model. `options`: for each vertex choice, all allowed subsets, (options, vertices) of 0 and 1."""
         self.choices, self.options, self.fixed, self.table = choices, options, fixed, table
 
     def to(self, device: torch.device) -> WiringCosts:
@@ -58,9 +58,9 @@ def wiring_costs(
     channels: int,
     shape: tuple[int, ...],
 ) -> WiringCosts:
-    """The costs of the cells of networks of `layers` cells for images of `shape`, without stem and classifier.
+    """Return the costs of the cells in networks of `layers` cells for images of `shape`, without stem and classifier.
 
-    `vertices`: for each of the space's `choices` the number of vertices that may be chosen.
+    `vertices`: the number of candidate vertices for each of the space's `choices`.
     """
 
     @cache

@@ -56,11 +56,11 @@ class Nb101Genotype(Genotype):
         return cls(*genotypes.nb101_graph(resolve(text, "nb1shot1")))
 
     def operations(self) -> dict[str, int]:
-        """Counts over the vertices that lie on a path from input to output."""
+        """Return the count of each operation over the vertices on paths from input to output."""
         return dict(Counter(self.pruned().ops[1:-1]))
 
     def pruned(self) -> Nb101Genotype:
-        """The cell without the vertices that lie on no path from input to output (both always stay)."""
+        """Return the cell with only the vertices on paths from input to output (input and output always stay)."""
         last = len(self.matrix) - 1
         forward = reached(self.matrix, 0)
         backward = reached(tuple(zip(*self.matrix, strict=True)), last)
@@ -70,7 +70,7 @@ class Nb101Genotype(Genotype):
 
 
 def reached(matrix: Matrix, start: int) -> set[int]:
-    """Vertices that a path from `start` reaches, `start` included."""
+    """Return the vertices that are reachable from `start`, including `start`."""
     found, open_ = {start}, [start]
     while open_:
         fresh = {j for j, x in enumerate(matrix[open_.pop()]) if x} - found

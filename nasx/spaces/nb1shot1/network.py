@@ -14,7 +14,7 @@ from nasx.spaces.nb1shot1.genotype import Matrix, Nb101Genotype, reached
 
 
 def widths(matrix: Matrix, c_in: int, c_out: int) -> list[int]:
-    """Return the channels of each vertex: the output's divided among its inputs, others those of the widest target."""
+    """Return each vertex's channels: the output's are divided among its inputs, others equal their widest target's."""
     last = len(matrix) - 1
     out = [c_in, *[0] * (last - 1), c_out]
     entering = [v for v in range(1, last) if matrix[v][last]]
@@ -80,7 +80,7 @@ class Nb101Network(Network):
         return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
 
     def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """The map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        """Return the feature map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
         x = self.stem(x)
         for i, cell in enumerate(self.cells):
             if i and i % self.stack == 0:

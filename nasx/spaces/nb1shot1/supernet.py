@@ -21,8 +21,8 @@ from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
 class ChoiceCell(Cell[Tensor]):
     """NAS-Bench-1Shot1's relaxed cell of B choice blocks.
 
-    Block b sees its own projection of the cell's input and all earlier blocks, each scaled by its input weight
-    (unscaled where the block has no choice of inputs), and applies a mixed operation. The output adds o_0 times a
+    Block b sums its own projection of the cell's input and all earlier blocks, each scaled by its input weight
+    (unscaled if the block has no choice of inputs), and applies a mixed operation. The output adds o_0 times a
     projection of the input to the concatenation of o_b times block b. All projections are one convolution.
     """
 
@@ -37,11 +37,11 @@ class ChoiceCell(Cell[Tensor]):
 
     @property
     def node_modules(self) -> list[nn.Module]:
-        """The modules that return the cell's nodes; a cell without this property returns them itself."""
+        """The modules that return the cell's nodes; a cell without this property returns its nodes from `forward`."""
         return list(self.bundles)
 
     def projections(self, x: Tensor, naive: bool) -> list[Tensor]:
-        """The input as each block sees it (B times C channels), and the output's own (B C channels)."""
+        """Return the projection of the input for each block (B times C channels), and for the output (B C channels)."""
         if naive:
             pieces = [self.project.single(x, i, None) for i in range(2 * self.blocks)]
         else:
@@ -57,7 +57,7 @@ class ChoiceCell(Cell[Tensor]):
         naive: bool,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """`ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None, `bias` (B,) of the blocks' results or None."""
+        """Apply the cell; `ops` (B, 3), `output` (B + 1,), optional `inputs[b]` (b + 1,) and `bias` (B,) of blocks."""
         return self.run(x, ops, output, list(inputs), naive, bias)
 
     def body(
@@ -83,7 +83,7 @@ class ChoiceCell(Cell[Tensor]):
 
 
 class Nb1Shot1Supernet(Supernet):
-    """NAS-Bench-1Shot1: stem, three stacks of choice cells with padded pooling between, projection, pool, linear."""
+    """Supernet: stem, three stacks of choice cells with padded pooling between them, projection, pool, linear."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Nb1Shot1Supernet(Supernet):
         *,
         naive: bool,
     ) -> None:
-        """`inputs`: the name of the input weights of each block; None: it has no choice of inputs."""
+        """Build the supernet. `inputs`: name of each block's input weights; None if it has no choice of inputs."""
         super().__init__()
         self.naive, self.inputs = naive, inputs
         c = width = channels
@@ -111,7 +111,7 @@ class Nb1Shot1Supernet(Supernet):
         self.classifier = nn.Linear(c, classes)
 
     def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None) -> Logits:
-        x = self.stem.value(x)[:, 0]  # as a slice of its weights, their gradient would lose their memory layout
+        x = self.stem.value(x)[:, 0]  # a slice of the weights would change their gradient's memory layout
         names = [mix[name].flatten(1).unbind(0) if name else [None] * len(self.cells) for name in self.inputs]
         biases = mix["ops.bias"].squeeze(1).unbind(0) if "ops.bias" in mix else [None] * len(self.cells)
         rows = zip(

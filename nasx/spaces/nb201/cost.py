@@ -1,8 +1,8 @@
-"""The expected cost of cells of NAS-Bench-201 by a table of all cells, for costs that are no sum over edges (latency).
+"""Expected cost of NAS-Bench-201 cells from a table of all cells, for costs that are not a sum over edges (latency).
 
     E[cost](mix) = sum over cells of p_1(o_1) ... p_6(o_6) cost(o_1, ..., o_6)
 
-exact, and linear in the probabilities of each edge. Shapes: table (operations,) * 6.
+The expectation is exact, and linear in the probabilities of each edge. Shapes: table (operations,) * 6.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nasx.spaces.selection import Lists
 
 
 class CellCosts(CostModel):
-    """The cost of each cell of a space with these operations on its edges."""
+    """Cost model from a table with the cost of each cell of a space."""
 
     def __init__(self, table: Tensor) -> None:
         self.table = table
 
     @classmethod
     def of(cls, values: Sequence[float], lists: Lists) -> CellCosts:
-        """Convert the values of all 15,625 cells in the order of the benchmark: base-5 numbers, first edge first."""
+        """Create the model from the values of all 15,625 cells in benchmark order: base-5 numbers, first edge first."""
         table = torch.as_tensor(values, dtype=torch.float64).reshape((len(OPERATIONS),) * len(EDGES))
         for edge, names in enumerate(lists):
             table = table.index_select(edge, torch.tensor([OPERATIONS.index(name) for name in names]))

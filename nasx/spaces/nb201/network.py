@@ -48,7 +48,7 @@ class Nb201Network(Network):
         return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
 
     def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """The map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        """Return the feature map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
         x = self.stem(x)
         for block in self.blocks:
             x = block(x, gen)

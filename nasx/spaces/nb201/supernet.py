@@ -19,7 +19,7 @@ from nasx.spaces.selection import Lists
 
 
 class ResidualReduction(nn.Module):
-    """NAS-Bench-201's reduction block: two relu-conv-norm 3x3 (the first at stride 2), shortcut avgpool and 1x1."""
+    """NAS-Bench-201's reduction block: two relu-conv3x3-norm (the first at stride 2), shortcut avgpool and 1x1."""
 
     def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class ResidualReduction(nn.Module):
 
 
 class Nb201Supernet(Supernet):
-    """NAS-Bench-201: stem, three stages of N relaxed cells with residual reductions between, norm-relu-pool-linear."""
+    """Supernet: stem, three stages of N relaxed cells with residual reductions between them, norm-relu-pool-linear."""
 
     def __init__(
         self, lists: Lists, layers: int, channels: int, style: Style, partial: int, classes: int, *, naive: bool

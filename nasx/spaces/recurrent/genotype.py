@@ -17,7 +17,7 @@ OPERATIONS = rules.TEXT
 
 @dataclass(frozen=True)
 class RecurrentGenotype(Genotype):
-    """An (operation, predecessor) pair for each node; predecessor 0 is the state s_0, j the node j."""
+    """An (operation, predecessor) pair for each node; predecessor 0 is the state s_0, predecessor j is node j."""
 
     nodes: Cell
 

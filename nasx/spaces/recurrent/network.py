@@ -1,10 +1,10 @@
-"""Networks that read a text word by word: embedding, one recurrent cell, and a decoder that shares its weights.
+"""Networks that read a text word by word: embedding, one recurrent cell, and a decoder tied to the embedding.
 
     e_t = E[x_t],  h_t = cell(e_t, h_{t-1}),  scores_t = E h_t + b                    E (words, width), tied
 
-Dropout in training, of rates that the caller gives: of whole words in E (`embedding`), then, with one mask for all
-steps (locked, or variational, dropout), of e_t (`input`), of e_t and of every state inside the cell (`x`, `hidden`),
-and of h_t before the decoder (`output`). All are drawn from `gen`, in this order, scaled by 1 / (1 - rate).
+Training applies dropout with rates given by the caller: to whole words in E (`embedding`), then, with one mask for all
+steps (locked, or variational, dropout), to e_t (`input`), to e_t and every state inside the cell (`x`, `hidden`), and
+to h_t before the decoder (`output`). All masks are drawn from `gen`, in this order, and scaled by 1 / (1 - rate).
 
 The training loss adds activation mean(drop(h)^2) + slowness mean((h_t - h_{t-1})^2): `Logits.penalty`.
 
@@ -53,7 +53,7 @@ def times(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Masks(NamedTuple):
-    """What dropout multiplies with, None for 1: (words, 1), (n, 1, width), twice (n, width), (n, 1, width)."""
+    """Dropout masks, None for no dropout: (words, 1), (n, 1, width), twice (n, width), (n, 1, width)."""
 
     embedding: Tensor | None = None
     input: Tensor | None = None
@@ -104,25 +104,25 @@ class Words(nn.Module):
         )
 
     def penalty(self, states: Tensor, seen: Tensor, rates: Regularizers) -> Tensor:
-        """What training adds to the loss, (); states (n, steps, width) and what the decoder sees of them."""
+        """Return the penalty () in the training loss; `seen` is `states` (n, steps, width) after output dropout."""
         slow = (states[:, 1:] - states[:, :-1]).square().mean() if states.size(1) > 1 else states.new_zeros(())
         return rates.activation * seen.square().mean() + rates.slowness * slow
 
 
 def gated(first: Tensor, weight: Tensor, s: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """s + sigmoid(c) (activation(g) - s) with [c, g] = first W."""
+    """Return s + sigmoid(c) (activation(g) - s) with [c, g] = first W."""
     c, g = (first @ weight).chunk(2, -1)
     return s + torch.sigmoid(c) * (activation(g) - s)
 
 
 def entered(word: Tensor, h: Tensor, weight: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
-    """The cell's first state s_0."""
+    """Return the cell's first state s_0."""
     return gated(torch.cat([times(word, x_mask), times(h, h_mask)], 1), weight, h, torch.tanh)
 
 
 # ----------------------------------------------------------------------------------------------------- discrete
 class RecurrentCell(nn.Module):
-    """A discrete cell."""
+    """A discrete recurrent cell."""
 
     def __init__(self, genotype: RecurrentGenotype, width: int) -> None:
         super().__init__()
@@ -160,13 +160,13 @@ class RecurrentNetwork(Network):
 
 # ------------------------------------------------------------------------------------------------------ relaxed
 class RelaxedRecurrentCell(Cell[Tensor]):
-    """A cell of mixed edges.
+    """A relaxed recurrent cell of mixed edges.
 
-    Biases of edges (`Space.biased`) are not read: batch norm of the node would subtract them.
+    Biases of edges (`Space.biased`) are ignored, because the node's batch norm would subtract them.
     """
 
     def __init__(self, names: Sequence[tuple[int, str]], into: Sequence[slice], width: int, tracked: bool) -> None:
-        """`names`: columns and names of the operations in the mixture; `into`: rows of the edges into each node."""
+        """Build the cell. `names`: columns and names of the mixture's operations; `into`: rows of each node's edges."""
         super().__init__()
         self.names, self.into = names, into
         self.first = uniform(2 * width, 2 * width)
@@ -176,7 +176,7 @@ class RelaxedRecurrentCell(Cell[Tensor]):
     def body(
         self, word: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None, mix: Tensor, naive: bool
     ) -> Tensor:
-        """The state after a word; `mix` (edges, operations)."""
+        """Return the state after a word; `mix` has shape (edges, operations)."""
         node = self.single if naive else self.merged
         states = [self.norm(entered(word, h, self.first, x_mask, h_mask))]
         for weight, edges in zip(self.nodes, self.into, strict=True):
@@ -184,7 +184,7 @@ class RelaxedRecurrentCell(Cell[Tensor]):
         return torch.stack(states[1:]).mean(0)
 
     def merged(self, states: list[Tensor], weight: Tensor, rows: Tensor, h_mask: Tensor | None) -> Tensor:
-        """One product for all sources, one gate for all operations: sum of p s + c (sum_k p_k f_k(g) - p s)."""
+        """Use one product for all sources, one gate for all operations: sum of p s + c (sum_k p_k f_k(g) - p s)."""
         s = torch.stack(states)
         c, g = (times(s, h_mask) @ weight).chunk(2, -1)
         rows = rows[:, :, None, None]
@@ -193,7 +193,7 @@ class RelaxedRecurrentCell(Cell[Tensor]):
         return (kept + torch.sigmoid(c) * (value - kept)).sum(0)
 
     def single(self, states: list[Tensor], weight: Tensor, rows: Tensor, h_mask: Tensor | None) -> Tensor:
-        """Edge by edge and operation by operation, as the definition says."""
+        """Compute a node edge by edge and operation by operation, as defined."""
         return torch.stack(
             [
                 row[k] * gated(times(s, h_mask), weight, s, ACTIVATIONS[name])

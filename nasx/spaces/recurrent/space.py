@@ -1,20 +1,20 @@
 """The recurrent space of DARTS: one cell that reads a text word by word, 36 edges, five operations.
 
-    s_0 = h + sigmoid(c) (tanh(g) - h),   [c, g] = [x; h] W_0            x the word, h the state after the word before
+    s_0 = h + sigmoid(c) (tanh(g) - h),   [c, g] = [x; h] W_0            x the word, h the state after the previous word
     s_i = s_j + sigmoid(c) (f(g) - s_j),  [c, g] = s_j W_i               f the operation on edge j -> i, j < i
-    h'  = mean of s_1 .. s_8, the state after this word, from which the next one is predicted
+    h'  = mean of s_1 .. s_8, the state after this word, from which the next word is predicted
 
 In the supernet s_i sums the right-hand side over all j < i and all operations f, each times its mixture weight; W_i
-serves all edges into node i, and `none` adds nothing. Batch norm without affine parameters follows s_0 and every node,
+is shared by all edges into i, and `none` adds nothing. Batch norm without affine parameters follows s_0 and every node,
 in the supernet only. A genotype has for each node one predecessor and one operation: the predecessor whose largest
-weight over operations other than `none` is largest, and that operation. Edges in the order of their targets.
+weight over operations other than `none` is largest, and that operation. Edges are in the order of their targets.
 
 Source: Liu, Simonyan, Yang, DARTS, ICLR 2019, sections 2.1, 3.1.2 and appendix A.1.2; released code, rnn/.
 
 Deviations
-1. Batch norm uses the statistics of the batch, in evaluation too, as in the other supernets; the released code keeps
-   running ones, which `batch_norm=tracked` does here.
-2. A genotype's output is the mean of all of its nodes; ENAS' cell, listed in the released code, joins some of 11.
+1. Batch norm also uses batch statistics in evaluation, as in the other supernets; the released code keeps running
+   statistics, as `batch_norm=tracked` does here.
+2. A genotype's output is the mean of all its nodes; ENAS' cell, listed in the released code, joins some of 11 nodes.
 
 Shapes: a["recurrent"] (36, operations), mix["recurrent"] (1, 36, operations); network x (n, steps) words,
 state (n, channels) -> (n * steps, words of the vocabulary) scores, item by item.
@@ -67,15 +67,15 @@ class Recurrent(Space):
         return choosable(self.operations)
 
     def into(self, node: int) -> slice:
-        """The edges into a node (from 1), in the order of their sources."""
+        """Return the slice of the edges into a node (numbered from 1), in the order of their sources."""
         return slice(node * (node - 1) // 2, node * (node + 1) // 2)
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """The same operations on each edge."""
+        """Return the same operations for each edge."""
         return (self.operations,) * (self.nodes * (self.nodes + 1) // 2)
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """One operation of each edge; then one edge of each node."""
+        """Return one operation for each edge, then one edge for each node."""
         edges = range(self.nodes * (self.nodes + 1) // 2)
         return (
             tuple(Decision("recurrent", tuple((e, o) for o in self.choosable)) for e in edges),
@@ -114,7 +114,7 @@ class Recurrent(Space):
         return RecurrentGenotype(tuple(nodes))
 
     def encode(self, genotype: Genotype) -> Tree:
-        """Weight 1 on the chosen operation of each chosen edge, 0 elsewhere."""
+        """Return weight 1 on the chosen operation of each chosen edge, 0 elsewhere."""
         assert isinstance(genotype, RecurrentGenotype)
         hot = torch.zeros(1, *self.shapes()["recurrent"])
         for node, (name, source) in enumerate(genotype.nodes, start=1):
@@ -142,15 +142,15 @@ class Recurrent(Space):
         return count
 
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """Segments of so many words."""
+        """Return `n` text segments of `shape` words on the meta device."""
         return torch.zeros(n, *shape, dtype=torch.long, device="meta")
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
-        """One cell of width 850 unless given (appendix A.1.2)."""
+        """Return a network of one cell, of width 850 unless given (appendix A.1.2)."""
         from nasx.spaces.recurrent.network import RecurrentNetwork
 
         assert isinstance(genotype, RecurrentGenotype)
         plain_only(size, "darts_rnn")
         if (layers := size.get("layers")) not in (None, 1):
-            raise UserError(f"retrain.layers={layers}", "networks of darts_rnn have one cell", "leave layers out")
+            raise UserError(f"retrain.layers={layers}", "networks of darts_rnn have one cell", "remove retrain.layers")
         return RecurrentNetwork(genotype, classes, size.get("channels") or SIZE)
