@@ -1,7 +1,8 @@
 """Datasets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
 
 ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
-The files of a class are sorted by path. torch is imported only by `transforms` and `open`; decoded.py crops batches.
+The files of a class are sorted by path; decoded.py draws and crops the batches. torch is imported only by `transforms`
+and `open`.
 
     training     random window with `scale` of the area and width / height in `ratio`, resized to size x size;
                  mirrored with probability 1/2; brightness, contrast, saturation and hue changed by up to `jitter`,

@@ -178,7 +178,7 @@ class Svhn(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet16(Source):
-    """ImageNet16-120: first `classes` classes of ImageNet downsampled to 16 x 16; 151,700 and 6,000 images."""
+    """ImageNet16-120: first `classes` classes of ImageNet reduced to 16 x 16; 151,700 training, 6,000 test images."""
 
     pad: int = 2
     classes: int = 120
