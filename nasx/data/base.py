@@ -1,4 +1,4 @@
-"""Dataset types and the folder that holds the datasets."""
+"""Dataset types and the folder that contains the datasets."""
 
 from __future__ import annotations
 

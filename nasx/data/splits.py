@@ -1,6 +1,6 @@
 """Split of the training images into images for the weights w and images for the architecture a.
 
-    halves   the first `fraction` of the unshuffled indices trains w, the rest trains a (DARTS, train_search.py)
+    halves   the first `fraction` of the unshuffled indices trains w, the remainder trains a (DARTS, train_search.py)
     seeded   the same sizes, disjoint, drawn with the run's seed
     classes  seeded within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
     file     NAS-Bench-201's official file: {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}

@@ -4,7 +4,7 @@
     versus    mean minus the mean of the random runs, with Welch's p over searches (significance.py)
 
 The random runs of a row have the method `random` with one draw per seed, the same space and dataset, the same
-benchmark or the same retraining, reduced or not; among several configurations the one with most runs is used. Their
+benchmark or the same retraining, reduced or not; of several configurations, that with most runs is used. Their
 search protocol is irrelevant, because random search trains nothing. Retrainings of one search count as one value, their
 mean. A single cell, or a cell chosen among several, is not tested, because retrainings of one cell are not a sample of
 the method. The measure is the benchmark accuracy on the dataset of the row, else on the first dataset that all runs

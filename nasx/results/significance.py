@@ -60,7 +60,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
 def by_search(runs: Iterable[Row], measure: str) -> list[float]:
     """Return the measure of each search in `runs` (rows of `collect`), as the mean over retrainings of its cell.
 
-    Runs without the measure are left out; a cell given on the command line counts as one search.
+    Runs without the measure are omitted; a cell given on the command line counts as one search.
     """
     values: dict[str, list[float]] = {}
     for run in runs:

@@ -107,7 +107,7 @@ def _text(column: str, row: Row) -> str:
 
 
 def distinct(rows: Sequence[Row]) -> tuple[str, list[str]]:
-    """Return the overrides common to all rows, and the additional ones of each row."""
+    """Return the overrides common to all rows, and the additional overrides of each row."""
     shared = [line for line in rows[0]["settings"] if all(line in row["settings"] for row in rows)] if rows else []
     return " ".join(shared), [" ".join(line for line in row["settings"] if line not in shared) for row in rows]
 

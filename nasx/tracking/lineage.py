@@ -2,7 +2,7 @@
 
     nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset that RUN was searched with
     nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
-    next: nasx ...                                              commands at the end of a run, which run as printed
+    next: nasx ...                                              commands printed at the end of a run, ready to use
 
 The command line overrides inherited settings: `dataset=NAME` with another name overrides the whole group, and
 `dataset.size=64` overrides this setting. Inherited settings override the files of `conf/`. Does not import torch.

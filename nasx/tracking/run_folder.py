@@ -3,7 +3,7 @@
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object per epoch
     result.json     the record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
-    checkpoints/    the last two and the kept ones, with the metrics rows so far (tracking/checkpoints.py)
+    checkpoints/    the last two and the kept checkpoints, with the metrics rows so far (tracking/checkpoints.py)
     log.txt         printed messages          lock   lock of the process that writes here (tracking/lock.py)
     engine.json     the fastest way to compute steps, if it was measured (searcher/calibration.py)
     fault.txt       the reason for the failure of the last start, if it failed

@@ -118,7 +118,7 @@ class Session:
         return bool(time.monotonic() - self.saved > self.config["checkpoint_s"])
 
     def check_signals(self, save: Callable[[], None]) -> None:
-        """Save and raise StopRequested if a signal asked any of the processes to stop."""
+        """Save and raise StopRequested if a signal requested a stop in any of the processes."""
         asked = self.signals.asked
         if distributed.world_size() > 1:
             asked = max(distributed.all_gather(asked or 0)) or None

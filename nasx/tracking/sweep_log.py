@@ -69,9 +69,9 @@ def jobs(folder: Path) -> list[Job]:
     return found
 
 
-# --------------------------------------------------------------------------------------------------- at its end
+# ---------------------------------------------------------------------------------------------------- summary
 def summary(folder: Path, fault: BaseException | None) -> int:
-    """Print how many jobs of a sweep finished, and the faults of the others; return 1 if one failed, else 0.
+    """Print how many jobs of a sweep finished, and the errors of failed jobs; return 1 if one failed, else 0.
 
     `fault` is the error that stopped the sweep: the error of a job, or of the launcher if a job died without an error.
     """
