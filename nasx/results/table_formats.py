@@ -130,7 +130,7 @@ def _stacked(name: str) -> str:
 
 
 LABEL, NAME = "#", 28
-"""Heading of the column that links the parts of a split sheet, and maximum width of the first column in the parts."""
+"""Heading of the column that joins the parts of a sheet, and the widest that its first column is there."""
 MISSING = frozenset({"n/a", "–", ""})
 """Cells without a number."""
 
@@ -138,7 +138,7 @@ MISSING = frozenset({"n/a", "–", ""})
 def _parts(sheet: Sheet, width: int | None) -> list[Sheet]:
     """Split a sheet so that every part fits `width`: first its text columns, then its numbers by row.
 
-    Columns without any number are omitted from the parts.
+    Columns without any number are left out of the parts.
     """
     sizes = [
         max(max(map(_width, _stacked(head).split("\n"))), *(_width(row[i]) for row in sheet.rows)) + 3

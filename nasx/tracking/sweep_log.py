@@ -69,7 +69,7 @@ def jobs(folder: Path) -> list[Job]:
     return found
 
 
-# ---------------------------------------------------------------------------------------------------- summary
+# --------------------------------------------------------------------------------------------------- at its end
 def summary(folder: Path, fault: BaseException | None) -> int:
     """Print how many jobs of a sweep finished, and the errors of failed jobs; return 1 if one failed, else 0.
 
