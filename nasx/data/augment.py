@@ -1,17 +1,18 @@
 """Random crop, flip, normalization and cutout of a whole batch, on the device that holds the images.
 
-Drawn independently for each image:
+Applied to each image, with independent random draws:
 
     crop      pad `pad` black pixels on every side, take the h x w window at (top, left), both uniform on 0..2 pad
     flip      mirror left to right with probability 1/2
     normalize (x / 255 - mean) / std
-    cutout    zero the square [cy - l/2, cy + l/2) x [cx - l/2, cx + l/2), its centre uniform over the image,
-              clipped at the borders (DeVries & Taylor 2017, as DARTS' released code defines it)
+    cutout    zero the square [cy - l/2, cy + l/2) x [cx - l/2, cx + l/2) with its centre uniform over the image,
+              clipped at the borders (DeVries & Taylor 2017, as defined in DARTS' released code)
 
-in the order of DARTS' released code: the crop's border is black before normalization, the cutout zero after it. On
-32 x 32 images a cutout of side 16 erases 14^2 = 196 of at most 256 pixels on average.
+The order is that of DARTS' released code: padding is black before normalization, and the cutout is zero after
+normalization. On 32 x 32 images, a cutout of side 16 erases 14^2 = 196 of at most 256 pixels on average.
 
-The draws come from a CPU generator, so CPU and CUDA agree, and go to the device as one small integer tensor.
+Random numbers are drawn by a CPU generator, so that results on CPU and CUDA agree, and are copied to the device as
+one small integer tensor.
 Shapes: images uint8 (n, c, h, w), draws int64 (DRAWS, n).
 """
 
@@ -54,7 +55,7 @@ class Augment:
         if self.pad or self.flip:
             rows = (draws[TOP, :, None] + (down - self.pad))[:, None, :, None]
             across = right.expand(n, width)
-            if self.flip:  # a mirrored image reads the window's columns backwards
+            if self.flip:  # a mirrored image has the window's columns in reverse order
                 across = torch.where(draws[MIRROR, :, None] == 1, width - 1 - right, right)
             columns = (draws[LEFT, :, None] + (across - self.pad))[:, None, None, :]
             at = rows.clamp(0, height - 1) * width + columns.clamp(0, width - 1)
@@ -70,7 +71,7 @@ class Augment:
         return out
 
     def plain(self, x: Tensor) -> Tensor:
-        """Normalize without augmentation, into a new tensor of `dtype`."""
+        """Normalize images without augmentation and return a new tensor of `dtype`."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         mean, std = _column(self.mean, x.device, self.dtype), _column(self.std, x.device, self.dtype)
         out = torch.empty(x.shape, dtype=self.dtype, device=x.device, memory_format=layout)
@@ -79,5 +80,5 @@ class Augment:
 
 @cache
 def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Values per channel as (c, 1, 1) on the device, cached because copying them there synchronizes with it."""
+    """Return one value per channel as (c, 1, 1) on the device, cached because the copy synchronizes with the device."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)

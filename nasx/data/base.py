@@ -1,4 +1,4 @@
-"""Dataset types and the folder that holds the datasets."""
+"""Dataset types and the folder that contains the datasets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFLINE = "offline: use dataset=digits"
 
 
 class Parts(NamedTuple):
-    """Images uint8 (n, c, h, w) and labels int64 (n,) of both parts, and the names of the classes."""
+    """Images uint8 (n, c, h, w) and labels int64 (n,) of the training and test sets, and the names of the classes."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -40,19 +40,19 @@ class Images:
 
 
 def data_root(path: str | None = None) -> Path:
-    """Return the folder of the datasets: `path`, else NASX_DATA, else nasx in the XDG cache."""
+    """Return the folder of the datasets: `path`, else the variable NASX_DATA, else `nasx` in the XDG cache folder."""
     chosen = path or os.environ.get("NASX_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
 
 
 def places(path: str | None, *names: str) -> list[Path]:
-    """Return the folders to search for a dataset, in order: those with these names, and last `path` itself if set."""
+    """Return the folders to search for a dataset, in order: `names` in the data root, then `path` itself if set."""
     root = data_root(path)
     return [*(root / name for name in names), *([root] if path else [])]
 
 
 def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 (n, c, h, w), on the scale [0, 1], from exact counts."""
+    """Return mean and standard deviation per channel of uint8 (n, c, h, w) on the scale [0, 1], from exact counts."""
     levels = np.arange(256) / 255
     counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
     share = counts / counts.sum(1, keepdims=True)

@@ -1,17 +1,18 @@
 """Endless seeded streams of training batches, and ordered batches for evaluation.
 
 Batch i is a pure function of (seed, i). Pass k over the index set is a permutation drawn from (seed, k); batch i of
-size b holds the items i b .. (i+1) b - 1 of the concatenated passes, so it may straddle two passes, and repeats items
-(with a warning) if b is larger than the index set. Augmentation and `seed` of a batch are drawn from (seed, i). The
-position alone therefore resumes a stream exactly.
+size b contains the items i b .. (i+1) b - 1 of the concatenated passes, so a batch may straddle two passes, and repeats
+items (with a warning) if b is larger than the index set. Augmentation and `seed` of a batch are drawn from (seed, i).
+A stream can therefore be resumed exactly from its position alone.
 
-With several processes each may request its own `rows` of every batch; random draws are those of the whole batch.
+With several processes, each process may request its own `rows` of a batch; random draws are always made for the whole
+batch.
 
 This module streams images that are on the device as bytes; decoded.py streams images from disk.
 
 Deviations: DARTS makes a new loader iterator for every architecture step, which draws batches with replacement across
-steps, and NAS-Bench-201's search loader draws every architecture image with replacement; here a pass is finished first,
-which is equal in distribution within a step.
+steps, and NAS-Bench-201's search loader draws every architecture image with replacement; here, each pass is completed
+first, which gives the same distribution within a step.
 
 Shapes: images uint8 (n, c, h, w), labels int64 (n,), index sets int64 (m,).
 """
@@ -40,13 +41,13 @@ log = logging.getLogger("nasx")
 
 
 class Opened(Protocol):
-    """A dataset opened on a device. `train_y` int64 (n,) on the CPU, `shape` (c, h, w)."""
+    """A dataset opened on a device; `train_y` is int64 (n,) on the CPU, `shape` is (c, h, w)."""
 
     classes: tuple[str, ...]
     train_y: np.ndarray
     shape: tuple[int, ...]
     carries: bool
-    """Whether batches carry a state from one to the next, as those of text do."""
+    """Whether each batch passes a hidden state to the next batch, as batches of text do."""
 
     def described(self) -> dict[str, Sequence[object]]:
         """Return the entries for result.json: class names, statistics, shape and preprocessing of an image."""
@@ -66,7 +67,7 @@ class Opened(Protocol):
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Yield the images of a part once, in order, not augmented: every step-th batch from batch `first` on."""
+        """Yield the images of a part once, in order, not augmented: every `step`-th batch, from batch `first` on."""
 
 
 class DeviceImages(NamedTuple):
@@ -96,7 +97,7 @@ def group_of(name: str) -> str:
 
 
 class Order:
-    """The items of batch i as a pure function of (seed, name, i), drawn from `index`.
+    """Assignment of the items in `index` to batches: batch i is a pure function of (seed, name, i).
 
     Raises UserError for an empty index set or batch.
     """
@@ -145,19 +146,19 @@ class Order:
 
 
 class ImageStream(Batches):
-    """Endless full batches of images in an order; `position` is the number of batches drawn."""
+    """Endless stream of full batches of images in the order `order`; `position` is the number of batches drawn."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.per_pass = order, order.per_pass
         self._gen = torch.Generator()
 
     def items(self, i: int) -> Tensor:
-        """Return the image indices of batch i, (batch,) on the CPU; the generator then gives the draws of the batch."""
+        """Return the image indices of batch i, (batch,) on the CPU, and seed the generator for its draws."""
         return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
 
 class Stream(ImageStream):
-    """Endless full batches of images on a device.
+    """Endless stream of full batches of images on a device.
 
     `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
     Raises UserError for an empty index set or batch.
@@ -201,7 +202,7 @@ def evaluation(
     first: int = 0,
     step: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the images of `index` once, in order, normalized only: every step-th batch from batch `first` on.
+    """Yield the images of `index` once, in order, only normalized: every `step`-th batch, starting with batch `first`.
 
     The last batch may be smaller.
     """
@@ -215,13 +216,13 @@ def evaluation(
 
 
 class Preprocessed(Split, Protocol):
-    """Dataset settings with a preprocessing of images."""
+    """Dataset settings that define the preprocessing of images."""
 
     def preprocessing(self, shape: Sequence[int]) -> list[list[object]]: ...
 
 
 class Component(Preprocessed, Protocol):
-    """Dataset settings that an opened dataset in memory reads."""
+    """Dataset settings used by an opened dataset in memory."""
 
     @property
     def pad(self) -> int: ...
@@ -230,7 +231,7 @@ class Component(Preprocessed, Protocol):
 
 
 class OpenedImages:
-    """The part of `Opened` that is the same for images in memory and on disk."""
+    """Base class of opened image datasets: the part of `Opened` that images in memory and on disk share."""
 
     carries = False
 
@@ -262,7 +263,7 @@ class OpenedImages:
 
 
 class InMemory(OpenedImages):
-    """A dataset (see `Opened`) whose images are on the device as bytes."""
+    """A dataset (see `Opened`) whose images are stored on the device as bytes."""
 
     def __init__(
         self,

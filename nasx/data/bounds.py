@@ -1,9 +1,9 @@
-"""Upper bounds of settings, from the image size and the memory of this machine. Torch-free.
+"""Upper bounds of settings, from the image size and the memory of this machine. Does not import torch.
 
 dataset.pad     below the shorter side: every random crop contains at least one row and column of its image
 cutout          at most the shorter side: a larger cutout can erase the whole image
-batch           its images as float32 take at most half of the memory (activations and gradients are extra)
-images          a dataset held in memory takes at most half of it
+batch           its images as float32 take at most half of the memory (activations and gradients need additional memory)
+images          a dataset in memory takes at most half of the memory
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nasx.errors import UserError
 def faults(
     shape: Sequence[int], group: str = "", *, pad: int = 0, cutout: int = 0, batch: int = 0
 ) -> Iterator[UserError]:
-    """Yield an error for each setting too large for images (c, h, w); `group` (search, retrain) prefixes the names."""
+    """Yield an error for each setting that is too large for images (c, h, w); `group` (search, retrain) is a prefix."""
     height, width = shape[1:]
     side, place, size = min(height, width), f"{group}." if group else "", f"{width} x {height}"
     if pad >= side:

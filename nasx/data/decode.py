@@ -1,17 +1,17 @@
-"""Decode an image file to 8-bit RGB, by the same rules in memory (folder.py) and from disk (decoded.py).
+"""Decode an image file to 8-bit RGB, by the same rules for images in memory (folder.py) and on disk (decoded.py).
 
     orientation     applied from EXIF
     16-bit grey     value / 257, rounded: 0 -> 0, 8000 -> 31, 50000 -> 195, 65535 -> 255
-    floating point  255 value, rounded; values outside 0..1 are refused, since their scale is unknown
+    floating point  255 value, rounded; values outside 0..1 are rejected because their scale is unknown
     transparency    composited on white, for an alpha channel and for a transparent colour
     CMYK, YCbCr, HSV, palettes, 1 bit      converted to RGB as PIL converts them; colour profiles are not applied
-    several frames (GIF, TIFF, WebP)       the first
-    32-bit integers, LAB                   refused: their range or conversion is unknown
+    several frames (GIF, TIFF, WebP)       only the first frame is used
+    32-bit integers, LAB                   rejected: their range or conversion is unknown
 
-Torch-free; PIL is imported when the first image is decoded.
+This module does not import torch; PIL is imported when the first image is decoded.
 
-Deviation: PIL keeps the high byte of each colour of a 16-bit RGB image (value // 256), at most one level below the rule
-for grey.
+Deviation: PIL keeps the high byte of each colour of a 16-bit RGB image (value // 256), which is at most one level below
+the rule for grey.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VERSION = 1
 """Version of these rules: images cached under another version are decoded again."""
 ORIENTATION = 0x0112
-"""The EXIF orientation tag; 1: upright."""
+"""The EXIF orientation tag; the value 1 means upright."""
 DAMAGES = (
     OSError,
     ValueError,
@@ -53,7 +53,7 @@ DAMAGES = (
 
 
 class Odd(IntFlag):
-    """Conversions of an image that is not plain RGB or grey with 8 bits."""
+    """Flags of the conversions of an image that is not plain 8-bit RGB or grey."""
 
     TURNED = 1
     DEEP = 2
@@ -74,11 +74,11 @@ DONE = {
 
 
 class UnreadableError(Exception):
-    """An image that cannot be decoded; the message is the reason, printed in parentheses after the file name."""
+    """Error for an image that cannot be decoded; the message is the reason, printed in parentheses after the name."""
 
 
 def rgb(path: Path) -> tuple[Image, Odd]:
-    """Read an image file as mode RGB; return it with its conversions. Raises UnreadableError."""
+    """Read an image file; return the image in mode RGB and its conversions. Raises UnreadableError."""
     return decoded(raw(path))
 
 
@@ -108,7 +108,7 @@ def plain_jpeg(content: bytes) -> bool:
 
 
 def decoded(content: bytes) -> tuple[Image, Odd]:
-    """Decode the bytes of an image file to mode RGB; return it with its conversions. Raises UnreadableError."""
+    """Decode the bytes of an image file; return the image in mode RGB and its conversions. Raises UnreadableError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -121,12 +121,12 @@ def decoded(content: bytes) -> tuple[Image, Odd]:
 
 
 def upright(image: Image) -> tuple[Image, Odd]:
-    """Return an image of any mode as RGB, turned upright, with its conversions. Raises UnreadableError."""
+    """Convert an image of any mode to upright RGB; return the image and its conversions. Raises UnreadableError."""
     from PIL import ImageOps
 
     odd = Odd(0)
     if re.search(r";16[BLNS]", str(getattr(image, "tile", ""))):  # before getexif, which reads a whole PNG
-        odd |= Odd.DEEP  # PIL cuts 16-bit colours to 8 bits
+        odd |= Odd.DEEP  # PIL truncates 16-bit colours to 8 bits
     if image.getexif().get(ORIENTATION, 1) in range(2, 9):
         odd |= Odd.TURNED
     if getattr(image, "is_animated", False) and image.format != "MPO":  # MPO: a photo followed by its preview
@@ -154,7 +154,7 @@ def _converted(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
-    """Convert grey with more than 8 bits to RGB."""
+    """Convert a grey image with more than 8 bits to RGB."""
     from PIL import Image as images
 
     values, odd = np.asarray(image).astype(np.float64), Odd.DEEP
@@ -162,7 +162,7 @@ def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
             raise UnreadableError("floating-point values outside 0..1; save it with 8 bits, or scaled to 0..1")
         grey, odd = np.round(values * 255), Odd.FLOATING
-    elif image.mode == "I" and kind != "PPM":  # PPM's reader scales to 16 bits
+    elif image.mode == "I" and kind != "PPM":  # PIL's PPM reader scales to 16 bits
         raise UnreadableError("32-bit integers, whose range is unknown; save it with 8 or 16 bits")
     else:
         grey = np.round(values / 257)
@@ -173,7 +173,7 @@ def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def summary(odd: Iterable[int]) -> str:
-    """Count the conversions: '2 scaled from 16 to 8 bits, 1 turned upright (EXIF)'; empty for none."""
+    """Format the counts of the conversions: '2 scaled from 16 to 8 bits, 1 turned upright (EXIF)'; empty if none."""
     counts = Counter(int(flags) for flags in odd)
     totals = {flag: sum(n for flags, n in counts.items() if flags & flag) for flag in DONE}
     return ", ".join(f"{n:,} {DONE[flag]}" for flag, n in totals.items() if n)

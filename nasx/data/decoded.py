@@ -2,17 +2,17 @@
 
 The images of a batch, their crops, flips and colour jitter are functions of (seed, batch, position in the batch), by
 the same rules as for images in memory (batch_stream.py). Batches are therefore the same for any number of workers,
-for any number of training processes, and after a resume. Workers decode batches ahead, in chunks of `PIECE` images;
-a batch moves to the device as bytes and is normalized there.
+for any number of training processes, and after a resume. Workers decode batches in advance, in chunks of `PIECE`
+images; a batch is copied to the device as bytes and normalized there.
 
-Upright JPEGs in RGB or grey are decoded by torchcodec if it is installed (the extra imagenet), faster than PIL and
-with the same bits; all other images, and those that torchcodec rejects, by PIL (decode.py). A damaged image ends the
-run with an error that names it.
+Upright JPEGs in RGB or grey are decoded by torchcodec if it is installed (the extra imagenet), which is faster
+than PIL and gives identical pixels; all other images, and images that torchcodec rejects, are decoded by PIL
+(decode.py). A damaged image stops the run with an error that names the file.
 
 Deviations
-1. Released codes transform PIL images; here torchvision's transforms work on tensors: resizing and hue differ from
-   PIL's by rounding.
-2. The EXIF orientation is applied; released codes ignore it.
+1. Released implementations transform PIL images; here, torchvision's transforms are applied to tensors, so resizing
+   and hue differ from PIL's results by rounding.
+2. The EXIF orientation is applied; released implementations ignore it.
 
 Shapes: images uint8 (n, 3, size, size) before normalization.
 """
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
     from nasx.data.listing import Files
 
 PIECE = 32
-"""Images that a worker decodes at once, few enough that prefetched batches of any size fit into memory."""
+"""Number of images that a worker decodes at once, small enough that prefetched batches of any size fit into memory."""
 Key = tuple[int, int | None]
-"""The index of an image in its part, and the seed of its crop; None for evaluation."""
+"""The index of an image in its part, and the seed of its random crop; the seed is None for evaluation."""
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -62,7 +62,7 @@ def pixels(path: Path) -> Tensor:
             with contextlib.suppress(ImportError, RuntimeError, ValueError):  # fall back to PIL
                 from torchcodec.decoders import decode_jpeg  # type: ignore[attr-defined]
 
-                return cast(Tensor, decode_jpeg(raw, mode="RGB"))  # a list only for a list of sources
+                return cast(Tensor, decode_jpeg(raw, mode="RGB"))  # returns a list only for a list of sources
         return torch.from_numpy(np.array(decode.decoded(raw)[0])).permute(2, 0, 1).contiguous()
     except decode.UnreadableError as error:
         raise UserError(
@@ -74,7 +74,7 @@ def pixels(path: Path) -> Tensor:
 
 
 class Settings(Preprocessed, Protocol):
-    """Dataset settings that the decoded images read."""
+    """Dataset settings used to decode and transform images."""
 
     @property
     def size(self) -> int: ...
@@ -86,7 +86,7 @@ class Settings(Preprocessed, Protocol):
 
 
 class Views(Dataset[Tensor | UserError]):
-    """The dataset of a worker: a list of k keys -> uint8 (k, 3, size, size), or a UserError returned as a value."""
+    """Dataset of the workers: maps k keys to images uint8 (k, 3, size, size), or to a UserError returned as a value."""
 
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
@@ -95,7 +95,7 @@ class Views(Dataset[Tensor | UserError]):
     def __getitem__(self, keys: Sequence[Key]) -> Tensor | UserError:
         try:
             return torch.stack([self.view(*key) for key in keys])
-        except UserError as fault:  # DataLoader would change the type of a raised one
+        except UserError as fault:  # DataLoader would change the type of a raised error
             return fault
 
     def view(self, item: int, seed: int | None) -> Tensor:
@@ -104,7 +104,7 @@ class Views(Dataset[Tensor | UserError]):
         if seed is None:
             return self.plain(image)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach the GPUs too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
             return self.training(image)
 
 
@@ -194,14 +194,14 @@ class Decoded(OpenedImages):
         while sum(map(len, parts)) < count:
             piece = next(found)
             if isinstance(piece, UserError):
-                # a new one: an error referenced by its own frame is a reference cycle that holds the workers
+                # raise a new error: an error referenced by its own frame is a reference cycle that keeps workers alive
                 raise UserError(piece.where, piece.fault, piece.remedy)
             parts.append(piece.to(self.device, non_blocking=True))
         return torch.cat(parts)
 
 
 class DecodedStream(ImageStream):
-    """Endless batches of training images."""
+    """Endless stream of batches of training images decoded from disk."""
 
     def __init__(self, opened: Decoded, order: Order, rows: Tensor | None) -> None:
         super().__init__(order)
@@ -210,8 +210,8 @@ class DecodedStream(ImageStream):
 
     def __next__(self) -> Batch:
         if self._ahead is None:
-            # The keys of a copy: its own would make a reference cycle, and the garbage collector waits 5 s for each
-            # worker because it closes the queues first.
+            # Use the keys of a copy: a reference to `self` would form a reference cycle, and the garbage collector
+            # waits 5 s for each worker because it closes the queues first.
             twin = DecodedStream(self.opened, self.order, self.rows)
             self._ahead = self.opened.load("train", map(twin.keys, itertools.count(self.position)))
         batch = self._made(self.position, self._ahead)
@@ -219,12 +219,12 @@ class DecodedStream(ImageStream):
         return batch
 
     def at(self, i: int) -> Batch:
-        """Return batch i, decoded in this process; the position does not move."""
+        """Return batch i, decoded in this process, without moving the position."""
         views = self.opened.parts["train"]
         return self._made(i, (views[piece] for piece in pieces(self.keys(i))))
 
     def keys(self, i: int) -> list[Key]:
-        """Return the images of batch i at `rows`, each with the seed of its crop."""
+        """Return the key (image index, seed of its crop) of each image of batch i at the positions `rows`."""
         items, seed = self.items(i), self.order.seed_of(i)
         return [(int(items[row]), hashed(seed, "image", row)) for row in self.rows.tolist()]
 
@@ -241,12 +241,12 @@ class DecodedStream(ImageStream):
 
 
 LOADING: WeakSet[object] = WeakSet()
-"""Iterators of loaders that may have workers; the frames of a raised error keep them alive."""
+"""Iterators of data loaders that may have workers; the frames of a raised error keep these iterators alive."""
 
 
 def shut(found: object) -> None:
-    """Shut the workers of a loader's iterator down and wait for them; idempotent."""
-    getattr(found, "_shutdown_workers", lambda: None)()  # what torch does when the iterator is collected
+    """Shut down the workers of a data loader's iterator and wait for them; idempotent."""
+    getattr(found, "_shutdown_workers", lambda: None)()  # torch calls this when the iterator is collected
 
 
 @atexit.register  # registered after multiprocessing's handler, so it runs first: torch reports terminated workers

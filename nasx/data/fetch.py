@@ -1,7 +1,7 @@
-"""Downloads by torchvision into a temporary folder, moved into place when complete.
+"""Download files with torchvision into a temporary folder, and move them into place when complete.
 
-A download that fails or is interrupted leaves no files; partial files of a killed download are removed by a later one
-once they are a day old. The md5 of the archive is checked before it is unpacked.
+A download that fails or is interrupted leaves no files; partial files of a killed process are removed by a later
+download once they are a day old. The md5 of the archive is checked before it is unpacked.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nasx.errors import UserError
 
 TIMEOUT_S = 30
 LEFT_S = 86400
-"""Age in seconds after which a partial download counts as abandoned; a younger one may be another run's."""
+"""Age in seconds after which a partial download counts as abandoned; a younger one may belong to another run."""
 
 
 def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
     """Download `url` and put its `member` (a folder of a .tar.gz, or the file itself) at root/member.
 
-    Raises UserError with root, file, address and md5 if the network, the checksum or the disk fails.
+    Raises UserError, which names folder, file, URL and md5, if the download, the checksum or a write to disk fails.
     """
     from torchvision.datasets.utils import download_url  # slow to import
 
@@ -39,7 +39,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
         remove_old(root)
         folder = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
         try:
-            socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none
+            socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets no timeout
             download_url(url, str(folder), filename=archive, md5=md5)
             if archive != member:
                 with tarfile.open(folder / archive) as packed:
@@ -50,7 +50,7 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
                 (folder / member).rename(target)
                 sync_folder(root)
             except OSError:
-                if not target.exists():  # else another run was faster; its files were checked too
+                if not target.exists():  # otherwise another run was faster, and its files were checked too
                     raise
         finally:
             socket.setdefaulttimeout(before)
@@ -77,6 +77,6 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
 def remove_old(root: Path) -> None:
     """Remove abandoned downloads from `root`."""
     for left in root.glob(".download-*"):
-        with contextlib.suppress(FileNotFoundError):  # another run removes it
+        with contextlib.suppress(FileNotFoundError):  # another run has removed it
             if time.time() - left.stat().st_mtime > LEFT_S:
                 shutil.rmtree(left, ignore_errors=True)

@@ -1,8 +1,9 @@
-"""Bring images of any kind to the input of a trained network, by the rules of the dataset that it was trained on.
+"""Convert images of any kind to the input of a trained network, by the rules of the dataset that it was trained on.
 
-Read are image files, folders (all images below, sorted), PIL images, and uint8 arrays: (h, w), (h, w, 1) and
-(h, w, 3) are one image, (n, h, w, c) and (n, c, h, w) several. Files and PIL images become RGB as decode.py says;
-`steps` (Source.preprocessing) then crop and resize. Torch-free, but for steps of images that are decoded from disk.
+Accepted are image files, folders (all images below them, sorted), PIL images, and uint8 arrays: (h, w), (h, w, 1) and
+(h, w, 3) are one image, (n, h, w, c) and (n, c, h, w) are several. Files and PIL images are converted to RGB by the
+rules of decode.py; `steps` (Source.preprocessing) then crop and resize the images. torch is imported only for steps of
+images that are decoded from disk.
 
 Shapes: images uint8 (3, h, w).
 """
@@ -26,14 +27,14 @@ Images = object
 
 
 class Named(NamedTuple):
-    """An image in the size of the network, and its path (for others their number)."""
+    """An image in the input size of the network, and its path (its number if it has no path)."""
 
     name: str
     x: np.ndarray
 
 
 def squared(image: Image, side: int) -> Image:
-    """Crop an image to its centred square and resize it to side x side, bilinear; one of that size is left as it is."""
+    """Crop an image to its centred square and resize it to side x side, bilinear, unless it already has that size."""
     from PIL import Image as images
 
     if image.size == (side, side):
@@ -49,7 +50,7 @@ def planes(image: Image) -> np.ndarray:
 
 
 def fitted(image: Image, steps: Sequence[Sequence[object]], name: str) -> np.ndarray:
-    """Crop and resize an RGB image to uint8 (3, h, w). Raises UserError that names the image."""
+    """Crop and resize an RGB image to uint8 (3, h, w). Raises UserError, which names the image."""
     x = planes(image)
     match [list(step) for step in steps]:
         case []:
@@ -102,7 +103,7 @@ def read(images: Images, steps: Sequence[Sequence[object]], shape: Sequence[int]
 
 
 def _each(images: Images, name: str) -> Iterator[tuple[str, Path | Image | np.ndarray]]:
-    """Yield (name, a file, a PIL image or an array of one image)."""
+    """Yield pairs of a name and one image, which is a file, a PIL image or an array."""
     from PIL import Image as pil
 
     if isinstance(images, str | Path):
@@ -126,7 +127,7 @@ def _each(images: Images, name: str) -> Iterator[tuple[str, Path | Image | np.nd
 
 
 def _arrays(x: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the images of an array as (3, h, w) or, of a network that reads others, (c, h, w)."""
+    """Yield the name and the pixels of each image in an array: (3, h, w), or (c, h, w) if not RGB or grey."""
     where = name or "predict"
     single = x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3))
     if x.dtype != np.uint8 or not (single or x.ndim == 4) or not x.size:
@@ -145,7 +146,7 @@ def channels_first(x: np.ndarray) -> np.ndarray:
 
 
 def _rgb(one: Path | Image | np.ndarray) -> Image:
-    """Convert to mode RGB. Raises UnreadableError."""
+    """Convert an image to mode RGB. Raises UnreadableError."""
     from PIL import Image as pil
 
     if isinstance(one, np.ndarray):

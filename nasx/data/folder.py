@@ -1,12 +1,12 @@
-"""The user's own images in memory: a folder with one folder per class, or a .npz file.
+"""User-provided images in memory: a folder with one subfolder per class, or a .npz file.
 
     PATH/...                                               the layouts of listing.py
-    PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, whose classes are each split)
+    PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, which are split per class)
 
-Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Image files become RGB by the rules of
-decode.py and, if `size` is set, are cropped to their centred square and resized to size x size. Training images of a
-folder are shuffled with a fixed seed, so that a batch of consecutive images never holds a single class, which would
-break batch norm without running statistics. Decoded images are cached (survey.py).
+Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Image files are converted to RGB by the
+rules of decode.py and, if `size` is set, cropped to their centred square and resized to size x size. Training images
+of a folder are shuffled with a fixed seed, so that a batch of consecutive images never contains a single class only,
+which would break batch norm without running statistics. Decoded images are cached (survey.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ON_DISK = "lower dataset.size, or use dataset=photos, which decodes from disk"
 
 
 class Pixels(NamedTuple):
-    """Decoded images uint8 (n, 3, h, w), keys of their files (n, 2), conversions (n,) as decode.Odd."""
+    """Decoded images uint8 (n, 3, h, w), keys of their files (n, 2), and conversions (n,) as decode.Odd."""
 
     x: np.ndarray
     keys: np.ndarray
@@ -52,7 +52,7 @@ def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
 
 
 def _kept(place: Path) -> Pixels | None:
-    """Load the cached images; None if there are none or the file is damaged."""
+    """Load the cached images; return None if there are none or the file is damaged."""
     try:
         pixels = Pixels(**survey.load(place))
     except TypeError:
@@ -62,14 +62,14 @@ def _kept(place: Path) -> Pixels | None:
 
 
 def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | None, place: Path) -> Pixels:
-    """Decode the images that are not in `before`; cache all of them at `place`, even if an error is raised."""
+    """Decode the images that are not in `before`; cache all decoded images at `place`, even after an error."""
     rows = {} if before is None else {key.tobytes(): i for i, key in enumerate(before.keys)}
     at = np.array([rows.get(key.tobytes(), -1) for key in keys])
     new, paths = np.flatnonzero(at < 0), files.paths()
     x, odd = np.empty((0, 3, 0, 0), np.uint8), np.zeros(len(keys), np.uint8)
     if before is not None and len(new) < len(keys):
         x = _space(len(keys), *before.x.shape[2:])
-        for i in np.flatnonzero(at >= 0):  # one by one, which saves a copy of all images
+        for i in np.flatnonzero(at >= 0):  # one by one, to avoid a copy of all images
             x[i], odd[i] = before.x[at[i]], before.odd[at[i]]
     bad: dict[Path, str] = {}
     other: dict[Path, str] = {}
@@ -189,7 +189,7 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
 
 
 def _planes(path: Path, x: np.ndarray) -> np.ndarray:
-    """Convert to (n, 3, h, w); the channel of grey images is repeated."""
+    """Convert images to (n, 3, h, w); the channel of grey images is repeated."""
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
         raise UserError(
             f"dataset.path={path}",

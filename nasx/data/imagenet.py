@@ -1,14 +1,16 @@
 """Datasets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
 
 ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
-The files of a class are sorted by path. Torch-free: decoded.py crops and draws the batches.
+The files of a class are sorted by path; decoded.py draws and crops the batches. torch is imported only by `transforms`
+and `open`.
 
-    training     window of `scale` of the area and `ratio` of width to height, resized to size x size; mirrored with
-                 probability 1/2; brightness, contrast, saturation and hue changed by up to `jitter`, in random order
-    evaluation   the shorter side resized to `resize`, then the centre, size x size
+    training     random window with `scale` of the area and width / height in `ratio`, resized to size x size;
+                 mirrored with probability 1/2; brightness, contrast, saturation and hue changed by up to `jitter`,
+                 in random order
+    evaluation   the shorter side resized to `resize`, then a centre crop of size x size
 
-With `verify` every image is decoded once before the first update, so that one error names all unreadable images; the
-result is cached (survey.py). Without it a run ends at the first damaged image that it draws.
+If `verify` is set, every image is decoded once before the first update, so that one error names all unreadable images;
+the result is cached (survey.py). Otherwise, a run stops at the first damaged image that it draws.
 
 Source: released code of DARTS, cnn/train_imagenet.py; O. Russakovsky et al. 2015 (ImageNet, ILSVRC 2012).
 """
@@ -60,11 +62,11 @@ class ImageNet:
     folders: ClassVar[tuple[str, ...]] = ("imagenet", "ILSVRC2012")
 
     def check(self) -> None:
-        """Check settings and folders, without torch and without listing files. Raises one UserError with all faults."""
+        """Check settings and folders, without torch and without listing files. Raises one UserError with all errors."""
         raise_all(self.faults(), self.parts)
 
     def faults(self) -> Iterator[UserError]:
-        """Yield the faults of the settings."""
+        """Yield a UserError for each invalid setting."""
         yield from split_faults(self)
         yield from statistics_faults(self.mean, self.std)
         if not 8 <= self.size <= self.resize:
@@ -98,7 +100,7 @@ class ImageNet:
         return 3, self.size, self.size
 
     def preprocessing(self, shape: Sequence[int]) -> list[list[object]]:
-        """Return the steps from an RGB image of any size to `shape`, as Source.preprocessing does."""
+        """Return the steps from an RGB image of any size to `shape`, in the format of Source.preprocessing."""
         return [["resize", self.resize, "bilinear"], ["center_crop", self.size]]
 
     def transforms(self) -> tuple[Transform, Transform]:
@@ -114,7 +116,7 @@ class ImageNet:
     def open(
         self, device: torch.device | str, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0
     ) -> Decoded:
-        """Open the dataset for a device, decoding in `workers` processes (0: in this one); lists all files.
+        """List all files and open the dataset for a device, decoding in `workers` processes (0: in this process).
 
         Raises UserError.
         """
@@ -141,7 +143,7 @@ class ImageNet:
         return places(self.path, *self.folders)
 
     def parts(self) -> Layout:
-        """The folders of both parts, and the classes. Raises UserError."""
+        """Return the folders of the training and test images, and the classes. Raises UserError."""
         for place in self.places():
             if place.is_dir() and "train" in map(listing.split_of, listing.folders(place)):
                 return listing.layout(place, published=True)
@@ -154,7 +156,7 @@ class ImageNet:
         )
 
     def listed(self) -> Listing:
-        """All images of both parts. Raises UserError."""
+        """Return all training and test images. Raises UserError."""
         return listing.listed(self.parts(), 0.0)  # val/ is the test set
 
 
@@ -169,7 +171,7 @@ class Photos(ImageNet):
     folders: ClassVar[tuple[str, ...]] = ()
 
     def parts(self) -> Layout:
-        """The folders of both parts, and the classes. Raises UserError."""
+        """Return the folders of the training and test images, and the classes. Raises UserError."""
         if not self.path:
             raise UserError(
                 "dataset.path=null", f"dataset={self.name} needs a folder of images", f"set dataset.path; {OFFLINE}"
@@ -187,5 +189,5 @@ class Photos(ImageNet):
         return listing.layout(root)
 
     def listed(self) -> Listing:
-        """All images of both parts. Raises UserError."""
+        """Return all training and test images. Raises UserError."""
         return listing.listed(self.parts(), self.test_fraction)

@@ -1,12 +1,12 @@
-"""Image classification datasets held in memory as bytes. Torch-free; source.py has their common base.
+"""Image classification datasets held in memory as bytes; source.py defines their base class. Does not import torch.
 
 Sources: Krizhevsky 2009 (CIFAR); Netzer et al. 2011 (SVHN, the `train` part only: 73,257 images); Chrabaszcz et al.
 2017 and Dong & Yang 2020 (ImageNet16-120); Alpaydin & Kaynak 1998 (digits). Crop, flip and normalization follow the
 released code of DARTS and NAS-Bench-201; conf/dataset/ gives the source of each value.
 
 Deviations: (1) CIFAR-100 is read with its 100 fine labels; (2) SVHN's label 10 is the digit 0, as in torchvision;
-(3) the digits are enlarged to `size` by repeating pixels, because the 8 x 8 originals are smaller than a network's
-three resolutions need.
+(3) the digits are enlarged to `size` by repeating pixels, because the 8 x 8 originals are too small for the
+three resolutions of a network.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class _Cifar(Source):
         return Parts(*train, *test, self.names(folder, binary))
 
     def part(self, folder: Path, files: list[str] | dict[str, str], each: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and labels of one part from its binary files, or from pickled ones with these md5."""
+        """Return images and labels of one part; `files` lists its binary files, or maps pickled files to their md5."""
         layout, remedy = self.layout, self.remedy(folder)
         if isinstance(files, dict):
             x, y = joined(pickled_images(folder / file, md5, layout.labels, remedy) for file, md5 in files.items())
@@ -106,7 +106,7 @@ class _Cifar(Source):
         return x, y
 
     def names(self, folder: Path, binary: bool) -> tuple[str, ...]:
-        """Return the class names from the meta file, or numbers without one."""
+        """Return the class names from the meta file, or class numbers if there is no meta file."""
         file, key, md5 = self.layout.meta
         if not binary and (folder / file).is_file():
             return tuple(map(str, unpickled(folder / file, md5, self.remedy(folder))[key]))
@@ -117,7 +117,7 @@ class _Cifar(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10(_Cifar):
-    """CIFAR-10: 50,000 and 10,000 images 32 x 32 of 10 classes."""
+    """CIFAR-10: 50,000 training and 10,000 test images, 32 x 32 pixels, in 10 classes."""
 
     name: ClassVar[str] = "cifar10"
     layout: ClassVar[Layout] = Layout(**PUBLISHED["cifar10"])
@@ -125,7 +125,7 @@ class Cifar10(_Cifar):
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar100(_Cifar):
-    """CIFAR-100 with fine labels: 50,000 and 10,000 images 32 x 32 of 100 classes."""
+    """CIFAR-100 with fine labels: 50,000 training and 10,000 test images, 32 x 32 pixels, in 100 classes."""
 
     name: ClassVar[str] = "cifar100"
     layout: ClassVar[Layout] = Layout(**PUBLISHED["cifar100"])
@@ -178,7 +178,7 @@ class Svhn(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet16(Source):
-    """ImageNet16-120: the first `classes` classes of ImageNet downsampled to 16 x 16; 151,700 and 6,000 images."""
+    """ImageNet16-120: first `classes` classes of ImageNet reduced to 16 x 16; 151,700 training, 6,000 test images."""
 
     pad: int = 2
     classes: int = 120
@@ -218,7 +218,7 @@ class ImageNet16(Source):
         return Parts(*train, *test, tuple(str(i + 1) for i in range(self.classes)))
 
     def part(self, folder: Path, files: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and labels of one part, without the classes that are left out."""
+        """Return images and labels of one part, restricted to the first `classes` classes."""
         kept = []
         for file, md5 in files.items():
             x, y = pickled_images(folder / file, md5, "labels", f"get {file} again; {OFFLINE}")
@@ -246,7 +246,7 @@ class Folder(Source):
             self.listed()
 
     def placed(self) -> None:
-        """Raise UserError unless the settings are valid and `path` exists; `find` also reads it."""
+        """Raise UserError unless the settings are valid and `path` exists; `find` also lists a folder."""
         if not self.path:
             raise UserError(
                 "dataset.path=null",
@@ -280,10 +280,10 @@ class Folder(Source):
 # -------------------------------------------------------------------------------------------------------- digits
 @dataclass(frozen=True, kw_only=True)
 class Digits(Source):
-    """UCI handwritten digits, inside the package: 1,437 training and 360 test images, 8 x 8 with 17 grey levels.
+    """UCI handwritten digits, included in the package: 1,437 training and 360 test images, 8 x 8 with 17 grey levels.
 
     The split is fixed in the file (scripts/build_digits.py). Pixels are repeated to enlarge images to `size` x `size`,
-    and the channel is repeated to three. No flip: a mirrored digit is a different symbol.
+    and the grey channel is repeated three times. `flip` is off because a mirrored digit is a different symbol.
     """
 
     flip: bool = False

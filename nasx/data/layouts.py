@@ -1,7 +1,7 @@
 """Readers of the published file layouts. A pickle is read only if its md5 is the published one.
 
 * CIFAR python layout: pickled dictionaries, "data" uint8 (n, 3072) in planes red, green, blue, row-major 32 x 32;
-  "labels", or "fine_labels" for CIFAR-100. Checked against the md5 that torchvision lists.
+  "labels", or "fine_labels" for CIFAR-100. The files are checked against the md5 that torchvision lists.
 * CIFAR binary layout: records of one label byte (CIFAR-100: coarse, then fine) and 3,072 pixel bytes. No checksums
   are published for these files, so size, label range and class counts are checked instead.
 * Downsampled ImageNet (Chrabaszcz et al. 2017): pickled dictionaries, "data" uint8 (n, 3 s^2), "labels" 1..1000.
@@ -26,7 +26,7 @@ from nasx.errors import UserError
 PUBLISHED = load_yaml(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
 """Dataset -> its published files and their md5."""
 Content = dict[str, np.ndarray | list[int] | list[str]]
-"""A pickled file: images, labels, names of the classes."""
+"""Content of a pickled file: images, labels, names of the classes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ def unpickled(path: Path, md5: str, remedy: str) -> Content:
     """Load the dictionary pickled in a published file. Raises UserError unless its md5 is the published one."""
     content = verify(path, md5, remedy)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's, of the forms in which Python 2 pickled arrays
+        warnings.simplefilter("ignore")  # numpy warns about arrays pickled by Python 2
         return dict(pickle.loads(content, encoding="latin1"))
 
 
@@ -92,7 +92,7 @@ def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.n
 def record_images(
     path: Path, records: int, label_bytes: int, classes: int, remedy: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and labels of a file in the CIFAR binary layout; the last label byte counts (CIFAR-100: fine)."""
+    """Read images and labels of a file in the CIFAR binary layout; the last label byte is used (CIFAR-100: fine)."""
     length = label_bytes + 3072
     content = np.frombuffer(read(path, remedy), np.uint8)
     if content.size != records * length:
@@ -117,7 +117,7 @@ def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) ->
 
 
 def joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Join the images and the labels of several files."""
+    """Concatenate the images and the labels of several files."""
     x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return x, y
 
@@ -128,5 +128,5 @@ def missing(folder: Path, names: Mapping[str, object] | Sequence[str]) -> list[s
 
 
 def most_complete(folders: Iterable[Path], names: Mapping[str, object] | Sequence[str]) -> Path:
-    """Return the folder that lacks the fewest of the files `names`, the first of several."""
+    """Return the folder that lacks the fewest of the files `names`; the first one if several are equal."""
     return min(folders, key=lambda folder: len(missing(folder, names)))

@@ -1,21 +1,21 @@
-"""List the images of a folder with one folder per class, without reading them: for `folder`, `photos` and `imagenet`.
+"""List the images of a folder with one subfolder per class, without reading them (`folder`, `photos`, `imagenet`).
 
-    PATH/train/<class>/*, PATH/test/<class>/*       val or valid for test; both: val joins the training images
+    PATH/train/<class>/*, PATH/test/<class>/*       val or valid instead of test; if both exist, val trains as well
     PATH/train/<class>/*                            the test set is cut from train/, `test_fraction` of each class
-    PATH/<class>/*                                  the same, from each class
+    PATH/<class>/*                                  the test set is cut from each class, in the same way
 
 A split folder is recognized by its name in any case and common form (train, Training, training_set, TrainImages,
-train2017) and holds class folders; a folder train/ that holds images is a class. Classes are the sorted names of the
-class folders, the same in all splits; images are the files at any depth of a class folder with a suffix of `SUFFIXES`
-in any case, sorted by path. Layouts in which images would be skipped are refused: a folder with images next to the
-split folders, two folders for one split, and classes that all hold the same sub-folders, which are probably the
-classes or the splits. Other files, and images outside of class folders, are counted in `Listing.said`.
+train2017) and contains class folders; a folder train/ that contains images is a class. Classes are the sorted names
+of the class folders, the same in all splits; images are the files at any depth of a class folder with a suffix of
+`SUFFIXES` in any case, sorted by path. Layouts in which images would be skipped raise an error: a folder with images
+next to the split folders, two folders for one split, and classes that all contain the same subfolders, which are
+probably the classes or the splits. Other files, and images outside of class folders, are counted in `Listing.said`.
 
 Hidden entries (a leading dot: .ipynb_checkpoints, ._name, .DS_Store) and files of operating systems (`SYSTEM`) are
 skipped everywhere.
 
-Links to files and folders are followed, inside and outside of PATH. A link to a folder that contains it is refused; a
-broken link counts as an unreadable image.
+Links to files and folders are followed, inside and outside of PATH. A link to a folder that contains the link raises an
+error; a broken link counts as an unreadable image.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Layout(NamedTuple):
     """The folders below `root` that are read.
 
     `train`: folders of training images (("",): the root); `test`: None if the test set is cut from the training images;
-    `classes`: names of the class folders in each.
+    `classes`: names of the class folders in each of these folders.
     """
 
     root: Path
@@ -92,7 +92,7 @@ class Listing(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------- entries
 def hidden(name: str) -> bool:
-    """Return whether an entry of a folder is hidden or a system file, and skipped."""
+    """Return whether an entry of a folder is hidden or a system file, and therefore skipped."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
@@ -113,7 +113,7 @@ def folders(folder: Path) -> list[str]:
 
 
 def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "") -> Iterator[str]:
-    """Yield the paths of the files at any depth below a folder, sorted by parts. Raises UserError for a link cycle."""
+    """Yield the paths of all files below a folder, at any depth, sorted by parts. Raises UserError for a link cycle."""
     status = os.stat(folder)
     mark = (status.st_dev, status.st_ino)
     if mark in above:
@@ -121,7 +121,7 @@ def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "
     for entry in entries(folder):
         if entry.is_dir():
             yield from files(folder / entry.name, (*above, mark), f"{prefix}{entry.name}/")
-        elif entry.is_file() or not os.path.exists(entry.path):  # not pipes and devices, but broken links
+        elif entry.is_file() or not os.path.exists(entry.path):  # skip pipes and devices, but not broken links
             yield prefix + entry.name
 
 
@@ -140,9 +140,9 @@ def split_of(name: str) -> str | None:
 
 
 def layout(root: Path, *, published: bool = False) -> Layout:
-    """Return the layout of a folder. Raises UserError if images would be skipped, or the classes differ.
+    """Return the layout of a folder. Raises UserError if images would be skipped or classes differ.
 
-    `published`: the layout of ImageNet, train/ and val/; other folders (an unlabelled test/) are ignored.
+    `published`: expect the layout of ImageNet, train/ and val/; other folders (an unlabelled test/) are ignored.
     """
     splits: dict[str, list[str]] = {}
     others = []
@@ -194,7 +194,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
 
 
 def checked(found: Layout) -> Layout:
-    """Return the layout with its classes. Raises UserError unless they are the same in all its folders."""
+    """Return the layout with its classes. Raises UserError unless the classes are the same in all its folders."""
     first, *others = [found.root / name for name in (*found.train, *([found.test] if found.test else []))]
     classes = folders(first)
     if len(classes) < 2:

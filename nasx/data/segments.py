@@ -1,13 +1,14 @@
 """Segments of a text for truncated backpropagation through time, and the hidden state carried between them.
 
 The words of a part are cut into `batch` rows of equal length; the remainder is dropped. A pass reads the rows from
-left to right in segments of `bptt` words, a share `short` of them half as long; with `jitter` > 0 the length is drawn
-from a normal distribution around that (at least 5 words, at most bptt + 20). Lengths are drawn from (seed, pass), so
-batch i is a function of (seed, i) except for the carried state. A batch of s words has the rate s / bptt.
+left to right in segments of `bptt` words; a share `short` of the segments is half as long. If `jitter` > 0, the length
+is drawn from a normal distribution around this length (at least 5 words, at most bptt + 20). Lengths are drawn from
+(seed, pass), so batch i is a function of (seed, i) except for the carried state. A batch with segments of s words has
+the rate s / bptt.
 
-State. A slot between two consecutive batches holds the hidden state: the first writes it, the second reads it (see
-`bilevel.Carried`). It is None until written, and for the first batch of a pass. A stream holds the slot that its next
-batch reads and saves it in its checkpoint.
+State: a slot between two consecutive batches contains the hidden state, which the first batch writes and the second
+batch reads (see `nasx.core.batch.Carried`). The state is None until it is written, and for the first batch of a pass.
+A stream keeps the slot that its next batch reads, and saves its state in checkpoints.
 
 Source: DARTS' released code, rnn/train_search.py, rnn/train.py, rnn/utils.py, which follow AWD-LSTM (Merity et al.
 2018).
@@ -38,7 +39,7 @@ from nasx.data.batch_stream import Part, hashed
 from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20
-"""Length of the shortest segment, and the most by which one exceeds bptt, in words."""
+"""Minimum length of a segment with jitter, and the maximum by which its length exceeds bptt, in words."""
 
 
 def rows(words: Tensor, batch: int) -> Tensor:
@@ -54,7 +55,7 @@ def rows(words: Tensor, batch: int) -> Tensor:
 
 
 class Segments(Batches):
-    """Endless segments of a text."""
+    """Endless stream of segments of a text."""
 
     def __init__(
         self,
@@ -78,12 +79,12 @@ class Segments(Batches):
 
     @property
     def total(self) -> int:
-        """Number of words of a row that are predicted in a pass."""
+        """Number of words predicted in each row during a pass."""
         return self.rows.shape[1] - 1
 
     def _lengths(self, k: int) -> np.ndarray:
         """Return the lengths of the segments of pass k, in words."""
-        draw = np.random.RandomState(hashed(self.seed, self.name, "pass", k) % 2**32)  # frozen by numpy
+        draw = np.random.RandomState(hashed(self.seed, self.name, "pass", k) % 2**32)  # numpy has frozen this generator
         shortest = SHORTEST if self.jitter else max(self.bptt // 2, 1)
         most = -(-self.total // shortest)
         wanted = np.where(draw.random_sample(most) < self.short, self.bptt / 2, self.bptt)
@@ -100,7 +101,7 @@ class Segments(Batches):
         return k, i - self._first[k]
 
     def at(self, i: int) -> Batch:
-        """Return batch i without moving the position; it reads the state of the next batch and writes none."""
+        """Return batch i without moving the position; it reads the slot of the next batch and writes to a new slot."""
         k, j = self.place(i)
         lengths = self.lengths(k)
         start, size = int(lengths[:j].sum()), int(lengths[j])
@@ -124,7 +125,7 @@ class Segments(Batches):
 
 
 class Read:
-    """A text on a device (see `stream.Opened`); indices count the words of the training and validation text."""
+    """A text on a device (see `batch_stream.Opened`); indices count the training, then the validation words."""
 
     carries = True
 
@@ -138,7 +139,7 @@ class Read:
         self.bptt, self.short, self.jitter = bptt, short, jitter
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the word indices of the training text for the weights, of the validation text for the architecture."""
+        """Return word indices: the training text for the weights, and the validation text for the architecture."""
         return np.arange(self.parts[0]), np.arange(self.parts[0], sum(self.parts))
 
     def stream(

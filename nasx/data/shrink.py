@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 CHUNK = 1024
-"""Images that are reduced at once: 25 MB of float64 for CIFAR."""
+"""Number of images that are reduced at once: 25 MB of float64 for CIFAR."""
 
 
 def weights(n: int, m: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Base class of the image datasets in memory: settings, location of the files, checks. Torch-free until `open`.
+"""Base class of the image datasets in memory: settings, location of the files, checks.
 
 `size` scales all images to size x size by area averaging when they are loaded (shrink.py), in a search and in a
 retraining; null keeps their size. `mean` and `std`, if set, are not recomputed; `pad` and `cutout` are in pixels of the
@@ -8,6 +8,7 @@ normalized channel is 0.
 A component (`Cifar10`, ...) is a frozen dataclass of settings with a fast `check()` and `open(device) -> Opened`, from
 which batches are drawn (batch_stream.py). Datasets that fit into memory derive from `Source` and also have
 `load() -> Images`. Files are searched under `path`, else the environment variable NASX_DATA, else ~/.cache/nasx (XDG).
+torch is imported only by `open`.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nasx")
 SMALLEST = 8
-"""Smallest side of an image, since a network halves it twice."""
+"""Smallest side of an image in pixels; a network halves the side twice."""
 
 
 # -------------------------------------------------------------------------------------------------------- checks
 def split_faults(component: Split) -> Iterator[UserError]:
-    """Yield the faults of the settings of a split; reads its file."""
+    """Yield a UserError for each invalid setting of a split, after reading the file of the split `file`."""
     if component.split not in ("halves", "seeded", "classes", "file", "full"):
         yield UserError(
             f"dataset.split={component.split}", "is not a split", "use halves, seeded, classes, file or full"
@@ -60,7 +61,7 @@ def split_faults(component: Split) -> Iterator[UserError]:
 
 
 def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Iterator[UserError]:
-    """Yield the faults of mean and std per channel."""
+    """Yield a UserError if mean and std per channel are invalid."""
     if (mean is None) != (std is None):
         yield UserError("dataset.mean, dataset.std", "only one is given", "give both or neither")
     elif std is not None and (min(std) <= 0 or len(std) != len(mean or ())):
@@ -72,7 +73,7 @@ def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | N
 
 
 def raise_all(faults: Iterator[UserError], find: Callable[[], object]) -> None:
-    """Raise one UserError with all faults of the settings and the one that `find` raises, if there are any."""
+    """Raise one UserError that joins the errors `faults` and the error raised by `find`, if there are any."""
     found = list(faults)
     try:
         find()
@@ -104,22 +105,22 @@ class Source(ABC):
     resampling: ClassVar[str] = "area"
     """How an image is resized: area (shrink.py), bilinear (PIL) or nearest."""
     side: ClassVar[int | None] = None
-    """Height and width of the original images; None if only the files show it."""
+    """Height and width of the original images; None if they are known only from the files."""
 
     @abstractmethod
     def find(self) -> None:
-        """Raise UserError, with all searched folders, unless the files exist or can be downloaded."""
+        """Raise UserError, which lists all searched folders, unless the files exist or can be downloaded."""
 
     @abstractmethod
     def read(self) -> Parts:
         """Read training images and labels, test images and labels, class names. Raises UserError."""
 
     def number_of_classes(self) -> int | None:
-        """Return the number of classes; None if only the files show it."""
+        """Return the number of classes; None if it is known only from the files."""
         return None
 
     def known_shape(self) -> tuple[int, int, int] | None:
-        """Return channels, height and width of the images; None if only the files show it."""
+        """Return channels, height and width of the images; None if they are known only from the files."""
         side = self.size or self.side
         return None if side is None else (3, side, side)
 
@@ -127,7 +128,7 @@ class Source(ABC):
         """Return the steps from an RGB image of any size to `shape` (channels, height, width), in order.
 
         `["square"]` crops to the centred square, `["resize", side, resampling]` resizes the shorter side,
-        `["center_crop", side]` crops. Empty where `shape` is not square: images must have it.
+        `["center_crop", side]` crops. Empty if `shape` is not square: images must then have this shape.
         """
         return [["square"], ["resize", shape[1], self.resampling]] if shape[1] == shape[2] else []
 
@@ -136,11 +137,11 @@ class Source(ABC):
         return data_root(self.path)
 
     def check(self) -> None:
-        """Check settings and existence of the files, without torch. Raises one UserError with all faults."""
+        """Check settings and existence of the files, without torch. Raises one UserError with all errors."""
         raise_all(self.faults(), self.find)
 
     def faults(self) -> Iterator[UserError]:
-        """Yield the faults of the settings."""
+        """Yield a UserError for each invalid setting."""
         yield from split_faults(self)
         yield from statistics_faults(self.mean, self.std)
         if self.pad < 0:
@@ -200,7 +201,7 @@ class Source(ABC):
         return shrink.shrunk(shrink.square(x), self.size)
 
     def too_large(self, height: int, width: int) -> UserError:
-        """Return the error for a `size` above that of the images, which area averaging cannot enlarge."""
+        """Return the error for a `size` larger than the images, because area averaging cannot enlarge them."""
         return UserError(
             f"dataset.size={self.size}",
             f"is larger than the images ({width} x {height})",

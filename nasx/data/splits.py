@@ -1,12 +1,13 @@
-"""Split of the training images into those for the weights w and those for the architecture a. Torch-free.
+"""Split of the training images into images for the weights w and images for the architecture a.
 
-    halves   the first `fraction` of the unshuffled indices trains w, the rest trains a (DARTS, train_search.py)
+    halves   the first `fraction` of the unshuffled indices trains w, the remainder trains a (DARTS, train_search.py)
     seeded   the same sizes, disjoint, drawn with the run's seed
     classes  seeded within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
     file     NAS-Bench-201's official file: {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}
     full     all images train both (single-level searches)
 
-If `fraction_a` is set, a gets that share of all images instead of the whole rest. All but `full` are disjoint.
+If `fraction_a` is set, this share of all images trains a, instead of the whole remainder. In all splits except `full`,
+the two parts are disjoint. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ OFFICIAL = "the official CIFAR-10 file is configs/nas-benchmark/cifar-split.txt 
 
 
 class Split(Protocol):
-    """The settings of a split, fields of every dataset component."""
+    """The settings of a split, which are fields of every dataset component."""
 
     @property
     def split(self) -> Literal["halves", "seeded", "classes", "file", "full"]: ...

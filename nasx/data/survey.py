@@ -1,8 +1,8 @@
 """Read many image files with threads, report all unreadable ones in one error, and cache the results.
 
 Each folder of images has one cache file (.npz) under NASX_DATA/folders, keyed by path, size and modification time of
-every file. A folder is decoded once; after an error only new and repaired files are. If the cache is not writable, the
-images are decoded each time.
+every file. A folder is decoded once; after an error, only new and repaired files are decoded. If the cache is not
+writable, the images are decoded each time.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ T = TypeVar("T")
 SHOWN = 10
 """Number of files that an error lists; the full list goes to a file."""
 CHUNK = 256
-"""Files submitted to the threads at once; Ctrl-C waits for this many."""
+"""Number of files submitted to the threads at once; Ctrl-C waits until these are read."""
 
 
 def kept_at(cache: Path, root: Path, *what: object) -> Path:
@@ -50,7 +50,7 @@ def stamps(files: Files) -> np.ndarray:
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """Load the arrays of a cache file; empty if it is missing or damaged."""
+    """Load the arrays of a cache file; return an empty dict if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as content:
             return dict(content)
@@ -60,7 +60,7 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 def keep(path: Path, **arrays: np.ndarray) -> None:
     """Write a cache file atomically; a failure to write is ignored."""
-    with contextlib.suppress(UserError):  # the stub takes names for allow_pickle
+    with contextlib.suppress(UserError):  # numpy's stub matches `arrays` to allow_pickle
         write_atomic(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
@@ -80,7 +80,7 @@ def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | dec
 
 
 def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log: Path) -> UserError:
-    """Return one error for all unreadable files, with their reasons; writes a long list to the file `log`."""
+    """Return one error for all unreadable files, with their reasons; write a long list to the file `log`."""
     lines = [f"{path.relative_to(root)} ({reason})" for path, reason in bad.items()]
     more = ""
     if len(lines) > SHOWN:
@@ -96,7 +96,7 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
 
 
 def verified(files: Files, where: str, cache: Path) -> np.ndarray:
-    """Return the conversions of each image (decode.Odd, uint8 (n,)), after decoding those not verified before.
+    """Return the conversions of each image (decode.Odd, uint8 (n,)); decode the images that were not verified before.
 
     Raises one UserError for all unreadable images.
     """

@@ -1,8 +1,9 @@
-"""Text datasets for language models: three plain-text files provided by the user. Torch-free until `open`.
+"""Text datasets for language models: three plain-text files provided by the user.
 
-A line is a sentence of words separated by spaces, to which the word <eos> is appended. The vocabulary holds all words
-of the three files, numbered by first occurrence. Penn Treebank as prepared by Mikolov et al. 2010 has 929,589, 73,760
-and 82,430 words and a vocabulary of 10,000, including <eos> and <unk>. nasx neither contains nor downloads it.
+A line is a sentence of words separated by spaces, to which the word <eos> is appended. The vocabulary contains
+all words of the three files, numbered by first occurrence. Penn Treebank as prepared by Mikolov et al. 2010 has
+929,589, 73,760 and 82,430 words and a vocabulary of 10,000, including <eos> and <unk>. nasx neither contains nor
+downloads Penn Treebank. torch is imported only by `open`.
 
 Source: DARTS' released code, rnn/data.py.
 """

@@ -4,7 +4,7 @@
 
 A row aggregates runs that differ only in the seed. Runs of different configurations, protocols, recipes or deviations
 never share a row. A column states what the ± is over: independent searches, retrainings of one cell, or retrainings of
-several cells. Accuracies in percent, `cost_s` in seconds, parameters as counts.
+several cells. Accuracies are in percent, `cost_s` is in seconds, and parameters are counts.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "p
 ORDER = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "cells", "reference", "method", "setting"]
 """Sort keys of the rows."""
 CHOSEN = {"method", "space", "dataset", "search", "retrain"}
-"""Overrides that have a column."""
+"""Overrides that have a column of their own."""
 
 
 def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool = True) -> pd.DataFrame:
@@ -63,7 +63,7 @@ def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool =
         row["environments"] = sum(bool(m["environments"]) for m in members)
         row["mixed_code"] = ", ".join(own_code.mixed((*m["code"], *m["parent_code"]) for m in members))
         row["benchmark"], row["cells"] = first["benchmark"], ""
-        row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # not recorded by earlier versions
+        row["edges"] = next((m["edges"] for m in members if m["edges"]), ())  # earlier versions did not record edges
         row["source"] = " / ".join(sorted({m["source"] for m in members if m["source"]}))
         for measure in names:
             row |= _statistics(measure, [m[measure] for m in members])
@@ -150,13 +150,13 @@ def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict
 
 
 def _benchmark(name: str) -> Benchmark:
-    """Return the benchmark of that name with default settings. Raises ImportError or AttributeError."""
+    """Return the benchmark `name` with default settings. Raises ImportError or AttributeError."""
     found: Benchmark = getattr(importlib.import_module(f"nasx.benchmarks.{name}"), name.capitalize())()
     return found
 
 
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
-    """Append the random and the optimal cell of each set of cells that the searches chose from."""
+    """Append the random and the optimal cell of each set of cells from which the searches chose."""
     means = [str(c).removesuffix("_mean") for c in table.columns if str(c).endswith("_mean")]
     datasets = list(dict.fromkeys(column.rpartition(".")[0] for column in lookups(means)))
     empty: dict[str, object] = {
@@ -184,7 +184,7 @@ def _count(benchmark: str, edges: Edges) -> str:
     try:
         n = _benchmark(benchmark).cells(edges)
     except (ImportError, AttributeError, UserError):
-        return ""  # the row has no values either
+        return ""  # the reference row has no values either
     return f"{n:,} cell{'s' * (n != 1)}"
 
 

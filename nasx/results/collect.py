@@ -1,7 +1,7 @@
 """Read finished runs into one frame: `collect` reads `result.json` of every run folder below a root.
 
 There is one row per finished run. Numbers are in the units of nasx.core.quantities: accuracies in percent, `cost_s` in
-seconds of one device. Skipped runs are listed in `frame.attrs["notes"]` and counted in `frame.attrs["skipped"]`:
+seconds of a single device. Skipped runs are listed in `frame.attrs["notes"]` and counted in `frame.attrs["skipped"]`:
 incomplete records, records of other programs, unfinished runs, second copies of a run (which would count twice in n).
 
 This module does not import torch; 2,000 runs are read in a few tenths of a second.
@@ -30,8 +30,8 @@ ELSEWHERE = commands.NON_IDENTITY_KEYS | commands.NON_IDENTITY_SETTINGS | {"seed
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
 """Settings that reduce a run below its protocol if they are lowered."""
 OWN_SIZE = ("folder",)
-"""Datasets for which `size: null` is the size of the images, which may be smaller than a number. For all other data
-sets it is the published size, and for every other setting in `SIZES` the largest value."""
+"""Datasets for which `size: null` is the size of the images, which may be smaller than a number. For all other
+datasets, null is the published size, and for every other setting in `SIZES`, null is the largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +76,7 @@ class Row:
     broken: str = ""
     environments: str = ""
     code: tuple[str, ...] = ()
-    """The user's own code, see `own_code.labels`; `parent_code` is that of the search of a retraining."""
+    """User-defined code, see `own_code.labels`; `parent_code` is the code of the search of a retraining."""
     parent_code: tuple[str, ...] = ()
     collapsed: bool | None = None
     warning: bool | None = None
@@ -86,12 +86,12 @@ class Row:
     """Column -> number, see nasx.core.quantities."""
 
     def cells(self) -> dict[str, object]:
-        """Return column -> value."""
+        """Return a mapping from column to value."""
         return {name: value for name, value in vars(self).items() if name != "values"} | dict(self.values)
 
 
 SHARED = ("kind", "family", "identity", "seed", "genotype", "commit", "started", "finished")
-"""Fields that a row has from its record as they are."""
+"""Fields that are copied unchanged from a record to its row."""
 FACTS = tuple(each.name for each in fields(Row) if each.name != "values")
 COLUMNS = (*FACTS, *columns())
 """Columns of every frame; a benchmark adds `<dataset>.valid`, `<dataset>.test`, ranks, distances and latencies."""
@@ -148,7 +148,7 @@ def mark(row: plain.Row) -> tuple[str, ...]:
 
 
 def _doubts(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield notes on runs in the frame: files changed after the end, several environments."""
+    """Yield notes on runs whose files changed after they finished, or that used several environments."""
     broken: dict[str, list[str]] = {}
     several: dict[str, list[str]] = {}
     for row in rows:
@@ -170,7 +170,7 @@ def _dataset_order(column: str) -> tuple[int, str, int]:
 
 
 def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
-    """Yield every folder that looks like a run, sorted, without descending into runs or hidden folders."""
+    """Yield every folder that has the files of a run, sorted, without descending into runs or hidden folders."""
     for root in roots:
         text = os.path.expanduser(os.fspath(root))
         for start in sorted(glob.glob(text)) if glob.has_magic(text) and not os.path.exists(text) else [text]:
@@ -182,7 +182,7 @@ def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
 def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> Iterator[Row]:
     """Yield the rows of runs; a run reported by studies appears once per study, under the study's name.
 
-    It then no longer appears as a plain retraining, unless a study ranks by it.
+    Such a run no longer appears as a plain retraining, unless a study uses it to rank cells.
     """
     reported: dict[str, list[StudyRecord]] = {}
     ranking: set[str] = set()
@@ -254,7 +254,7 @@ def _kept(record: RetrainRecord) -> Row | None:
 
 
 def _reduced(record: Record) -> bool:
-    """Return whether the run was smaller than the published setting, as recorded or else by the changed settings.
+    """Return whether the run was smaller than the published setting, as recorded, else as its changed settings show.
 
     `changed` maps a key to [published, used]; None as a number of updates means a whole epoch.
     """
@@ -262,7 +262,7 @@ def _reduced(record: Record) -> bool:
         return record.reduced
     free = {"size"} if record.choices.get("dataset") in OWN_SIZE else set()
     for key, (published, used) in record.changed.items():
-        if key.startswith("budget."):  # of the network whose cost is counted
+        if key.startswith("budget."):  # a setting of the network whose cost is counted
             continue
         name = key.rpartition(".")[2]
         several = isinstance(published, list) and isinstance(used, list) and len(published) == len(used)
@@ -273,7 +273,7 @@ def _reduced(record: Record) -> bool:
 
 
 def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the sorted overrides without the keys of `ELSEWHERE`; the last of several values counts."""
+    """Return the sorted overrides without the keys of `ELSEWHERE`; the last value of a key is used."""
     kept: dict[str, str] = {}
     for line in lines:
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -286,8 +286,8 @@ def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
 def _inherited(rows: Mapping[str, Row], kept: Callable[[str], Row | None]) -> dict[str, Row]:
     """Copy method, space and search protocol into each retraining from the search whose cell it trains.
 
-    The search is the run next to it, else the only one of that name (and, among several, with that cell), else the copy
-    in the record of the retraining (`kept`).
+    The search is the run of that name in the same folder, else the only run of that name (or, among several runs, with
+    that cell), else the copy in the record of the retraining (`kept`).
     """
     places: dict[str, Row] = {}
     names: dict[str, dict[str, Row]] = {}
@@ -314,7 +314,7 @@ def _child(row: Row, parent: Row | None) -> Row:
         return row
     return replace(
         row,
-        method=parent.method,  # a retraining ignores its own, a default
+        method=parent.method,  # a retraining ignores its own method, which is a default
         space=row.space or parent.space,
         protocol=parent.protocol,
         search=parent.search,

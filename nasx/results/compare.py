@@ -1,6 +1,6 @@
 """Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
 
-nasx/cli/compare.py says how groups are named, what is tested, and which comparisons are refused.
+See nasx/cli/compare.py for the names of groups, the test, and the comparisons that raise an error.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from nasx.results.collect import COLUMNS, collect, mark, rows_of
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
 SAME = {"kind": "command", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
-"""Columns that must have a single value over both groups -> name in errors."""
+"""Mapping from columns that must have a single value over both groups to their names in errors."""
 RETRAININGS = "retrainings"
-"""Name of the values if each group has retrainings of one cell."""
+"""Name of the values if each group consists of retrainings of one cell."""
 
 
 def written(word: str) -> str:
@@ -55,7 +55,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         if found.empty:
             fault = f"matches none of the {len(frame)} finished runs below {runs}"
             raise UserError(written(word), fault, "see `nasx table`, or set another folder with runs=FOLDER")
-        return found.drop_duplicates("folder")  # two studies may contain one run
+        return found.drop_duplicates("folder")  # a run may belong to two studies
     if not os.path.exists(path) and not glob.glob(path):
         remedy = "for example nasx compare method=darts method=random"
         raise UserError(word, "is neither a folder of runs nor a condition", remedy)
@@ -79,7 +79,7 @@ def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "au
     groups = [frame if metric in frame else frame.assign(**{metric: math.nan}) for frame in groups]
     values, counted = _values(names, groups, metric)
     found = welch(*values)
-    assert found is not None  # _values refuses smaller groups
+    assert found is not None  # _values raises an error for smaller groups
     unit = quantity.unit.symbol
     lines = [line for name, frame in zip(names, groups, strict=True) for line in _configurations_warning(name, frame)]
     lines.append(f"{metric}{f' ({unit})' if unit else ''}")
@@ -180,7 +180,7 @@ def choose(both: pd.DataFrame) -> str:
 
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
-    """Return the metric of each search in both groups, and the name of the values. Raises UserError for one value."""
+    """Return the metric of each search per group, and the name of the values. Raises UserError for fewer than two."""
     found = [by_search(rows_of(frame), metric) for frame in groups]
     known = [int(frame[metric].notna().sum()) for frame in groups]
     if all(len(own) == 1 < n for own, n in zip(found, known, strict=True)):
@@ -195,7 +195,7 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
 
 
 def number(x: float) -> str:
-    """Format with two decimals; with none if large."""
+    """Format a number with two decimals, or with none from 10,000."""
     return f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""Filters on a frame of runs."""
+"""Filters for a frame of runs."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _settings(frame: pd.DataFrame, key: str) -> list[object]:
 
 
 def check_column(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
-    """Raise UserError, with the nearest names, unless `column` (None: `text`) is a column."""
+    """Raise UserError, which suggests the nearest names, unless `column` (None: `text`) is a column."""
     column = column or text
     if column not in columns:
         columns = [name.removesuffix("_mean") for name in columns if not name.endswith(("_std", "_n"))]

@@ -1,9 +1,9 @@
-"""List the printed rows and figures of the five papers, each with its command or the reason why there is none.
+"""Printed rows and figures of the five papers, each with its command or the reason why there is no command.
 
-    rows      results/targets.csv; commands by conf/experiment, reasons by results/not_run.yaml
-    figures   results/figures.yaml, where a command may still lack a part of what the figure shows
+    rows      results/targets.csv; commands from conf/experiment, reasons from results/not_run.yaml
+    figures   results/figures.yaml; a command may omit a part of the figure
 
-`nasx list experiments paper=...` prints both. Imports no torch.
+`nasx list experiments paper=...` prints both. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ HERE = Path(__file__).parent
 
 
 class Entry(NamedTuple):
-    """A table row with its datasets, or a figure: what it shows, and the commands for it or why there are none."""
+    """A table row with its datasets, or a figure: its content, and its commands or the reason why there are none."""
 
     name: str
     shows: str
     commands: tuple[str, ...] = ()
     reason: str = ""
-    """Why there is no command, or what the commands leave out."""
+    """The reason why there is no command, or the part that the commands omit."""
 
 
 def named(dataset: str) -> str:
-    """A dataset as tables call it."""
+    """Return the name of a dataset in tables."""
     return table_columns.DATASETS.get(dataset, dataset)
 
 
 def rows(paper: str) -> list[Entry]:
-    """The printed rows of a paper, in its order; a row with several reasons or commands stands several times.
+    """Return the printed rows of a paper, in its order; a row with several reasons or commands is listed several times.
 
-    A row on a dataset for which nothing is said has neither command nor reason.
+    Datasets of a row for which no command and no reason are defined are listed without either.
     """
     found: list[Entry] = []
     for name, own in targets.load(paper).groupby("row", sort=False):
@@ -55,7 +55,7 @@ def rows(paper: str) -> list[Entry]:
 
 @lru_cache(maxsize=1)
 def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
-    """Row -> (command, datasets) of the experiments that name it."""
+    """Return a mapping from each row to the (command, datasets) of the experiments that name the row."""
     found: dict[str, list[tuple[str, frozenset[str]]]] = {}
     for name in plugins.choices("experiment", paths.conf_dir()):
         head = experiments.find(name)
@@ -67,7 +67,7 @@ def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
 
 @lru_cache(maxsize=1)
 def not_run() -> dict[str, dict[str, frozenset[str]]]:
-    """Row -> reason -> datasets of not_run.yaml. Raises KeyError for a row that no paper prints."""
+    """Return the mapping row -> reason -> datasets of not_run.yaml. Raises KeyError for a row not in any paper."""
     table = targets.load()
     datasets = {str(row): {named(name) for name in own["dataset"]} for row, own in table.groupby("row")}
     found: dict[str, dict[str, frozenset[str]]] = {}
@@ -81,7 +81,7 @@ def not_run() -> dict[str, dict[str, frozenset[str]]]:
 
 
 def figures(paper: str) -> Iterator[Entry]:
-    """The figures of a paper."""
+    """Yield the figures of a paper."""
     held = load_yaml((HERE / "figures.yaml").read_text(encoding="utf-8"))
     for name, own in held[targets.SHORT[paper]].items():
         reason = own.get("reason") or (f"without {own['lacks']}" if "lacks" in own else "")

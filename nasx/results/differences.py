@@ -1,7 +1,7 @@
 """Settings that differ between groups of runs: keys of config.yaml with unequal values.
 
-A group is a list of run folders. Config groups (method, space, search, …) are shown by their choice; `_target_` and
-keys without influence on the numbers (seed, identity, the source of the trained cell) are left out.
+A group is a list of run folders. Config groups (method, space, search, …) are shown by the name of the component;
+`_target_` and keys that do not affect results (seed, identity, the source of the trained cell) are omitted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nasx.tracking import records
 
 OWN = frozenset({"format", "kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "launch", "pair"})
-"""Choices that only set other keys, which are shown instead."""
+"""Config groups that only set other keys, which are shown instead."""
 ABSENT, UNKNOWN = "(none)", "?"
 """Values of a missing setting, and of a group without readable configurations."""
 
@@ -29,7 +29,7 @@ class Row(NamedTuple):
 
 
 def configuration(folder: str) -> dict[str, str]:
-    """Return dotted setting -> value as on the command line; empty if config.yaml cannot be read."""
+    """Return a mapping from dotted setting to its value as on the command line; empty if config.yaml is unreadable."""
     return _configuration(Path(folder).absolute())
 
 
@@ -44,7 +44,7 @@ def _configuration(folder: Path) -> dict[str, str]:
 
 
 def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
-    """Return the settings that differ between groups of run folders, in the order of the files, choices first."""
+    """Return the settings that differ between groups of run folders, in the order of config.yaml, groups first."""
     held = [[configuration(folder) for folder in group] for group in groups]
     keys = dict.fromkeys(key for group in held for run in group for key in run)
     found = []

@@ -2,7 +2,7 @@
 
 Rules
 1. A run is compared with a printed number only if space, dataset and method are the same; ablations and baselines that
-   nasx lacks are shown alone. A run of an experiment is compared only with the rows that the experiment lists
+   nasx lacks are shown without a run. A run of an experiment is compared only with the rows that the experiment lists
    (nasx.config.experiments), and only if it has the overrides that the experiment lists for them.
 2. Protocols are never mixed: if our runs of a printed table were searched under another protocol than the paper's, or
    under several, or were retrained with several recipes, `compare` raises an error that suggests a filter. DARTS alone
@@ -42,7 +42,7 @@ RETRAINED = {
     **dict.fromkeys(("test_accuracy", "top1_accuracy", "test_error", "top1_error"), "test_accuracy"),
 }
 CHOICES = frozenset({"search", "retrain"})
-"""Choices with a separate column, in addition to those that identify a run."""
+"""Config groups with a separate column, in addition to the groups that identify a run."""
 PLACES = frozenset({"from", "method", "space", "dataset"})
 """Overrides that select the run and its data, which are compared separately."""
 
@@ -106,16 +106,16 @@ def _fits(line: Row, row: Row) -> bool:
 
 
 def _same_selection(line: Row, row: Row) -> bool:
-    """Return whether our cells were chosen in the way the printed row states, if it does."""
+    """Return whether our cells were chosen in the way that the printed row states, if it states one."""
     if line["selection"].startswith("best of"):
         return bool(line["selection"] == f"best of {int(row['best_of'])}")
     return not row["best_of"] or line["row"] not in means()
 
 
 def _named(printed: Printed, experiment: Experiment, line: Row, row: Row) -> bool:
-    """Return whether our row is what the experiment computes for the printed number.
+    """Return whether our row is the result of the experiment for the printed number.
 
-    It must have the choices of the experiment and the overrides that the experiment lists for the number, without other
+    It must have the experiment's components and the overrides that the experiment lists for the number, without other
     values of these or other settings of the method. A reduced row, which is marked (rule 4), may have settings that
     reduce it.
     """

@@ -1,14 +1,14 @@
 """Compare the rows of a table with random search, and count the verdicts of their searches.
 
     verdicts  number of searches that collapsed, have a warning, or did not converge (by the verdicts in their records)
-    versus    mean minus that of the random runs, with Welch's p over searches (significance.py)
+    versus    mean minus the mean of the random runs, with Welch's p over searches (significance.py)
 
 The random runs of a row have the method `random` with one draw per seed, the same space and dataset, the same
-benchmark or the same retraining, reduced or not; among several configurations the one with most runs is used. Their
+benchmark or the same retraining, reduced or not; of several configurations, that with most runs is used. Their
 search protocol is irrelevant, because random search trains nothing. Retrainings of one search count as one value, their
-mean. A single cell, or one chosen among several, is not tested: no number of retrainings makes it a sample of the
-method. The measure is the benchmark accuracy on the dataset of the row, else on the first that all runs have, test
-before validation; for retrained networks the test accuracy, or the test perplexity of language models.
+mean. A single cell, or a cell chosen among several, is not tested, because retrainings of one cell are not a sample of
+the method. The measure is the benchmark accuracy on the dataset of the row, else on the first dataset that all runs
+have, test before validation; for retrained networks, the test accuracy, or the test perplexity of language models.
 
 Shapes: rows and members are parallel lists: a row of `summary`, and the rows of `collect` that it aggregates.
 """
@@ -77,7 +77,7 @@ def _key(row: Mapping[str, object], run: Row) -> tuple[object, ...]:
 
 
 def _chosen(run: Row) -> bool:
-    """Return whether a random run is the best of several draws, by its configuration or else by its command line."""
+    """Return whether a random run is the best of several draws, from its configuration or else its command line."""
     given = dict(text.lstrip("+").partition("=")[::2] for text in (*run["overrides"], *run["parent_overrides"]))
     held = (configuration(folder).get("method.samples") for folder in (run["parent_folder"], run["folder"]) if folder)
     return next((value for value in held if value), given.get("method.samples", "1")) != "1"

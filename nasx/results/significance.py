@@ -1,4 +1,4 @@
-"""Welch's t test of the difference of two groups of runs, for means of unequal variance.
+"""Welch's t test for the difference of the means of two groups of runs with unequal variances.
 
     d  = mean(b) - mean(a)                     s² = s_a²/n_a + s_b²/n_b     (sample variances, n - 1)
     df = s⁴ / ((s_a²/n_a)²/(n_a - 1) + (s_b²/n_b)²/(n_b - 1))              Welch and Satterthwaite
@@ -47,7 +47,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
     (mean_a, var_a), (mean_b, var_b) = moments(a), moments(b)
     part_a, part_b = var_a / len(a), var_b / len(b)
     d, s = mean_b - mean_a, math.sqrt(part_a + part_b)
-    if s <= 1e-12 * max(abs(mean_a), abs(mean_b)):  # only rounding is left
+    if s <= 1e-12 * max(abs(mean_a), abs(mean_b)):  # the spread is only rounding error
         same = abs(d) <= 1e-12 * max(abs(mean_a), abs(mean_b))
         return Difference(d, d, d, float(same), math.inf, len(a), len(b))
     from scipy.special import stdtr, stdtrit
@@ -60,7 +60,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
 def by_search(runs: Iterable[Row], measure: str) -> list[float]:
     """Return the measure of each search in `runs` (rows of `collect`), as the mean over retrainings of its cell.
 
-    Runs without the measure are left out; a cell given on the command line counts as one search.
+    Runs without the measure are omitted; a cell given on the command line counts as one search.
     """
     values: dict[str, list[float]] = {}
     for run in runs:
@@ -71,7 +71,7 @@ def by_search(runs: Iterable[Row], measure: str) -> list[float]:
 
 
 def moments(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample variance (n - 1) with one rounding each; NaN where there are too few values."""
+    """Return mean and sample variance (n - 1) with one rounding each; NaN if there are too few values."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     return mean, math.fsum((x - mean) ** 2 for x in values) / (n - 1) if n > 1 else math.nan

@@ -40,7 +40,7 @@ class Measure(NamedTuple):
 
 
 def measure_of(column: str) -> Measure:
-    """Return the Measure of a column of `summary`. Raises KeyError if it is not a quantity."""
+    """Return the Measure of a column of `summary`. Raises KeyError if the column is not a quantity."""
     quantity = of_column(column)
     if quantity is None:
         raise KeyError(column)
@@ -49,7 +49,7 @@ def measure_of(column: str) -> Measure:
 
 
 def value(row: Row, measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
-    """Format `91.55 ± 0.12`, without ± if n = 1, with n if it differs from the row's; `missing` if unknown."""
+    """Format `91.55 ± 0.12`, without ± if n = 1, with n if it differs from n of the row; `missing` if unknown."""
     mean, std, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_std", math.nan), row.get(f"{measure}_n", 0)
     if mean is None or math.isnan(mean):
         return missing
@@ -58,7 +58,7 @@ def value(row: Row, measure: str, digits: int = 2, scale: float = 1.0, missing: 
 
 
 def cost(row: Row) -> str:
-    """Format the wall time in the largest unit that keeps it above one: s, min, hours, days (GPU- on a GPU)."""
+    """Format the wall time in the largest unit that keeps it above one: s, min, hours, days (GPU-s, ... on a GPU)."""
     seconds = row.get("cost_s_mean", math.nan)
     if seconds is None or math.isnan(seconds):
         return ""
@@ -84,7 +84,7 @@ def name(row: Mapping[str, object]) -> str:
 
 
 def chosen(row: Row) -> str:
-    """Describe the choice of the row's cell: `best of 4`, with `chosen on the test set` if so; else empty."""
+    """Describe how a row's cell was chosen: `best of 4`, also `chosen on the test set`; empty if it was not chosen."""
     if not row.get("best_of"):
         return ""
     on_test = str(row["std_over"]).endswith("by test accuracy")
@@ -107,7 +107,7 @@ def _text(column: str, row: Row) -> str:
 
 
 def distinct(rows: Sequence[Row]) -> tuple[str, list[str]]:
-    """Return the overrides common to all rows, and the additional ones of each row."""
+    """Return the overrides common to all rows, and the additional overrides of each row."""
     shared = [line for line in rows[0]["settings"] if all(line in row["settings"] for row in rows)] if rows else []
     return " ".join(shared), [" ".join(line for line in row["settings"] if line not in shared) for row in rows]
 
@@ -115,7 +115,7 @@ def distinct(rows: Sequence[Row]) -> tuple[str, list[str]]:
 def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = ()) -> list[Sheet]:
     """Format the rows of `summary` as sheets: searches with benchmark accuracies, without, and retrained networks.
 
-    `group` are the additional columns of `collect` that split rows; they are shown.
+    `group` lists the additional columns of `collect` that split rows; these columns are shown.
     """
     made = []
     table = errors(table) if error else table
@@ -199,7 +199,7 @@ def _made(
 ) -> Sheet:
     """Make a sheet; text columns with a single value move to the caption, except the protocol.
 
-    A sheet that is not `priced` follows one of the same rows, and repeats neither cost nor marks of the runs.
+    A sheet that is not `priced` follows a sheet with the same rows, and does not repeat costs and marks of the runs.
     """
     columns = {
         "space": "space",
@@ -260,18 +260,18 @@ def _made(
         )
     if any(row["environments"] for row in own):
         notes.append(
-            "several environments: runs that were resumed with other threads, versions or devices; the same "
-            "command in one environment gives other bits"
+            "several environments: runs that were resumed with other threads, versions or devices; the "
+            "results are not bit-identical to those of a single environment"
         )
     if mixed := sorted({row["mixed_code"] for row in own if row["mixed_code"]}):
         notes.append(
             f"mixed code: runs of a row, or starts of one run, with different versions of {', '.join(mixed)}; "
-            "delete the runs of the old code, or give those of the new one another name=..."
+            "delete the runs of the old code, or give the runs of the new code another name=..."
         )
     if any(row["best_of"] for row in own):
         notes.append("best of k: the best of k searches by a retraining of each, not a mean over searches")
     if any("test set" in chosen(row) for row in own):
-        notes.append("chosen on the test set: by the images of its test accuracy, which is therefore optimistic")
+        notes.append("chosen on the test set: the cell was chosen by its test accuracy, which is therefore optimistic")
     if any(" / " in str(row["device"]) for row in own):
         notes.append("cost is a mean over different devices if a row lists several")
     if any(each.name.endswith(".test") and not value(row, each.name) for row in rows for each in measures):

@@ -1,7 +1,7 @@
 """Render a sheet of a table as Markdown, LaTeX (booktabs), or for the terminal.
 
-A sheet consists of text: numbers are rounded when it is made (`sheets`, `published`), so the three formats agree. The
-same sheet gives the same bytes. CSV is not rendered from a sheet, but written from the numbers.
+A sheet consists of text: numbers are rounded when it is created (`sheets`, `published`), so the three formats agree.
+The same sheet always gives the same bytes. CSV is not rendered from a sheet, but written from the numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Sheet:
     rules: frozenset[int] = field(default_factory=frozenset)
     """Rows with a thin rule above, in formats that have one."""
     left: frozenset[int] = field(default_factory=frozenset)
-    """Text columns; all others are numbers and right-aligned."""
+    """Text columns; all other columns contain numbers and are right-aligned."""
 
 
 def latex_escape(text: str) -> str:
@@ -72,8 +72,8 @@ def latex(
 ) -> str:
     """Render one LaTeX `table` environment per sheet; needs `\\usepackage{booktabs}`.
 
-    `caption` (plain text; None: the title of the sheet) and `label` (None: `tab:` and the words of the title) are those
-    of the first table. Further captions end with the title of the sheet, and equal labels with -2, -3, ...
+    `caption` (plain text; None: the title of the sheet) and `label` (None: `tab:` and the words of the title) apply
+    to the first table. Further captions end with the title of the sheet, and equal labels with -2, -3, ...
     """
     tables: list[str] = []
     used: dict[str, int] = {}
@@ -173,7 +173,7 @@ def _fitting(sheet: Sheet, width: int) -> dict[int, int]:
 
 
 def sentence(text: str) -> str:
-    """Add a capital and a full stop to `text`; names at its start keep their spelling."""
+    """Capitalize the first letter of `text` and add a full stop; a name at the start keeps its spelling."""
     text = " ".join(text.split())
     first = text.partition(" ")[0].rstrip(":;,")
     text = text[:1].upper() + text[1:] if first.isalpha() and first.islower() else text  # names keep their spelling

@@ -1,11 +1,11 @@
-"""The printed numbers of the papers.
+"""Printed numbers of the five papers.
 
-`nasx/results/targets.csv` holds one printed number per row:
+`nasx/results/targets.csv` contains one printed number per row:
     paper, place (table, figure or section), label (the row as printed), method (the corresponding nasx method, if any),
     variant (conditions on our configuration, `key=value`, separated by blanks), own (1: the paper's own method),
     space, searched_on (`each`: on every dataset separately), dataset, metric, mean, std, n, std_over (what the
     paper's ± is over), selection (best of 4, best, mean, seed 1), protocol, recipe, note
-Accuracies and errors in percent, parameters and operations in millions, costs in GPU-days.
+Accuracies and errors are in percent, parameters and operations in millions, and costs in GPU-days.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _targets() -> pd.DataFrame:
 
 
 def _name(line: Row, spaces: bool) -> str:
-    """Return the unique name of a printed row: paper, place, label, and what distinguishes equal labels."""
+    """Return the unique name of a printed row: paper, place, label, and the fields that distinguish equal labels."""
     chosen = line["selection"] not in ("", "mean") and line["selection"] not in line["label"]
     return (
         f"{SHORT[line['paper']]}, {line['place']}, {line['label']}"

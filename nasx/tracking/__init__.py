@@ -1,1 +1,1 @@
-"""The run folder: checkpoints, lock, metrics, record; files are written whole or not at all."""
+"""The run folder: checkpoints, lock, metrics and record. Files are written atomically."""

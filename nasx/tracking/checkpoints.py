@@ -1,12 +1,12 @@
 """Checkpoints of a run: the last two, written atomically with a checksum, and read by torch's safe loader.
 
     checkpoints/NNNNNNNNN.ckpt      a line with the format, the sha256 of the rest, torch's file; N: updates so far
-    checkpoints/epoch-NNNN.ckpt     the same, at the end of an epoch: kept where `search.keep_every` asks for it
+    checkpoints/epoch-NNNN.ckpt     the same, kept at the end of every `search.keep_every`-th epoch
 
-They are written after each epoch and every `checkpoint_s` seconds (session.py), and contain tensors and plain values
-only. Since format 2 a checkpoint contains the text of its metrics rows (`metrics`), in format 1 only their number
-(`rows`). If a checkpoint is damaged, this is reported and the one before is used. torch is imported only when a
-checkpoint is written or read.
+Checkpoints are written after each epoch and every `checkpoint_s` seconds (session.py), and contain tensors and plain
+values only. Since format 2, a checkpoint contains the text of its metrics rows (`metrics`); in format 1, it contains
+only their number (`rows`). A damaged checkpoint is reported, and the previous one is used. torch is imported only when
+a checkpoint is written or read.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("nasx")
 MAGIC = b"nasx checkpoint 2\n"
 READABLE = (b"nasx checkpoint 1\n", MAGIC)
-"""First lines of the formats that can be read; all of one length."""
+"""First lines of the formats that can be read; all have the same length."""
 MAX_KEPT = 2
 
 
 class Unfit(UserError):
-    """Raised if a search cannot continue from a kept checkpoint."""
+    """Error raised if a search cannot continue from a kept checkpoint."""
 
 
 def save(folder: Path, state: State, step: int, epoch: int | None = None) -> None:
     """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two.
 
-    With `epoch` it is first written a second time, as the kept checkpoint of that epoch: a run that has come further
-    never lacks it.
+    If `epoch` is given, the kept checkpoint of that epoch is written first, so that a run that has progressed further
+    always has this checkpoint.
     """
     import torch
 
@@ -56,7 +56,7 @@ def save(folder: Path, state: State, step: int, epoch: int | None = None) -> Non
     write_atomic(path, data)
     there = found(folder)
     kept = [old for old in there if old.name <= path.name][-MAX_KEPT:]
-    for old in sorted(set(there) - set(kept)):  # a later one was damaged, or its rows were lost
+    for old in sorted(set(there) - set(kept)):  # a later checkpoint was damaged, or its rows were lost
         with contextlib.suppress(OSError):
             os.unlink(old)
     if len(there) > len(kept):
@@ -64,12 +64,12 @@ def save(folder: Path, state: State, step: int, epoch: int | None = None) -> Non
 
 
 def found(folder: Path) -> list[Path]:
-    """Return the checkpoints of a run, the newest last."""
+    """Return the paths of the checkpoints of a run, the newest last."""
     return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return epoch -> kept checkpoint, in the order of epochs."""
+    """Return a mapping from epoch to the path of its kept checkpoint, in the order of epochs."""
     paths = (folder / "checkpoints").glob("epoch-*.ckpt")
     found = {int(path.stem[6:]): path for path in paths if path.stem[6:].isdecimal()}
     return dict(sorted(found.items()))
@@ -84,8 +84,8 @@ def checksum(path: Path) -> str:
 def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = None) -> State | None:
     """Return the newest readable checkpoint of a run, None if there is none yet.
 
-    A damaged one, and one of format 1 that counts more than `rows` metrics rows (None: not asked), is skipped with a
-    warning and the one before is used. Raises UserError if checkpoints exist but none can be used.
+    A damaged checkpoint, or one of format 1 that counts more than `rows` metrics rows (None: not checked), is skipped
+    with a warning, and the previous one is used. Raises UserError if checkpoints exist but none can be used.
     """
     paths, short = found(folder), 0
     for path in reversed(paths):
@@ -109,7 +109,7 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
 
 
 def read(path: Path, device: torch.device | str = "cpu") -> State | None:
-    """Read a checkpoint; None, with a warning, if it is damaged or has been removed."""
+    """Read a checkpoint; return None, with a warning, if it is damaged or has been removed."""
     import torch
 
     try:
@@ -127,7 +127,7 @@ def read(path: Path, device: torch.device | str = "cpu") -> State | None:
             fault = "cannot be read safely (it does not contain the state of a run)"
     except OSError as error:
         fault = f"cannot be read ({error.strerror or error})"
-    except Exception as error:  # noqa: BLE001 (what is not nasx's fails inside torch's reader in any way)
+    except Exception as error:  # noqa: BLE001 (a file not written by nasx may raise any error in torch)
         said, _, _ = str(error).partition("\n")
         fault = f"cannot be read safely ({said or type(error).__name__})"
     log.warning("%s: %s; the previous checkpoint is used", path, fault)

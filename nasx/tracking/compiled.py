@@ -1,7 +1,7 @@
-"""The cache of torch's compiler: in the user's cache folder, without files that a killed compiler left incomplete.
+"""Cache of torch's compiler in the user's cache folder, without incomplete files of a killed compiler.
 
-torch writes a library under its final name and loads every file of that name, so after a kill during compilation each
-later run of the same shapes ended with "file too short" (torch 2.15).
+torch writes a library under its final name and loads every file of that name, so after a kill during compilation, each
+later run of the same shapes failed with "file too short" (torch 2.15).
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from nasx.core import files
 
 
 def keep_compiled() -> None:
-    """Set the folder of the cache, which survives a reboot, unless it is set, and remove incomplete files."""
+    """Set the cache folder to one that survives a reboot, unless it is already set, and remove incomplete files."""
     folder = Path(os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(files.user_cache() / "compiled")))
     for path in [*folder.glob("*/*.so"), *folder.glob("*/*.o")]:
         if complete(path):
             continue
-        lock = folder / "locks" / f"{path.name.partition('.')[0]}.lock"  # torch holds it while it compiles
+        lock = folder / "locks" / f"{path.name.partition('.')[0]}.lock"  # torch holds this lock during compilation
         with contextlib.suppress(Timeout, OSError), FileLock(lock, timeout=0):
             path.unlink(missing_ok=True)
 
 
 def complete(path: Path) -> bool:
-    """Return whether a file is whole, as far as its ELF header shows; a linker writes the header last."""
+    """Return whether a file is complete according to its ELF header, which a linker writes last."""
     try:
         with path.open("rb") as stream:
             head, size = stream.read(64), os.fstat(stream.fileno()).st_size
@@ -36,7 +36,7 @@ def complete(path: Path) -> bool:
         return True
     if len(head) < 64 or not any(head):
         return False
-    if head[:6] != b"\x7fELF\x02\x01":  # not 64-bit little-endian ELF: nothing is known
+    if head[:6] != b"\x7fELF\x02\x01":  # not 64-bit little-endian ELF: cannot be checked
         return True
     (table,), (each, count) = struct.unpack_from("<Q", head, 40), struct.unpack_from("<HH", head, 58)
     return bool(size >= table + each * count)

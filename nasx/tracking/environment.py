@@ -1,4 +1,4 @@
-"""The machine that a run is on: device, versions, memory, commit, signals."""
+"""Environment of a run: device, versions, memory, commit and signals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nasx.errors import UserError
 
 
 def device(name: str) -> torch.device:
-    """`auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`. Raises UserError for a device that is not there."""
+    """Return the device `auto` (a GPU if available), `cpu`, `cuda` or `cuda:N`. Raises UserError if unavailable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -43,10 +43,10 @@ def device(name: str) -> torch.device:
 def prepared(
     on: torch.device, *, threads: int | None, deterministic: bool, seed: int, precision: str = "fp32"
 ) -> Iterator[None]:
-    """Within the block threads, precision and determinism of this process are those of a job, and torch is seeded.
+    """Set the threads, precision and determinism of a job within the block, and seed torch.
 
-    TF32 is off unless asked for, on every torch version. After the block all but the seed and the allocator is as it
-    was before: the next job of a sweep in this process gets what its own configuration says.
+    TF32 is off unless `precision` is tf32, on every torch version. After the block, all settings except the seed and
+    the allocator are restored, so that the next job of a sweep in this process uses its own configuration.
     """
     with _restored():
         if threads:
@@ -63,14 +63,14 @@ def prepared(
             system.keep_freed_memory()
         elif on.type == "cuda":
             if on.index is not None:
-                torch.cuda.set_device(on)  # streams and graphs open on the current device
+                torch.cuda.set_device(on)  # streams and graphs are created on the current device
             torch.cuda.reset_peak_memory_stats(on)
         yield
 
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """After the block threads, determinism, TF32 and cuDNN's benchmark are as they were before it."""
+    """Restore threads, determinism, TF32 and cuDNN's benchmark mode after the block."""
     threads, workspace = torch.get_num_threads(), os.environ.get("CUBLAS_WORKSPACE_CONFIG")
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -87,9 +87,9 @@ def _restored() -> Iterator[None]:
 
 
 def workers(asked: int | None) -> int:
-    """Processes that decode images for this one: as asked, else its share of the CPUs, less one for itself.
+    """Return the number of processes that decode images: `asked`, else this process's share of the CPUs minus one.
 
-    None if a launcher has started this process as a daemon, which may not have any.
+    The number is 0 if a launcher has started this process as a daemon, which may not have child processes.
     """
     if multiprocessing.current_process().daemon:
         return 0
@@ -99,7 +99,7 @@ def workers(asked: int | None) -> int:
 
 
 def hardware(on: torch.device) -> dict[str, object]:
-    """Device kind, its name, and CPU threads."""
+    """Return the kind and the name of the device, and the number of CPU threads."""
     if on.type == "cuda":
         return {"device": "cuda", "name": torch.cuda.get_device_name(on), "threads": torch.get_num_threads()}
     name = platform.processor() or platform.machine()
@@ -111,7 +111,7 @@ def hardware(on: torch.device) -> dict[str, object]:
 
 
 def environment(on: torch.device) -> dict[str, object]:
-    """Return the host and all other current values, apart from the configuration, that results depend on."""
+    """Return the host, and the current values on which results depend in addition to the configuration."""
     found, named = hardware(on), versions()
     return {
         "host": socket.gethostname(),
@@ -124,7 +124,7 @@ def environment(on: torch.device) -> dict[str, object]:
 
 
 def versions() -> dict[str, str]:
-    """Versions that numbers may depend on."""
+    """Return the software versions on which results may depend."""
     named = {"nasx": __version__, **{name: metadata.version(name) for name in ("torch", "numpy", "hydra-core")}}
     if torch.version.cuda:
         named["cuda"] = torch.version.cuda
@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Commit of the checkout that nasx runs from (with + where it was changed), None for an installed wheel."""
+    """Return the commit of the checkout that nasx runs from (with + if it was changed); None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
@@ -150,7 +150,7 @@ def commit() -> str | None:
 
 
 def peak_mb(on: torch.device) -> float | None:
-    """Peak memory in megabytes: of the GPU's allocator on CUDA, of the process on a CPU (None on Windows)."""
+    """Return the peak memory in MB: of the GPU's allocator on CUDA, of the process on a CPU (None on Windows)."""
     if on.type == "cuda":
         return round(torch.cuda.max_memory_allocated(on) / 2**20, 1)
     peak = system.peak_memory_mb()
@@ -158,21 +158,21 @@ def peak_mb(on: torch.device) -> float | None:
 
 
 def available(on: torch.device) -> int | None:
-    """Bytes of a GPU that this process has or can still get; None for a CPU, whose memory others share."""
+    """Return the bytes that this process has or can still allocate on a GPU; None for a CPU, whose memory is shared."""
     if on.type != "cuda":
         return None
     return int(torch.cuda.mem_get_info(on)[0] + torch.cuda.memory_reserved(on))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether memory has run out: a GPU's, that of torch's allocator on a CPU, or Python's."""
+    """Return whether an error is an out-of-memory error of a GPU, of torch's CPU allocator, or of Python."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
 class StopRequested(KeyboardInterrupt):
-    """A signal asked for an end; the run was checkpointed and the same command resumes it."""
+    """Exception raised after a signal requested a stop; the run was checkpointed, and the same command resumes it."""
 
     def __init__(self, number: int) -> None:
         self.signal = number
@@ -184,14 +184,14 @@ class StopRequested(KeyboardInterrupt):
 
 
 class Signals:
-    """Within the block SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and Windows' SIGBREAK request an end.
+    """Context in which SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGBREAK (Windows) request a stop.
 
-    A second one ends at once.
+    A second signal stops the process at once.
 
-    What this process was started to ignore stays ignored (nohup, a script's background).
+    Signals that this process was started to ignore stay ignored (nohup, background jobs of a script).
 
-    The loop looks at `asked`, saves, and raises `StopRequested`. When that leaves the block, a launcher's own handler
-    of the signal is called: submitit's puts a job that is preempted or out of time back into the queue.
+    The loop reads `asked`, saves a checkpoint, and raises `StopRequested`. When this exception leaves the block, the
+    launcher's own handler of the signal is called: submitit's handler requeues a job that is preempted or out of time.
     """
 
     numbers = system.signals("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")
@@ -206,7 +206,7 @@ class Signals:
         handled = [n for n in self.numbers if signal.getsignal(n) is not signal.SIG_IGN]
         with contextlib.suppress(
             ValueError
-        ):  # not in the main thread (a launcher's worker): signals stay the launcher's
+        ):  # not in the main thread (a launcher's worker): the launcher handles signals
             self._before = {n: signal.signal(n, self._ask) for n in handled}
         return self
 
@@ -219,7 +219,7 @@ class Signals:
                 before(error.signal, None)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if number in system.signals("SIGHUP"):  # writing to a closed terminal would be an error before the checkpoint
+        if number in system.signals("SIGHUP"):  # writing to a closed terminal would fail before the checkpoint
             for terminal in self._terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
         if self.asked is not None:

@@ -1,4 +1,4 @@
-"""One search or retraining in its run folder: resume, steps, checkpoints, metrics rows, progress and record."""
+"""Execution of one search or retraining in its run folder: resume, steps, checkpoints, metrics, progress, record."""
 
 from __future__ import annotations
 
@@ -22,56 +22,56 @@ log = logging.getLogger("nasx")
 TIMED = (3, 10)
 """First and last step of a process between which updates are timed."""
 LONG_S = 60.0
-"""Minimum remaining seconds that are logged."""
+"""Minimum remaining time in seconds for which an estimate is logged."""
 
 
 class Engine(Protocol):
-    """A loop over updates that writes nothing: `searcher.loop.Loop` or `train.trainer.Trainer`.
+    """A loop over updates that writes no files: `searcher.loop.Loop` or `train.trainer.Trainer`.
 
-    It calls `Job.end_epoch(means)` after each epoch, and `Job.tick(engine)` after each step and, after the last one of
-    an epoch, after `end_epoch`.
+    The loop calls `Job.end_epoch(means)` after each epoch and `Job.tick(engine)` after each step; after the last step
+    of an epoch, `end_epoch` is called before `tick`.
     """
 
     meter: Meter
 
     @property
     def total(self) -> int:
-        """Updates of the whole job."""
+        """Number of updates of the whole job."""
 
     @property
     def position(self) -> tuple[int, int]:
-        """Updates so far, and the current epoch, from 0."""
+        """Number of updates so far, and index of the current epoch, from 0."""
 
     def steps(self) -> Iterator[int]:
-        """Run to the end; yields the updates so far after each step."""
+        """Run to the end; yield the number of updates so far after each step."""
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Raise UserError if a mean, or with `weights` a weight, is not finite."""
+        """Raise UserError if a mean or, if `weights` is set, a weight is not finite."""
 
     def state(self) -> State:
-        """Return the tensors and plain values from which `load` resumes bit for bit."""
+        """Return the tensors and plain values from which `load` resumes with bit-identical results."""
 
     def load(self, state: State) -> None:
         """Continue from `state`."""
 
 
 class Job(ABC):
-    """An engine in a run folder. A subclass builds the engine from the configuration and makes rows and the record.
+    """An engine in a run folder. A subclass builds the engine from the configuration and creates rows and the record.
 
-    Progress is shown in `unit`s, `amount` of them per update.
+    Progress is shown in `unit`s, with `amount` units per update.
     """
 
     kind: ClassVar[str]
     unit: ClassVar[str] = "update"
     amount = 1
     keep_every = 0
-    """Epochs between checkpoints that are kept; 0: none."""
+    """Number of epochs between kept checkpoints; 0: none are kept."""
     result: Result
-    """The record, after the last step; on other ranks than 0 it is empty."""
+    """The record after the last step; empty on ranks other than 0."""
     ticks = 0
-    """Steps of this process so far."""
+    """Number of steps of this process so far."""
     timed: tuple[float, int]
-    """Monotonic time after step `TIMED[0]`, and the updates until then."""
+    """Monotonic time after step `TIMED[0]`, and the number of updates until then."""
     began: float
     """Monotonic time before the first step of this process."""
 
@@ -80,14 +80,14 @@ class Job(ABC):
 
     @abstractmethod
     def row(self, means: dict[str, float]) -> Row:
-        """Return the metrics row of this epoch with these means."""
+        """Return the metrics row of this epoch, from the means of its metrics."""
 
     @abstractmethod
     def record(self) -> Result:
-        """The record of the finished run."""
+        """Return the record of the finished run."""
 
     def state(self) -> State:
-        """Content of a checkpoint."""
+        """Return the content of a checkpoint."""
         return self.engine.state()
 
     def load(self, state: State) -> None:
@@ -95,8 +95,10 @@ class Job(ABC):
         self.engine.load(state)
 
     def origin(self) -> State | None:
-        """The state that a run without a checkpoint starts from: that of its parent at the epoch where it branches off;
-        None if it starts from scratch."""
+        """Return the initial state of a run without a checkpoint: the state of its parent at the epoch of the branch.
+
+        None if the run starts from scratch.
+        """
         return None
 
     def resume(self) -> None:
@@ -108,15 +110,15 @@ class Job(ABC):
             log.info("%s: resuming at update %d of %d", self.ctx.run.folder, updates, self.engine.total)
 
     def save(self, epoch: int | None = None) -> None:
-        """Write a checkpoint, with `epoch` one that is kept as that of the epoch.
+        """Write a checkpoint; if `epoch` is given, also the kept checkpoint of that epoch.
 
-        Raises UserError before it where a weight or a running mean is not finite.
+        Raises UserError, before writing, if a weight or a running mean is not finite.
         """
         self.engine.guard(self.engine.meter.means(), weights=True)
         self.ctx.save(self.state(), self.engine.position[0], epoch)
 
     def estimate(self) -> None:
-        """Log once the remaining time of a long run, from its first steps without warm-up."""
+        """Log the remaining time of a long run once, estimated from its first steps after the warm-up."""
         self.ticks += 1
         if self.ticks not in TIMED:
             return
@@ -134,7 +136,7 @@ class Job(ABC):
             log.info("about %s for the %d updates that are left, %.2g s each%s", taken, left, each, of)
 
     def tick(self, _: object) -> None:
-        """After each step: check the running means, show them, write a checkpoint if one is due or a signal came."""
+        """Check and show the running means after a step; write a checkpoint if one is due or after a signal."""
         self.estimate()
         if self.ticks == 1:
             self.display.measure_from(self.engine.position[0])
@@ -148,7 +150,7 @@ class Job(ABC):
         self.ctx.pause(self.save)
 
     def end_epoch(self, means: dict[str, float]) -> None:
-        """Write and log the row of this epoch, then a checkpoint."""
+        """Write and log the metrics row of this epoch, then write a checkpoint."""
         row = {**self.row(means), "wall_s": round(self.ctx.elapsed_s, 3)}
         self.ctx.run.append(row)
         kept = bool(self.keep_every) and row["epoch"] % self.keep_every == 0
@@ -187,7 +189,7 @@ class Job(ABC):
                     step()
                     yield
             self.result = {}
-            result = self.record()  # on all ranks, which may share its passes
+            result = self.record()  # on all ranks, which may share its passes over the data
             if distributed.is_main_process():
                 self.ctx.run.decide(result["genotype"])
                 self.result = self.ctx.run.finish(result)

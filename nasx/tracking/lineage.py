@@ -1,11 +1,11 @@
-"""Settings that commands inherit from a run: its space, its dataset, the structure of its network.
+"""Settings that commands inherit from a run: its space, its dataset, and the structure of its network.
 
     nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset that RUN was searched with
     nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
-    next: nasx ...                                              commands at the end of a run, to be used as printed
+    next: nasx ...                                              commands printed at the end of a run, ready to use
 
-The command line overrides inherited settings: `dataset=NAME` of another kind overrides the whole group,
-`dataset.size=64` that setting. Inherited settings override the files of `conf/`. Does not import torch.
+The command line overrides inherited settings: `dataset=NAME` with another name overrides the whole group, and
+`dataset.size=64` overrides this setting. Inherited settings override the files of `conf/`. Does not import torch.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from nasx.tracking import records
 INHERITED_GROUPS = ("space", "dataset")
 """Groups that a retraining inherits from a search."""
 QUOTES = "put quotes around a value with special characters: key='\"value\"'"
-"""Remedy for an override that Hydra cannot read."""
+"""Remedy for an override that Hydra cannot parse."""
 NOT_TEXT = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
-"""Words that Hydra or YAML does not read as text."""
+"""Words that Hydra or YAML does not parse as text."""
 
 
 class Parent(NamedTuple):
@@ -44,26 +44,26 @@ class Parent(NamedTuple):
 
     folder: Path
     config: Config
-    """config.yaml: the resolved configuration and the group choices."""
+    """Content of config.yaml: the resolved configuration and the name of the component of each group."""
     record: Mapping[str, object]
-    """result.json."""
+    """Content of result.json."""
 
     @property
     def choices(self) -> Mapping[str, object]:
-        """Group -> the choice of the run."""
+        """Mapping from each config group to the name of the run's component."""
         return {str(group): choice for group, choice in self.config["choices"].items()}
 
     def block(self, group: str) -> Mapping[str, object]:
-        """The settings of a group."""
+        """Return the settings of a config group."""
         node = self.config.get(group)
         return node if isinstance(node, Mapping) else {}
 
 
-# ---------------------------------------------------------------------------------------------------- finding it
+# ---------------------------------------------------------------------------------------------------- parent run
 def run_folder(name: str, out: str, kind: str = "") -> Path:
-    """The folder of a run, given by its folder or by its name under `out`.
+    """Return the folder of a run, given by its folder or by its name under `out`.
 
-    Raises UserError with the nearest name, or with those of finished runs of the `kind` that is wanted.
+    Raises UserError, which suggests the nearest name or lists the finished runs of the requested `kind`.
     """
     folder = records.locate(name, out)
     if folder is None:
@@ -81,9 +81,9 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
 
 
 def open_parent(folder: Path) -> Parent:
-    """Configuration and record of the run in `folder`; the record is empty if it is missing or damaged.
+    """Return configuration and record of the run in `folder`; the record is empty if it is missing or damaged.
 
-    Raises UserError if the configuration is missing, cut off or damaged: defaults would stand in for its settings.
+    Raises UserError if the configuration is missing, truncated or damaged: defaults would replace its settings.
     """
     held = records.configuration(folder)
     choices = None if held is None else held.get("choices")
@@ -104,7 +104,7 @@ def open_parent(folder: Path) -> Parent:
 
 
 def parent(name: str, out: str) -> Parent:
-    """The run of that name. Raises UserError if there is none, or a folder that holds something else."""
+    """Return the run `name`. Raises UserError if there is none, or if its folder is not a run folder."""
     folder = run_folder(name, out)
     if not any(os.path.lexists(folder / file) for file in ("config.yaml", "result.json")):
         raise UserError(f"from={name}", f"{folder} is not a run folder", "name a folder created by nasx")
@@ -112,7 +112,7 @@ def parent(name: str, out: str) -> Parent:
 
 
 def finished_search(name: str, out: str) -> tuple[Path, Result]:
-    """Folder and record of the finished search that `from=` names. Raises UserError if there is none."""
+    """Return folder and record of the finished search that `from=` names. Raises UserError if there is none."""
     folder = run_folder(name, out)
     found = records.finished(folder)
     if found is None:
@@ -125,7 +125,7 @@ def finished_search(name: str, out: str) -> tuple[Path, Result]:
 
 
 def epoch_row(folder: Path, epoch: int | None) -> Row:
-    """The metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError if none."""
+    """Return the metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError if there is none."""
     found = {row["epoch"]: row for row in records.read_rows(folder) if row.get("genotype")}
     epoch = max(found, default=0) if epoch is None else epoch
     if epoch not in found:
@@ -149,10 +149,10 @@ def parent_fields(record: Mapping[str, object] | None) -> dict[str, object] | No
 def adopt_settings(
     node: Mapping[str, object], held: Mapping[str, object], given: Collection[str] = ()
 ) -> dict[str, object]:
-    """The component `node` with the settings of `held`, the same component of a parent.
+    """Return the component `node` with the settings of `held`, the same component of a parent.
 
-    Settings in `given`, and those that only one of the two has, stay as `node` has them; where `held` is a component
-    of another class, all do.
+    Settings in `given`, and settings that only one of the two components has, stay as they are in `node`; if `held` is
+    a component of another class, all settings do.
     """
     if held.get("_target_") != node.get("_target_"):
         return dict(node)
@@ -160,7 +160,7 @@ def adopt_settings(
 
 
 def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The words of a command that set something of the dataset (`path=` among them), as Hydra reads them; the rest."""
+    """Return the dataset overrides of a command (`path=` included), in Hydra's form, and the other words."""
     ours, rest = [], []
     for word in words:
         key, equals, value = word.lstrip("-").partition("=")
@@ -174,7 +174,7 @@ def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]
 
 
 def parsed(text: str) -> Override:
-    """An override by Hydra's grammar. Raises UserError if it cannot be read."""
+    """Parse an override by Hydra's grammar. Raises UserError if it cannot be parsed."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException:
@@ -182,7 +182,7 @@ def parsed(text: str) -> Override:
 
 
 def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Sequence[str] = ()) -> dict[str, object]:
-    """The component `node` with the settings of `texts`, `group.key=value` each. Raises UserError."""
+    """Return the component `node` with the settings `texts`, each of the form `group.key=value`. Raises UserError."""
     found, faults = dict(node), []
     for text in texts:
         group, _, key = text.partition("=")[0].partition(".")
@@ -198,9 +198,9 @@ def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Seque
 
 
 def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """Return the overrides inherited by a command with `from=`: space, dataset, and their settings that files change.
+    """Return the overrides inherited by a command with `from=`: space, dataset, and settings that differ from `conf/`.
 
-    A genotype with one cell for each layer fixes `retrain.layers`. Raises UserError if the run is not found, or if
+    A genotype with one cell per layer fixes `retrain.layers`. Raises UserError if the run is not found, or if
     the runs of a sweep have different settings.
     """
     given = {text.partition("=")[0].lstrip("+~"): text for text in texts}
@@ -235,7 +235,7 @@ def _inherited(
     try:
         base = composed(*provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
     except UserError:
-        return found  # preflight.check_line finds the same and reports it with all other faults
+        return found  # preflight.check_line finds the same error and reports it with all others
     for group in same:
         flat, held = records.flatten(base[group]), records.flatten(adopt_settings(base[group], run.block(group)))
         for key, value in held.items():
@@ -257,7 +257,7 @@ def layers(genotype: str) -> int:
 
 
 def _values(text: str) -> list[str]:
-    """The values of an override, as texts; none if it has none or cannot be read."""
+    """Return the values of an override as texts; empty if it has no value or cannot be parsed."""
     try:
         parsed = OverridesParser.create().parse_override(text)
         several = list(parsed.sweep_iterator()) if parsed.is_choice_sweep() else [parsed.value()]
@@ -283,7 +283,7 @@ def quote_value(value: object) -> str:
 
 
 def override(key: str, value: object) -> str:
-    """`key=value` for a command line that Hydra reads."""
+    """Format `key=value` in Hydra's grammar, for a command line."""
     return f"{key}={quote_value(value)}"
 
 
@@ -320,12 +320,12 @@ def as_positional(path: Path) -> str:
 
 
 def format_commands(*commands: Sequence[str]) -> list[str]:
-    """Format commands as lines that begin with `next: `; control characters are replaced by `?`."""
+    """Format commands as lines, the first with the prefix `next: `; control characters are replaced by `?`."""
     return [f"{'next:' if i == 0 else '     '} {printable(shlex.join(words))}" for i, words in enumerate(commands)]
 
 
 def parent_faults(cfg: Config, command: str) -> Iterator[UserError]:
-    """Yield the faults of `from=`, the search whose cell is trained."""
+    """Yield a UserError for each fault of `from=`, the search whose cell is trained."""
     name, study = cfg.get("from"), cfg.get("study")
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
     if cfg.get("epoch") is not None and not name:

@@ -1,17 +1,17 @@
-"""One writer per run folder, on one host or several: the file `lock`, held by flock and touched every BEAT_S seconds.
+"""Lock for one writer per run folder, on any number of hosts: the file `lock`, held by flock, touched every BEAT_S s.
 
-The kernel releases flock when its holder ends, however it ends. It excludes all processes that reach the file by the
-same mount of the same kernel. NFS and most cluster file systems extend it to other hosts and mounts, some do not. So a
-process that acquires the lock and reads the name of a holder elsewhere (another host or mount, or this host before a
-restart) watches the file for TAKEOVER_S seconds, and gives up if the file is touched. Clocks are not compared. A holder
-that exits normally empties the file, so the next one does not wait.
+The kernel releases flock when the process that holds it exits, for any reason. flock excludes all processes that open
+the file through the same mount of the same kernel. NFS and most cluster file systems extend flock to other hosts and
+mounts, some do not. A process that acquires the lock and reads the name of a holder elsewhere (another host or mount,
+or this host before a restart) therefore watches the file for TAKEOVER_S seconds, and gives up if the file is touched.
+Clocks are not compared. A holder that exits normally empties the file, so that the next process does not wait.
 
 The file is never opened through a link, and is overwritten only if it contains the text of a lock: a file of another
 program, or a hard link to one, is left unchanged.
 
 A holder loses its lock if the file is removed, or if the process was suspended (a sleeping machine) and flock is not
-extended to the host that took over. `check`, before every write, then ends it, so that it writes into no file of its
-successor.
+extended to the host that took over. `check`, which is called before every write, then raises an error, so that the
+process does not write to files of its successor.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 TRY_S = 0.3
-"""Seconds to retry flock, which `holder` takes for some microseconds."""
+"""Seconds for which flock is retried, because `holder` takes it for some microseconds."""
 BEAT_S = 10.0
 TAKEOVER_S = 35.0
-"""Seconds to watch the file of another holder: three beats, and time for a busy file server."""
+"""Seconds to watch the file of another holder: three intervals BEAT_S, and a margin for a busy file server."""
 
 
 class Lock:
-    """The lock of a folder, held from here to `close`. Raises UserError if another process holds it."""
+    """Lock of a folder, held from construction to `close`. Raises UserError if another process holds it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "lock"
@@ -68,7 +68,7 @@ class Lock:
         except BlockingIOError as error:
             raise in_use(self.folder, _text(self.handle)) from error
         there = _text(self.handle)
-        if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # torn, or zeros: what a power loss may leave
+        if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # incomplete or zeros after a power loss
             remedy = "choose another folder, or move the file away"
             raise UserError(str(self.path), "is not a lock file of nasx", remedy)
         if held_elsewhere(there, self.handle):
@@ -82,16 +82,16 @@ class Lock:
 
     def _beat(self) -> None:
         while not self.ended.wait(BEAT_S):
-            with contextlib.suppress(OSError):  # a file server away for a while
+            with contextlib.suppress(OSError):  # the file server may be temporarily unavailable
                 system.touch(self.handle, self.path)
 
     def check(self) -> None:
-        """Raises UserError if this process no longer holds the folder."""
+        """Raise UserError if this process no longer holds the folder."""
         try:
             there = self.path.read_bytes()
         except FileNotFoundError:
             there = b""
-        except OSError:  # unknown; the next write fails
+        except OSError:  # the holder is unknown; the next write fails
             return
         if there != self.text:
             why = f"{holder_name(there)} has taken it over" if there else "its lock file was removed"
@@ -121,14 +121,14 @@ def _forked(held: weakref.ref[Lock]) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Return which process holds a folder (`process N on HOST`), as far as known without waiting; None if none does.
+    """Return the process that holds a folder (`process N on HOST`), as far as known without waiting; None if none.
 
-    Takes a shared lock and releases it at once; a process that starts in that moment retries (TRY_S), and two shared
-    locks do not exclude each other. /proc/locks lacks holders in other containers and on other hosts, and does not
-    identify the file on Btrfs and overlays.
+    A shared lock is taken and released at once; a process that starts at that moment retries (TRY_S), and two shared
+    locks do not exclude each other. /proc/locks is not read: it lacks holders in other containers and on other hosts,
+    and does not identify the file on Btrfs and overlays.
     """
     try:
-        handle = system.open_file(folder / "lock", os.O_RDONLY | system.NONBLOCK)  # a pipe of that name would wait
+        handle = system.open_file(folder / "lock", os.O_RDONLY | system.NONBLOCK)  # opening a pipe would block
     except OSError:
         return None
     try:
@@ -139,7 +139,7 @@ def holder(folder: Path) -> str | None:
             return holder_name(there)
         fresh = time.time() - os.fstat(handle).st_mtime < TAKEOVER_S  # only reported: the two clocks may differ
         return holder_name(there) if held_elsewhere(there, handle) and fresh else None
-    except OSError:  # a pipe or a folder of that name; a file system without locks, where no run can be
+    except OSError:  # a pipe or a folder of that name; a file system without locks, which cannot contain a run
         return None
     finally:
         os.close(handle)
@@ -164,7 +164,7 @@ def flock(handle: int) -> None:
 
 
 def touched_within(path: Path, seconds: float) -> bool:
-    """Return whether the file is touched within `seconds`; reopens it each time, so that NFS queries its server."""
+    """Return whether the file is touched within `seconds`; reopen it each time, so that NFS queries its server."""
 
     def changed() -> int:
         with path.open("rb") as file:
@@ -179,7 +179,7 @@ def touched_within(path: Path, seconds: float) -> bool:
 
 
 def kernel() -> str:
-    """An identifier of the running kernel: containers of one host share it, a restarted host has a new one."""
+    """Return an identifier of the running kernel; the containers of a host share it, and a restart changes it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -187,12 +187,12 @@ def kernel() -> str:
 
 
 def lock_domain(handle: int) -> str:
-    """Return kernel and mount of an open file: flock excludes the processes that share both."""
+    """Return the kernel and the mount of an open file: flock excludes processes that share both."""
     return f"{kernel()}/{os.fstat(handle).st_dev}"
 
 
 def held_elsewhere(text: bytes, handle: int) -> bool:
-    """Return whether the text of a lock names a holder with another kernel or mount than this open file."""
+    """Return whether the text of a lock names a holder whose kernel or mount differs from that of this open file."""
     said = text.decode(errors="replace").splitlines()[1:2]
     return bool(said) and said[0].partition(" ")[0] != lock_domain(handle)
 

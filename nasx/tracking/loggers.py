@@ -1,12 +1,13 @@
-"""Loggers: receivers of metrics rows in addition to metrics.jsonl. None is needed and none is the default.
+"""Loggers that receive metrics rows in addition to metrics.jsonl. No logger is required or used by default.
 
-`logger=tensorboard`, `logger=wandb`, `logger=mlflow`; each package is an extra of nasx of that name. A logger
-receives each row after the run has written it (`run_folder.Run.append`), and opens its output at the first row: a
-finished run opens nothing. It changes no number and is not part of a run's identity. A resumed run continues from its
-last checkpoint: TensorBoard hides what was logged beyond it, W&B and MLflow continue the run of the same name.
+`logger=tensorboard`, `logger=wandb`, `logger=mlflow`; each package is installed by the extra of nasx of that name.
+A logger receives each row after the run has written it (`run_folder.Run.append`), and opens its output at the first
+row, so that a finished run opens no output. A logger does not affect results and is not part of a run's identity. A
+resumed run continues from its last checkpoint: TensorBoard hides the entries that were logged after the checkpoint, and
+W&B and MLflow continue the run of the same name.
 
-Shapes: a row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, inner names joined by `/`;
-lists (mixture weights) and texts stay in metrics.jsonl alone.
+Shapes: a row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, with nested names joined by `/`;
+lists (mixture weights) and texts are written to metrics.jsonl only.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from nasx.errors import UserError
 from nasx.tracking import records
 
 TAG = "nasx.run"
-"""The tag of MLflow that holds the name of the run folder."""
+"""The MLflow tag that contains the name of the run folder."""
 Output = tuple[Callable[[Mapping[str, float], int], object], Callable[[], object]]
-"""Functions that log the numbers of a step, and that end the log."""
+"""A function that logs the numbers of a step, and a function that closes the log."""
 
 
 class Sink:
-    """A receiver of metrics rows; `begin` opens its output at the step of the first row. Without it rows are lost."""
+    """A receiver of metrics rows; `begin` opens its output at the step of the first row (None: discard all rows)."""
 
     output: Output | None = None
 
@@ -54,7 +55,7 @@ class Sink:
 
 
 def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """(name, number) of the finite numbers in a row, mappings entered; the epoch, which is the step, is left out."""
+    """Yield (name, number) of each finite number in a row and its mappings, except the epoch, which is the step."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{key}/")
@@ -81,17 +82,17 @@ class NoLogger:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBoard:
-    """Event files for TensorBoard in the run folder."""
+    """A logger that writes event files for TensorBoard to the run folder."""
 
     folder: str = "tensorboard"
 
     def check(self) -> None:
-        """Raises UserError if TensorBoard is not installed, or the folder is not one within the run's."""
+        """Raise UserError if TensorBoard is not installed, or if `folder` is not a plain folder name."""
         require("tensorboard", "tensorboard")
         self._within(Path())
 
     def _within(self, folder: Path) -> Path:
-        """The folder of event files within that of a run. Raises UserError if it leads out of it."""
+        """Return the folder of event files in a run folder. Raises UserError if it is outside the run folder."""
         if self.folder in ("", "..") or Path(self.folder).name != self.folder:
             remedy = "name a folder inside the run folder, for example logger.folder=tensorboard"
             raise UserError(f"logger.folder={self.folder}", "is not a plain folder name", remedy)
@@ -115,14 +116,14 @@ class TensorBoard:
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb:
-    """A run of Weights & Biases, offline unless asked for."""
+    """A logger to a run of Weights & Biases, offline unless `mode` is changed."""
 
     project: str = "nasx"
     entity: str | None = None
     mode: Literal["offline", "online", "disabled"] = "offline"
 
     def check(self) -> None:
-        """Raises UserError if wandb is not installed."""
+        """Raise UserError if wandb is not installed."""
         require("wandb", "wandb")
 
     def open(self, folder: Path, config: Config) -> Sink:
@@ -138,14 +139,14 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True)
 class Mlflow:
-    """A logger to a run of MLflow, in a local database unless a server is named."""
+    """A logger to a run of MLflow, in a local database unless `tracking_uri` is set."""
 
     experiment: str = "nasx"
     tracking_uri: str | None = None
-    """What MLflow calls the tracking URI; null: mlflow.db in the folder of runs."""
+    """MLflow's tracking URI; null: mlflow.db in the folder of runs."""
 
     def check(self) -> None:
-        """Raises UserError if MLflow, or what its databases need, is not installed."""
+        """Raise UserError if MLflow, or a package that its local database needs, is not installed."""
         for package in ("mlflow", *(() if self.tracking_uri else ("sqlalchemy", "alembic"))):
             require(package, "mlflow")
 
@@ -153,7 +154,7 @@ class Mlflow:
         return Sink(partial(self._begin, folder, config))
 
     def _begin(self, folder: Path, config: Config, first: int) -> Output:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # nothing leaves the machine unasked
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # send no data without a request of the user
         import mlflow
         from mlflow.entities import Metric, Param
 
@@ -167,7 +168,7 @@ class Mlflow:
         run = (found or [client.create_run(number, run_name=name, tags={TAG: name})])[0].info.run_id
         client.update_run(run, status="RUNNING")
         settings = [] if found else [Param(key, str(value)) for key, value in records.flatten(config).items()]
-        for start in range(0, len(settings), 100):  # MLflow's bound of a batch
+        for start in range(0, len(settings), 100):  # MLflow's limit for a batch
             client.log_batch(run, params=settings[start : start + 100])
 
         def log(values: Mapping[str, float], step: int) -> None:

@@ -1,4 +1,4 @@
-"""Parts of a run's files, read without the rest: a folder of runs may hold millions of rows and many configurations."""
+"""Readers of parts of a run's files, because a folder of runs may contain millions of rows and many configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = 8192
 
 
 def last_lines(path: Path, count: int) -> list[bytes]:
-    """The last lines of a file, at most so many, in its order; a torn one too. Reads little more than these."""
+    """Return the last `count` lines of a file, or fewer, including an incomplete one; little more is read."""
     with path.open("rb") as file:
         end, size = file.seek(0, 2), BLOCK
         while True:
@@ -21,17 +21,17 @@ def last_lines(path: Path, count: int) -> list[bytes]:
             lines = file.read().splitlines()
             if size >= end:
                 return lines[-count:]
-            if len(lines) > count:  # the first one lacks its beginning
+            if len(lines) > count:  # the beginning of the first line is missing
                 return lines[1:][-count:]
             size *= 4
 
 
 def scalars(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """(keys, text) of the scalars in the mappings of a YAML document, in its order; what is in lists is left out.
+    """Yield (keys, text) of the scalars in the mappings of a YAML document, in order, without the contents of lists.
 
-    Parses no further than is asked for, follows no alias, makes no objects. Raises yaml.YAMLError.
+    The document is parsed lazily, aliases are not followed, and no objects are constructed. Raises yaml.YAMLError.
     """
-    keys: list[str | None] = []  # of each open mapping, None where the next key is to come
+    keys: list[str | None] = []  # current key of each open mapping; None if the next scalar is a key
     within = 0
     for event in yaml.parse(text, Loader=SAFE):
         opens = isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent)

@@ -1,8 +1,8 @@
 """Profile a few steps of a run with torch.profiler (`debug=profiler`, or `profile=STEPS`).
 
-Files, in the folder `profile` of the run: trace.json.gz, to be opened at https://ui.perfetto.dev or in chrome://tracing,
-and operations.txt, the operations that took the most time. The profiler only observes: no number of a run depends on
-it, so `profile` is not part of a run's identity.
+The files are in the folder `profile` of the run: trace.json.gz, which can be opened at https://ui.perfetto.dev or in
+chrome://tracing, and operations.txt, a table of the operations that took the most time. The profiler does not affect
+results, so `profile` is not part of a run's identity.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from nasx.core import files
 
 log = logging.getLogger("nasx")
 FIRST = 2
-"""Steps that are left out: they allocate memory, choose kernels, and compile."""
+"""Number of first steps that are not profiled: they allocate memory, choose kernels, and compile."""
 WARM_UP = 1
-"""Steps after these in which the profiler runs and records nothing, since its own start takes time."""
+"""Number of following steps in which the profiler runs without recording, because its start takes time."""
 ROWS = 25
-"""Rows of operations.txt."""
+"""Number of rows in operations.txt."""
 
 
 @contextlib.contextmanager
 def profiled(steps: int, folder: Path, device: torch.device) -> Iterator[Callable[[], None]]:
-    """Within the block, profile `steps` steps (0: none); yields the function to call after each step.
+    """Profile `steps` steps (0: none) within the block; yield the function to call after each step.
 
-    The files are written to `folder`/profile as soon as these steps are done. Raises UserError if that fails.
+    The files are written to `folder`/profile as soon as these steps are done. Raises UserError if writing fails.
     """
     if not steps:
         yield lambda: None

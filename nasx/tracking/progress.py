@@ -1,5 +1,4 @@
-"""Show the progress of a run: a live line on a terminal or in a notebook, a plain log elsewhere, and log.txt
-in the folder."""
+"""Progress of a run: a live line on a terminal or in a notebook, a plain log elsewhere, and the file log.txt."""
 
 from __future__ import annotations
 
@@ -28,13 +27,13 @@ from nasx.tracking import checkpoints
 log = logging.getLogger("nasx")
 CONSOLE = Console(stderr=True)
 SCREEN = "nasx screen"
-"""Name of the handler that writes log lines to the screen; a program that uses nasx may have handlers of its own."""
+"""Name of the handler that writes log lines to the screen; a program that uses nasx may have its own handlers."""
 _log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
 
 
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
-    """Within the block, write log messages to the log of one of the runs in this process."""
+    """Write log messages within the block to the log of the run in `folder`, one of the runs in this process."""
     token = _log_folder.set(folder)
     try:
         yield
@@ -43,14 +42,14 @@ def log_to(folder: Path) -> Iterator[None]:
 
 
 class Printable(logging.Formatter):
-    """Lines that do not steer a terminal: they may hold names of foreign files."""
+    """Formatter that replaces control characters, which names of files not created by nasx may contain."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))
 
 
 class LogFile(logging.FileHandler):
-    """log.txt. On a full disk its lines are lost, and the next write that matters reports the error."""
+    """Handler of log.txt. On a full disk, its lines are lost, and the next essential write reports the error."""
 
     def _open(self) -> TextIOWrapper:
         return files.stream(Path(self.baseFilename))
@@ -65,16 +64,16 @@ class LogFile(logging.FileHandler):
 
 @contextlib.contextmanager
 def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
-    """Within the block nasx's log goes to `folder`/log.txt and to the screen (only warnings there where `quiet`)."""
+    """Write nasx's log within the block to `folder`/log.txt and to the screen (only warnings if `quiet`)."""
     plain = Printable("%(asctime)s %(message)s", "%H:%M:%S")
     try:
         file = LogFile(folder / "log.txt")
     except OSError as error:
         raise files.unwritable(folder / "log.txt", error) from error
     file.setFormatter(plain)
-    # a notebook shows standard error as an error
+    # notebooks display standard error as an error
     screen: logging.Handler = logging.StreamHandler(sys.stdout if CONSOLE.is_jupyter else sys.stderr)
-    if CONSOLE.is_terminal and not quiet:  # the bar's own console, so that lines appear above it
+    if CONSOLE.is_terminal and not quiet:  # the console of the bar, so that lines appear above the bar
         screen = RichHandler(
             console=CONSOLE, show_path=False, markup=False, show_level=False, log_time_format="%H:%M:%S"
         )
@@ -100,7 +99,7 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_only() -> Iterator[None]:
-    """Show only warnings from nasx inside the block; another process reports the rest."""
+    """Show only warnings from nasx within the block; another process reports the other messages."""
     before = log.level
     log.setLevel(logging.WARNING)
     try:
@@ -120,11 +119,11 @@ class Bar(Progress):
 
 
 class Display:
-    """Progress of one run, as a context. `show` may be called every step: it reads values at most twice a second.
+    """Progress display of one run, a context manager. `show` is called if `due()`, at most twice per second.
 
-    On a terminal and in a notebook a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere
-    there is a line per epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, `amount` of
-    them per update; `peak` returns the peak memory in MB, or None if it is unknown.
+    On a terminal and in a notebook, a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere,
+    one line is logged per epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, with
+    `amount` units per update; `peak` returns the peak memory in MB, or None if it is unknown.
     """
 
     def __init__(
@@ -158,7 +157,7 @@ class Display:
         self.unit, self.amount, self.peak = unit, amount, peak
 
     def __enter__(self) -> Display:
-        if self.live:  # an absent bar of older versions of rich ends in an empty line
+        if self.live:  # older versions of rich print an empty line for a disabled bar
             self.bar.start()
         return self
 
@@ -174,11 +173,11 @@ class Display:
         return time.monotonic() - self._last >= wait
 
     def measure_from(self, done: int) -> None:
-        """Measure the speed from now on: the first step of a process may compile for minutes."""
+        """Measure the speed from now on, because the first step of a process may compile for minutes."""
         self._first, self._began = done, time.monotonic()
 
     def show(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
-        """Show the position, running means and speed; after the first step, no speed yet."""
+        """Show the position, running means and speed; the speed is omitted after the first step."""
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
         peak = self.peak() if self.peak else None
@@ -197,7 +196,7 @@ class Display:
 
 
 class NotebookBar:
-    """One line with a bar in the output of a notebook's cell; it needs no widgets, and is empty after the run."""
+    """A line with a bar in the output of a notebook's cell, which needs no widgets and is empty after the run."""
 
     def __init__(self, total: int) -> None:
         from IPython.display import display
@@ -222,7 +221,7 @@ class SelectionProgress:
     """Time of the first decision of this process, and the number of decisions."""
 
     def update(self, done: int, total: int) -> None:
-        """`done` of `total` decisions are made."""
+        """Log that `done` of `total` decisions are made, and the time left."""
         if self.began is None:
             self.began = time.monotonic(), done
             log.info("the search is done; choosing the architecture: %d of %d decisions", done, total)
@@ -236,10 +235,10 @@ PARTS = {
     "search": {"train": "train", "val": "arch", "valid": "supernet"},
     "retrain": {"train": "train", "valid": "valid", "test": "test"},
 }
-"""Kind of run -> first part of a metrics column, and its word: `arch` is what an architecture step saw, batches of the
-split that moves the architecture; `supernet` is the supernet's evaluation on that split."""
+"""Kind of run -> first part of a metrics column -> displayed word. `arch`: batches of architecture steps, from the
+split that trains the architecture; `supernet`: evaluation of the supernet on that split."""
 LINE = 71
-"""Signs of a line of the log after its time: 80 columns."""
+"""Maximum number of characters in a line of the log after its time, for 80 columns in total."""
 
 
 def metric_texts(kind: str, means: Row) -> list[str]:
@@ -281,7 +280,7 @@ def log_epoch(epoch: str, parts: Sequence[str]) -> None:
 
 
 def log_kept(folder: Path, count: int) -> None:
-    """Say what `count` kept checkpoints will take on the disk, when the first one is there."""
+    """Log the disk space that `count` kept checkpoints will take, after the first one is written."""
     path = next(iter(checkpoints.kept(folder).values()), None)
     if path is not None:
         each = path.stat().st_size / 1e6
@@ -289,12 +288,12 @@ def log_kept(folder: Path, count: int) -> None:
 
 
 def memory(size: float) -> str:
-    """Bytes as 512 MB or 3.4 GB."""
+    """Format bytes as 512 MB or 3.4 GB."""
     return f"{size / 2**20:,.0f} MB" if size < 2**30 else f"{size / 2**30:,.1f} GB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as 42s, 3m 10s, 2h 05m or 3d 4h."""
+    """Format seconds as 42s, 3m 10s, 2h 05m or 3d 4h."""
     s = round(seconds)
     if s < 60:
         return f"{s}s"

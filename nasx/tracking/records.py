@@ -21,17 +21,17 @@ from nasx.tracking import checkpoints
 log = logging.getLogger("nasx")
 GENOTYPE, METRICS = "genotype.txt", "metrics.jsonl"
 SEALED = (GENOTYPE, METRICS)
-"""Files whose sha256 a record holds."""
+"""Files whose sha256 a record contains."""
 NEWER = "install the version of nasx that wrote it, or a later one"
 
 
 def canonical(value: object) -> str:
-    """Return JSON with sorted keys, from which identities are hashed."""
+    """Return `value` as JSON with sorted keys, the input of identity hashes."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
 
 
 def read_rows(folder: Path) -> list[Row]:
-    """Return the metrics rows of a run up to an incomplete line; lines that are not objects are skipped."""
+    """Return the metrics rows of a run up to the first incomplete line; skip lines that are not JSON objects."""
     try:
         text = (folder / METRICS).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -53,7 +53,7 @@ def parsed(text: str) -> list[Row]:
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested configuration as dotted keys."""
+    """Flatten a nested configuration to dotted keys."""
     flat: dict[str, object] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
@@ -73,7 +73,7 @@ def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def locate(name: str, out: str) -> Path | None:
-    """Return the folder of a named run: the first of NAME and OUT/NAME that holds a run; None if neither exists."""
+    """Return the folder of a run: the first of NAME and OUT/NAME that contains a run; None if neither exists."""
     there = [path for path in (Path(name), Path(out) / name) if path.is_dir()]
     return next(
         (path for path in there if (path / "config.yaml").is_file() or (path / "result.json").is_file()),
@@ -82,7 +82,7 @@ def locate(name: str, out: str) -> Path | None:
 
 
 def finished(folder: Path) -> Result | None:
-    """The record in `folder` if its run is finished. Raises UserError if there is one that cannot be read."""
+    """Return the record in `folder` if its run is finished, else None. Raises UserError if the record is unreadable."""
     path = folder / "result.json"
     result = read_json(path)
     if result is None and os.path.lexists(path):
@@ -100,7 +100,7 @@ def finished(folder: Path) -> Result | None:
 def head(
     kind: str, name: str, cfg: Mapping[str, object], info: JobInfo, started: str, **facts: object
 ) -> dict[str, object]:
-    """Return what the record of every run begins with; `facts` follow the choices."""
+    """Return the first entries of the record of every run; `facts` follow `choices`."""
     return {
         "kind": kind,
         "name": name,
@@ -117,13 +117,13 @@ def head(
 
 
 def configuration(folder: Path) -> Config | None:
-    """The configuration of a run of any version, None if it cannot be read: see `versions.completed`."""
+    """Return the configuration of a run of any version (see `versions.completed`); None if it cannot be read."""
     held = read_yaml(folder / "config.yaml")
     return None if held is None else versions.completed(held)
 
 
 def broken(folder: Path, record: Mapping[str, object]) -> list[str]:
-    """Return the files of a finished run that differ from the seal of its record; none if it has no seal."""
+    """Return the files of a finished run that differ from the seal of its record; empty if there is no seal."""
     seal = record.get("seal")
     return [
         name
@@ -133,21 +133,21 @@ def broken(folder: Path, record: Mapping[str, object]) -> list[str]:
 
 
 def damage(names: Sequence[str]) -> str:
-    """Describe the faults of the files that `broken` found."""
+    """Describe the damage of the files that `broken` returned."""
     return f"{' and '.join(names)} changed after the run had finished (sha256 differs from the record's)"
 
 
 def environments(starts: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the names of environment values that affect results and differ between the starts of a run.
 
-    The host does not count, nor does the user's code, see nasx.config.own_code.
+    The host and user-defined code are ignored; see nasx.config.own_code.
     """
     names = dict.fromkeys(name for start in starts for name in start if name not in ("host", "update", "code"))
     return [name for name in names if len({str(start.get(name)) for start in starts}) > 1]
 
 
 def content(path: Path) -> bytes | None:
-    """The bytes of a file, None if it cannot be read."""
+    """Return the bytes of a file; None if it cannot be read."""
     try:
         return path.read_bytes()
     except OSError:
@@ -159,5 +159,5 @@ def digest(data: bytes) -> str:
 
 
 def now() -> str:
-    """Local time with offset, to the second."""
+    """Return the local time with UTC offset, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -1,10 +1,10 @@
-"""The record of a finished run, result.json, as typed values: `read` upgrades the records of earlier versions.
+"""Typed record of a finished run (result.json); `read` upgrades the records of earlier versions.
 
     SearchRecord    the found cell, its look-up, the supernet, the verdict
     RetrainRecord   the trained cell, the search that found it
-    StudyRecord     which runs a study made, and those that it reports
+    StudyRecord     the runs that a study made, and the runs that it reports
 
-Numbers are read from `Record.content` by nasx.core.quantities, the table that gives the place of each of them.
+Numbers are read from `Record.content` by nasx.core.quantities, which defines the place of each number.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from nasx.errors import printable
 
 
 def _text(value: object) -> str:
-    return "" if value is None else sys.intern(printable(str(value)))  # most are those of other runs too
+    return "" if value is None else sys.intern(printable(str(value)))  # most texts are the same in other runs
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -48,7 +48,7 @@ def _verdict(value: object) -> object:
 
 
 class Unreadable(Exception):
-    """Raised if a run folder has no record that this version can read; the message gives the reason."""
+    """Error raised if a run folder has no record that this version can read; the message gives the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ class Hardware:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Verdict of the diagnostics on a search: collapsed, warning, or not settled."""
+    """Verdict of the diagnostics on a search: collapsed, warning, or not converged."""
 
     collapsed: Flag = False
     warning: Flag = False
@@ -71,10 +71,10 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """The record of a finished run. `content` is the whole file; missing keys have the values of earlier versions."""
+    """The record of a finished run. `content` is the whole file; keys missing in earlier versions have defaults."""
 
     COPIED: ClassVar = ("kind", "identity", "started", "finished", "commit", "genotype")
-    """What a run and its copy have in common, and a run that was done again has not."""
+    """Fields that are equal for a run and its copies, but differ if a run is repeated."""
     kind: Literal["search", "retrain", "study"]
     content: Tree
     format: int = 0
@@ -91,7 +91,7 @@ class Record:
     changed: Annotated[Mapping[str, tuple[Any, Any]], BeforeValidator(lambda value: value or {})] = field(
         default_factory=dict
     )
-    """Setting -> [published, used] where they differ."""
+    """Setting -> [published, used], for settings that differ."""
     reduced: Annotated[bool | None, BeforeValidator(lambda value: None if value is None else bool(value))] = None
     started: Text = ""
     finished: Text = ""
@@ -101,10 +101,10 @@ class Record:
     starts: Starts = ()
     processes: Count = 1
     together: Count = 1
-    """Runs that took turns in one process: each has the time of all."""
+    """Number of runs interleaved in one process; the recorded time of each run is that of all."""
 
     def measured(self) -> dict[str, float]:
-        """Column of tables -> number, in its unit; NaN where it is unknown. Raises ValueError, TypeError."""
+        """Return table column -> number in its unit, NaN if it is unknown. Raises ValueError or TypeError."""
         found = dict.fromkeys(columns(), math.nan)
         for quantity in QUANTITIES:
             if quantity.column and self.kind in quantity.kinds:
@@ -126,7 +126,7 @@ class SearchRecord(Record):
 
     @property
     def edges(self) -> tuple[tuple[str, ...], ...]:
-        """The operations of each edge that the space allows; empty if it allows all cells."""
+        """The operations that the space allows on each edge; empty if it allows all cells."""
         rows = self.among.get("edges")
         return tuple(tuple(map(_text, row)) for row in rows) if isinstance(rows, list) else ()
 
@@ -137,15 +137,15 @@ class RetrainRecord(Record):
 
     parent: Text = ""
     searched: Tree = field(default_factory=dict)
-    """What it keeps of the record of the search whose cell it trains."""
+    """Fields copied from the record of the search whose cell is trained."""
 
     @property
     def held_out(self) -> bool:
-        """Whether it was tested on held-out training images, as retrainings that rank cells are."""
+        """Whether the network was tested on held-out training images, as in retrainings that rank cells."""
         return self.content.get("test_accuracy") is None and "valid_accuracy" in self.content
 
     def search(self) -> SearchRecord | None:
-        """The record of its search, as far as it keeps it."""
+        """Return the record of the search from its copied fields; None if they are not the record of a search."""
         try:
             found = parse(self.searched)
         except Unreadable:
@@ -155,14 +155,14 @@ class RetrainRecord(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A retraining by which a study has ranked a cell."""
+    """A retraining that a study used to rank a cell."""
 
     run: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
-    """The record of `nasx study`; runs are named by their folders next to its own."""
+    """The record of `nasx study`; runs are given by the names of their folders next to its own folder."""
 
     study: Text
     std_over: Text
@@ -181,7 +181,7 @@ def _adapter(kind: str) -> TypeAdapter[Record]:
 
 
 def parse(content: Mapping[str, object]) -> Record:
-    """Check a record and give it its type. Raises Unreadable."""
+    """Validate a record and convert it to the class of its kind. Raises Unreadable."""
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(content.get("choices"), dict):
         raise Unreadable("not a record of nasx")
@@ -196,7 +196,7 @@ def parse(content: Mapping[str, object]) -> Record:
 
 
 def read(folder: Path) -> Record:
-    """The record of the run in `folder`, in the format of this version. Raises Unreadable."""
+    """Return the record of the run in `folder`, in the format of this version. Raises Unreadable."""
     try:
         content = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -209,7 +209,7 @@ def read(folder: Path) -> Record:
 
 
 def _upgraded(content: dict[str, object], folder: Path) -> dict[str, object]:
-    """The record as this version would have written it: format 0 (0.1.0) has only the first 8 digits of `family`."""
+    """Return the record in the format of this version: format 0 (0.1.0) has only the first 8 digits of `family`."""
     family = content.get("family")
     if not isinstance(family, str) or not re.fullmatch(r"[0-9a-f]{8}", family):
         return content
@@ -223,5 +223,5 @@ def _upgraded(content: dict[str, object], folder: Path) -> dict[str, object]:
 
 @lru_cache(maxsize=4096)
 def _family(text: str, kind: str) -> str:
-    """The family of a run's configuration, without its seed and its parent, as text."""
+    """Return the family of a run from the text of its configuration without seed and parent."""
     return identity.family(files.parse_yaml(text) or {}, kind)

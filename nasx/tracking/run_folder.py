@@ -1,15 +1,15 @@
-"""The run folder that a process writes: a kill at any moment loses nothing.
+"""Run folder written by a process; a kill at any moment loses no recorded data.
 
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object per epoch
     result.json     the record of a finished run, with the sha256 of metrics.jsonl and genotype.txt (its seal)
-    checkpoints/    the last two and the kept ones, with the metrics rows so far (tracking/checkpoints.py)
-    log.txt         what was printed          lock   of the process that writes here (tracking/lock.py)
-    engine.json     how steps are computed, where that was measured (searcher/calibration.py)
-    fault.txt       why the last start failed, if it did
+    checkpoints/    the last two and the kept checkpoints, with the metrics rows so far (tracking/checkpoints.py)
+    log.txt         printed messages          lock   lock of the process that writes here (tracking/lock.py)
+    engine.json     the fastest way to compute steps, if it was measured (searcher/calibration.py)
+    fault.txt       the reason for the failure of the last start, if it failed
 
-Every file appears whole or not at all (core/files.py), except metrics.jsonl, whose last line may be torn by a kill: it
-is restored from the checkpoint. Neither the folder nor anything in it is written through a link.
+Every file is written atomically (core/files.py), except metrics.jsonl, whose last line may be incomplete after a kill;
+metrics.jsonl is then restored from the checkpoint. Neither the folder nor any file in it is written through a link.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ log = logging.getLogger("nasx")
 
 
 def unused(folder: Path) -> bool:
-    """Return whether no run has kept anything here, so that the folder can be used by any run of this name."""
+    """Return whether the folder contains no data of a run, so that any run of this name can use it."""
     return not (
         checkpoints.found(folder)
         or read_rows(folder)
@@ -51,7 +51,7 @@ def unused(folder: Path) -> bool:
 
 
 def differing(folder: Path, identity: Mapping[str, object], extra: Collection[str]) -> UserError | None:
-    """Return why a folder belongs to another configuration; None if it does not, or is unused.
+    """Return the error if a folder belongs to another configuration; None if it does not, or is unused.
 
     `extra` are keys of config.yaml that are not part of the identity.
     """
@@ -66,7 +66,7 @@ def differing(folder: Path, identity: Mapping[str, object], extra: Collection[st
     old, new = flatten(versions.completed(there)), flatten(versions.completed(asked))
     none = "(absent)"
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
-    shown = ", ".join(f"{k}: {old.get(k, none)} there, {new.get(k, none)} asked for" for k in keys[:12])
+    shown = ", ".join(f"{k}: {old.get(k, none)} in the folder, {new.get(k, none)} requested" for k in keys[:12])
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
     fault = f"belongs to a run with another configuration ({shown}{more})"
     if not keys:
@@ -78,20 +78,20 @@ class Run:
     """One run folder, held by one process at a time.
 
     `identity` is the configuration that changes the numbers. Opening a folder that belongs to another configuration
-    raises a UserError that shows the differing keys, unless the folder is unused; so does a folder that another process
-    holds.
+    raises a UserError that shows the differing keys, unless the folder is unused. A folder that another process holds
+    raises a UserError too.
     """
 
     _lock: Lock | None = None
     _lines: list[str] | None = None
-    """Lines of metrics.jsonl; None until it is decided which of the existing ones are kept."""
+    """Lines of metrics.jsonl; None until it is decided which existing lines are kept."""
     _genotype: str | None = None
 
     def __init__(self, folder: Path, identity: Mapping[str, object], extra: Mapping[str, object]) -> None:
         self.folder = folder
         self.identity = json.loads(canonical(identity))
         self.on_row: Callable[[Mapping[str, object]], None] = lambda row: None
-        """Called with each metrics row that was written."""
+        """Function called with each metrics row after the row is written."""
         inner = files.no_link(files.no_link(folder) / "checkpoints")
         config = folder / "config.yaml"
         if config.exists() and not inner.is_dir() and "identity" not in (read_yaml(config) or {}) and unused(folder):
@@ -106,7 +106,7 @@ class Run:
         self._lock = Lock(folder)
         try:
             for left in (folder / "fault.txt", *folder.glob(".*.part"), *inner.glob(".*.part")):
-                with contextlib.suppress(OSError):  # of the last start, which may have been killed
+                with contextlib.suppress(OSError):  # left by the last start, which may have been killed
                     left.unlink()
             self._claim(extra)
         except BaseException:
@@ -133,7 +133,7 @@ class Run:
             self._lock = None
 
     def _held(self) -> Path:
-        """Return the folder for writing. Raises UserError if this process does not hold its lock any more."""
+        """Return the folder for writing. Raises UserError if this process no longer holds its lock."""
         if self._lock is not None:
             self._lock.check()
         return self.folder
@@ -151,8 +151,8 @@ class Run:
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
-        """Write the reason of a failure to fault.txt, for `nasx status`; write the trace of a bug to log.txt."""
-        with contextlib.suppress(UserError):  # the disk may be what failed, or the lock
+        """Write the reason for a failure to fault.txt, for `nasx status`; write the traceback of a bug to log.txt."""
+        with contextlib.suppress(UserError):  # the disk or the lock may be the cause
             if self.result is None:
                 said = str(error)
                 if not isinstance(error, UserError):
@@ -162,7 +162,7 @@ class Run:
                 write_atomic(self._held() / "fault.txt", f"{said}\n")
 
     def write_trace(self, error: Exception) -> bool:
-        """Append the trace of an exception to log.txt; returns whether that was possible."""
+        """Append the traceback of an exception to log.txt; return whether writing was possible."""
         try:
             files.append(self._held() / "log.txt", printable("".join(traceback.format_exception(error))))
         except UserError:
@@ -170,12 +170,12 @@ class Run:
         return True
 
     def decide(self, genotype: object) -> None:
-        """Write the genotype's text."""
+        """Write the genotype to genotype.txt."""
         self._genotype = f"{genotype}\n"
         write_atomic(self._held() / GENOTYPE, self._genotype)
 
     def note(self, name: str, content: Mapping[str, object]) -> None:
-        """Write a JSON file of the run."""
+        """Write `content` to the JSON file `name` of the run."""
         write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
 
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
@@ -192,7 +192,7 @@ class Run:
         return sealed
 
     def done(self) -> Result | None:
-        """Return the record of a finished run, None if it is not finished; repair damaged files that it seals.
+        """Return the record of the run, None if the run is not finished; repair damaged files that the record seals.
 
         Raises UserError if the record cannot be read.
         """
@@ -215,7 +215,7 @@ class Run:
             log.warning("%s: %s; %s", self.folder, records.damage([name]), ends)
 
     def rows(self) -> list[Row]:
-        """Metrics rows so far."""
+        """Return the metrics rows so far."""
         return read_rows(self.folder) if self._lines is None else parsed("".join(self._lines))
 
     def keep_rows(self, text: str) -> None:
@@ -245,7 +245,7 @@ class Run:
     def save(self, state: State, step: int, epoch: int | None = None) -> None:
         """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two.
 
-        With `epoch` it also stays as the kept checkpoint of that epoch.
+        If `epoch` is given, also write the kept checkpoint of that epoch.
         """
         lines = self._lines or []
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)

@@ -1,4 +1,4 @@
-"""A run in progress: its folder held by this process, its device, and the time it has taken over all its starts."""
+"""A run in progress: its folder held by this process, its device, and the time of all its starts."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     concurrent_runs: int = 1
-    """Number of runs interleaved in this process; the time of each is that of all."""
+    """Number of runs interleaved in this process; the time of each run is the time of all."""
     starts: list[dict[str, object]] = field(default_factory=list)
-    """Environments of the run so far, each with the update from which it was used."""
+    """Environments of the run so far, each with the update at which its use started."""
     code: own_code.Code = field(default_factory=dict)
     """User-defined code that the run executes."""
     needs: Callable[[], tuple[str, list[str]]] | None = None
-    """Returns the memory that a step needs, and settings that reduce it; None: not known yet."""
+    """Function that returns the memory that a step needs, and settings that reduce it; None: not known yet."""
 
     def __post_init__(self) -> None:
         self._record_start(0)
@@ -56,7 +56,7 @@ class Session:
         return self.before_s + time.monotonic() - self.began
 
     def _record_start(self, update: int) -> None:
-        """Add this start to `starts` if its environment differs from the one before; warn if bits may differ."""
+        """Add this start to `starts` if its environment differs from the previous one; warn if bits may differ."""
         now = {**environment.environment(self.device), "processes": distributed.world_size()}
         if self.code:
             now["code"] = self.code
@@ -91,24 +91,24 @@ class Session:
     def resume(self, origin: Callable[[], State | None] = lambda: None) -> State | None:
         """Return the newest readable checkpoint, and reduce metrics.jsonl to the rows up to it.
 
-        Without a checkpoint, the state is that of `origin`: a checkpoint of the run that this one branches off.
+        If there is no checkpoint, the state is that of `origin`: a checkpoint of the run from which this run branches.
         """
-        # the other devices receive it by broadcast
+        # the other processes receive the state by broadcast
         state = self.run.load(self.device if distributed.world_size() == 1 else "cpu")
         if state is None and (state := origin()) is not None:
             state["started"] = self.started
             self.run.keep_rows("")
-            for row in records.parsed(state["metrics"]):  # a logger gets them too
+            for row in records.parsed(state["metrics"]):  # loggers receive these rows too
                 self.run.append(row)
         if state is None:
             if rows := self.run.rows():
-                what = f"it starts from scratch, and {len(rows)} metrics rows are computed again"
+                what = f"the run starts from scratch, and {len(rows)} metrics rows are computed again"
                 log.warning("%s: there is no checkpoint: %s", self.run.folder, what)
             self.run.keep_rows("")
             return None
         self.run.keep_rows(state["metrics"])
         self.before_s, self.started = state["elapsed_s"], state["started"]
-        self.starts = state.get("starts", [])  # none in format 1
+        self.starts = state.get("starts", [])  # missing in format 1
         self._record_start(state["updates"])
         return state
 
@@ -118,7 +118,7 @@ class Session:
         return bool(time.monotonic() - self.saved > self.config["checkpoint_s"])
 
     def check_signals(self, save: Callable[[], None]) -> None:
-        """Save and raise StopRequested if a signal asked any of the processes to stop."""
+        """Save and raise StopRequested if a signal requested a stop in any of the processes."""
         asked = self.signals.asked
         if distributed.world_size() > 1:
             asked = max(distributed.all_gather(asked or 0)) or None
@@ -133,7 +133,7 @@ class Session:
             save()
 
     def record(self, kind: str, **facts: object) -> Result:
-        """Return the record of this run: `facts`, and what every run records."""
+        """Return the record of this run: `facts`, and the entries that every record contains."""
         return {
             **records.head(kind, self.run.folder.name, self.config, self.info, self.started),
             "family": identity.family(self.config, kind),
@@ -150,7 +150,7 @@ class Session:
 
 @contextlib.contextmanager
 def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Session]:
-    """Open (or create) the run folder of a search or a retraining (`kind`), and set the process up for it."""
+    """Open (or create) the run folder of a search or a retraining (`kind`), and prepare the process for the run."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     device = environment.device(distributed.device_name(cfg["device"]))
     prepared = environment.prepared(
@@ -187,7 +187,7 @@ def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Sessio
 
 @contextlib.contextmanager
 def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Turn an exception of user-defined code within the block into a UserError; log.txt gets its trace."""
+    """Convert an exception of user-defined code in the block to a UserError; write its traceback to log.txt."""
     try:
         yield
     except UserError:
@@ -202,7 +202,7 @@ def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> I
 
 @contextlib.contextmanager
 def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
-    """Turn a lack of memory within the block into a UserError: what is needed and free, which settings need less."""
+    """Convert an out-of-memory error in the block to a UserError with needed and free memory and with remedies."""
     try:
         yield
     except Exception as error:
@@ -223,10 +223,10 @@ def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
 
 
 def memory_needed(ctx: Session) -> tuple[str, list[str]]:
-    """Return the memory that a step needs and that is free, and settings that need less; empty if unknown."""
+    """Return a text on the needed and the free memory of a step, and settings that need less; empty if unknown."""
     try:
         needs, ways = ctx.needs() if ctx.needs else ("", [])
-    except Exception:  # noqa: BLE001  without memory anything may fail, and the message has to appear
+    except Exception:  # noqa: BLE001  without memory, any call may fail, and the message must still appear
         return "", []
     there = environment.available(ctx.device)
     if not needs:

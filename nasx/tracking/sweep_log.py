@@ -1,12 +1,12 @@
 """Record the state of a sweep and its jobs, for the summary at the end and for `nasx status` while it runs.
 
     OUT/.sweeps/<time>-<process>/
-    sweep.json     the command, and how many jobs it starts (null where a sweeper decides as it goes)
-    job-N.json     what job N was asked for, its runs (relative to OUT), whether it has ended, and its fault
-    lock           of the process that was given the command, see lock.py
+    sweep.json     the command, and the number of jobs that it starts (null if a sweeper decides during the sweep)
+    job-N.json     the overrides of job N, its runs (relative to OUT), whether it has ended, and its error
+    lock           the lock of the process that executes the command, see lock.py
 
-Jobs may run in other processes and on other machines, so each writes its own file. The results are not here but in
-the runs' folders: a sweep that is started again begins new notes and finds the runs as they are.
+Jobs may run in other processes and on other machines, so each job writes its own file. The results are in the folders
+of the runs: a sweep that is started again writes a new folder of this kind, and finds the existing runs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Job(NamedTuple):
 
     overrides: list[str]
     runs: list[str]
-    """Their folders, relative to the folder of all runs."""
+    """Folders of the runs, relative to the folder of all runs."""
     ended: bool
     fault: str | None
 
@@ -59,7 +59,7 @@ def record_job(
 
 
 def jobs(folder: Path) -> list[Job]:
-    """Return the recorded jobs, in their order."""
+    """Return the recorded jobs, in the order of their numbers."""
     paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
     found: list[Job] = []
     for held in (files.read_json(path) or {} for path in paths):
@@ -78,21 +78,21 @@ def best(folder: Path) -> Job | None:
 
 
 def summary(folder: Path, fault: BaseException | None) -> int:
-    """Print how many jobs of a sweep finished, and the faults of the others; return 1 if one failed, else 0.
+    """Print how many jobs of a sweep finished, and the errors of failed jobs; return 1 if one failed, else 0.
 
-    `fault` is the error that ended the sweep: that of a job, or of the launcher if a job died without one.
+    `fault` is the error that stopped the sweep: the error of a job, or of the launcher if a job died without an error.
     """
     found = jobs(folder)
     planned = (files.read_json(folder / "sweep.json") or {}).get("jobs") or len(found)
     failed = [job for job in found if job.fault]
     died = fault is not None and not any(str(fault) in str(job.fault) for job in failed)
     done = sum(job.ended and not job.fault for job in found)
-    print(f"sweep: {done} of {planned} jobs finished" + (", then it ended:" if died else ""), file=sys.stderr)
+    print(f"sweep: {done} of {planned} jobs finished" + (", then the sweep stopped:" if died else ""), file=sys.stderr)
     if died:
         text = f"  {type(fault).__name__}: {fault}\n  nasx status shows which jobs still run"
         print(printable(text), file=sys.stderr)
     for job in failed:
         print(printable(f"  failed: {shlex.join(job.overrides)}\n    {job.fault}"), file=sys.stderr)
     if failed or died:
-        print("started again, the same command repeats only what is not finished", file=sys.stderr)
+        print("run the same command again to repeat only the unfinished jobs", file=sys.stderr)
     return 1 if failed or died else 0

@@ -48,7 +48,7 @@ def test_where_something_is_to_be_done_nothing_is_shown(run: Path, capsys: pytes
 
 
 def test_another_configuration_under_the_name(run: Path) -> None:
-    with pytest.raises(UserError, match=r"search\.lr: 0\.025 there, 0\.5 asked for"):
+    with pytest.raises(UserError, match=r"search\.lr: 0\.025 in the folder, 0\.5 requested"):
         run_summary.again(*asked(run.parent, "search.lr=0.5"), "search")
 
 
@@ -75,8 +75,8 @@ def nasx(tmp_path: Path, *words: str) -> str:
     ("words", "told"),
     [
         (("search", *WORDS), "one  finished today"),
-        (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
-        (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 there, 0.5 asked for"),
+        (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 in the folder, 0.5 requested"),
+        (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 in the folder, 0.5 requested"),
         (("search", *WORDS, "out=/dev/null/x"), "cannot be written"),
         (("evaluate", "nope"), "nope: does not exist"),
     ],

@@ -197,7 +197,7 @@ def test_a_summary_shows_jobs_that_died_without_an_error(tmp_path: Path, capsys:
     assert "failed: seed=1" in told
     assert sweep_log.summary(tmp_path, RuntimeError("job 7 has not produced any output")) == 1
     told = capsys.readouterr().err
-    assert "sweep: 1 of 2 jobs finished, then it ended:\n  RuntimeError: job 7 has not" in told
+    assert "sweep: 1 of 2 jobs finished, then the sweep stopped:\n  RuntimeError: job 7 has not" in told
     assert "nasx status" in told
 
 

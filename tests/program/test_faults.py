@@ -166,7 +166,7 @@ def test_checkpoints_that_are_missing(every: bool, tmp_path: Path, whole: Path) 
         path.unlink()
     done = ends(tmp_path, whole)
     assert (
-        "there is no checkpoint: it starts from scratch, and 1 metrics rows are computed again" in done.err
+        "there is no checkpoint: the run starts from scratch, and 1 metrics rows are computed again" in done.err
     ) == every
 
 

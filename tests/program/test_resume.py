@@ -117,6 +117,6 @@ def test_another_configuration_in_the_same_folder_is_refused(untouched: Run) -> 
     before = (untouched.folder / "config.yaml").read_bytes()
     done = jobs.nasx(here, *untouched.command, f"name={name}", "seed=1", "search.lr=0.05")
     assert done.code == 2, done
-    assert "search.lr: 0.025 there, 0.05 asked for" in done.err
-    assert "seed: 0 there, 1 asked for" in done.err
+    assert "search.lr: 0.025 in the folder, 0.05 requested" in done.err
+    assert "seed: 0 in the folder, 1 requested" in done.err
     assert (untouched.folder / "config.yaml").read_bytes() == before

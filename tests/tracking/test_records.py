@@ -85,12 +85,12 @@ def test_another_configuration_is_refused_with_the_differing_keys(run: run_folde
     with pytest.raises(UserError) as told:
         run_folder.Run(run.folder, other, EXTRA)
     text = str(told.value)
-    assert "search.lr: 0.025 there, 0.1 asked for, " in text
+    assert "search.lr: 0.025 in the folder, 0.1 requested, " in text
     assert "\n" not in text  # lines would read as several faults
-    assert "seed: 0 there, 1 asked for" in text
-    assert "space.new: (absent) there, True asked for" in text
-    assert "search.null: (absent) there, None asked for" in text
-    assert "search.none: (absent) there, {} asked for" in text
+    assert "seed: 0 in the folder, 1 requested" in text
+    assert "space.new: (absent) in the folder, True requested" in text
+    assert "search.null: (absent) in the folder, None requested" in text
+    assert "search.none: (absent) in the folder, {} requested" in text
     assert "betas" not in text
     assert "layers" not in text
     assert "name=" in told.value.remedy
