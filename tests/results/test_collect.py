@@ -64,7 +64,7 @@ def test_a_copy_of_a_run_counts_once(make):
     make(identity="aa")
     frame = collect([make.root, make.root / "run0", str(make.root / "run*")])
     assert len(frame) == 1
-    assert frame.attrs["skipped"] == {"second copies of a run": 1}
+    assert frame.attrs["skipped"] == {"duplicate copies of a run": 1}
 
 
 def test_collect_and_the_module_do_without_torch(make):
@@ -110,7 +110,7 @@ def test_a_copy_counts_once_and_a_run_that_was_done_again_twice(make):
         make(seed=seed, identity="same", **more)
     found = collect(make.root)
     assert len(found) == 3
-    assert found.attrs["skipped"] == {"second copies of a run": 1}
+    assert found.attrs["skipped"] == {"duplicate copies of a run": 1}
     assert "occurs more than once" in " ".join(summary(found).attrs["notes"])
 
 
