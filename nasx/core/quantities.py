@@ -79,7 +79,7 @@ class Quantity(NamedTuple):
 
     @property
     def measured(self) -> bool:
-        """Whether it is an accuracy or a perplexity measured by nasx on the dataset of the run."""
+        """Whether the quantity is an accuracy or a perplexity measured by nasx on the dataset of the run."""
         return self.unit in (PERCENT, PERPLEXITY) and "*" not in self.name
 
     def place(self, column: str) -> str:

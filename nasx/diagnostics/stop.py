@@ -1,7 +1,7 @@
 """Early stopping of a search by the dominant eigenvalue of the architecture Hessian. Pure Python, no torch.
 
     lambda_k   eigenvalue of evaluation k = 0, 1, ...: one every `every` epochs, the first after the first epoch
-    m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (those before the first are left out)
+    m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (none before the first)
     stop when  m_k / m_(k - lag) > factor and the epoch of evaluation k - lag is at least `start`;
                the architecture of that epoch, k - lag, is the result
 

@@ -8,7 +8,7 @@ RUNS are run folders, folders of runs or globs (default: outputs/). The page con
 of the same protocol and with random search, accuracy over time, losses, mixture weights, recorded diagnostics, the
 found cells, the settings that differ, hardware, cost, and the checklist of best practices of architecture search. It
 follows the light or dark setting of the browser and can be printed. Drawings are limited to keep the page below 2 MB;
-the page states what is omitted.
+the page states the omissions.
 """
 
 from __future__ import annotations

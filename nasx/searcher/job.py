@@ -166,7 +166,7 @@ class SearchJob(Job):
         log.info("steps run eagerly: %s", why)
         return None
 
-    # ------------------------------------------------------------------------------------------- what is found
+    # ------------------------------------------------------------------------------------- found architectures
     def genotype(self, mix: Tree) -> Genotype:
         return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
 
