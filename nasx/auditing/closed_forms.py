@@ -1,19 +1,20 @@
-"""A method's architecture gradient on closed forms: how far from exact, and what it is made of.
+"""Checks of a method's architecture gradient on closed-form problems: its error and its composition.
 
     exact      g = d/da L2 - M H^-1 v          H = d^2 L1 / dw^2,  M = d^2 L1 / da dw,  v = d/dw L2
-    a method   g = c d/da L2 - M p(H) v        c should be 1; p(h), its response, replaces 1 / h
+    a method   g = c d/da L2 - M p(H) v        c should be 1; p(h), the method's response, replaces 1 / h
 
 On a quadratic problem whose Hessian has distinct eigenvalues h_i, c and the p(h_i) follow from g by least squares:
-there are more entries of `a` than unknowns, so that a remainder shows what is of another form. The response tells a
-method from its faults: a negative one has the wrong sign, and one that differs from the stated one by a constant lacks
-a factor. A gradient that fits at weights of an earlier step, and at none of the present one, is of stale weights.
+there are more entries of `a` than unknowns, so that any part of a different form leaves a remainder. The response
+reveals faults of a method: a negative response has the wrong sign, and a response that is a constant multiple of the
+stated one has a wrong factor. A gradient that fits only at the weights of an earlier step uses stale weights.
 
-Points of a step: the weights before each of its weight updates, at the architecture step, and one virtual step of SGD
-from each (DARTS, second order). A method that never evaluates a validation batch (single level) is compared with the
-gradients of the training loss at the same points, and with their sum (TSE-DARTS), also through the steps.
+Points of a step: the weights before each of its weight updates, the weights at the architecture step, and one virtual
+SGD step from each (second-order DARTS). For a method that never evaluates a validation batch (single level), the
+gradient is compared with gradients of the training loss at the same points, with their sum (TSE-DARTS), and with the
+gradient of the summed losses through the steps.
 
 Derivatives are those of the loss at the method's own mixture (`Search.mixture`), so that samples of wrapping methods
-count as part of the loss. Shapes: n weights, m architecture parameters; all vectors are flat, float64.
+are part of the loss. Shapes: n weights, m architecture parameters; all vectors are flat, float64.
 """
 
 from __future__ import annotations
@@ -33,33 +34,33 @@ from nasx.diagnostics.probes import compared
 
 LR = 0.1
 EIGENVALUES = (0.5, 0.8, 1.2, 1.9, 2.8, 4.0)
-"""Of H. LR times the largest is 0.4, so that steps and series converge."""
+"""Eigenvalues of H. LR times the largest is 0.4, so that steps and series converge."""
 STEPS = 3
 PATH_STEPS = 50
-"""Of the path on the scalar problem (nasx: enough to see whether it grows or falls)."""
+"""Number of steps of the path on the scalar problem (nasx: enough to see whether the path grows or falls)."""
 TOLERANCE = 1e-6
-"""Relative. Central differences are exact on these losses, up to rounding of about 1e-9 at a radius of 0.01."""
-OWN = "nasx: rounding of central differences, tenfold and more"
+"""Relative tolerance. On these losses central differences are exact up to rounding, about 1e-9 at a radius of 0.01."""
+OWN = "nasx: more than ten times the rounding error of central differences"
 
 
 # ------------------------------------------------------------------------------------------------------- observe
 class Point(NamedTuple):
-    """Weights and architecture at some moment."""
+    """Weights and architecture at one point of a step."""
 
     w: Tree
     a: Tree
 
 
 class Observed(NamedTuple):
-    """The last architecture step of a few steps of a method."""
+    """The last architecture step of a method that was run for a few steps."""
 
     taken: Taken
     train: Sequence[Batch]
     val: Batch
     within: list[Point]
-    """Points of the step, the latest last, up to where the architecture moved."""
+    """Points of the step in order, up to the point at which the architecture moved."""
     earlier: list[Point]
-    """Points of the steps before."""
+    """Points of the earlier steps."""
     reads_val: bool
 
 
@@ -72,7 +73,7 @@ def observe(
     w: Tree | None = None,
     a: Tree | None = None,
 ) -> Observed | None:
-    """Steps of a method on a closed form by plain SGD; None if it takes no architecture step."""
+    """Run steps of a method on a closed form with plain SGD; return None if it takes no architecture step."""
     seen: set[int] = set()
     outcome = problem.outcome
 
@@ -110,7 +111,7 @@ class Derivatives(NamedTuple):
 
 
 def derivatives(view: Search, at: Point, train: Batch, val: Batch, *, virtual: bool = False) -> Derivatives:
-    """All that a hypergradient is made of; `virtual` takes those of L2 one plain step of SGD further."""
+    """Compute the derivatives in a hypergradient; with `virtual`, those of L2 one plain SGD step further."""
     w, a = (detached(copied(tree), requires_grad=True) for tree in at)
     loss = view.loss(w, a, train)
     slope = gradient(loss, w, create=True)
@@ -124,13 +125,13 @@ def derivatives(view: Search, at: Point, train: Batch, val: Batch, *, virtual: b
 
 
 def first_order(view: Search, at: Point, batch: Batch) -> Tensor:
-    """d/da of the loss on a batch (m,) at a point."""
+    """Compute d/da of the loss on a batch at a point, (m,)."""
     a = detached(at.a, requires_grad=True)
     return flat(gradient(view.loss(at.w, a, batch), a))
 
 
 def through_steps(view: Search, at: Point, batches: Sequence[Batch]) -> Tensor:
-    """d/da of the summed losses along plain steps of SGD on the batches, by autograd through the steps (m,)."""
+    """Compute d/da of the summed losses along plain SGD steps on the batches, by autograd through the steps, (m,)."""
     w, a = (detached(copied(tree), requires_grad=True) for tree in at)
     losses = []
     for batch in batches:
@@ -141,7 +142,7 @@ def through_steps(view: Search, at: Point, batches: Sequence[Batch]) -> Tensor:
 
 
 def entries(tree: Tree) -> Iterator[Tensor]:
-    """Each entry of a tree as a 0-d tensor with its graph, zeros without one among them."""
+    """Yield each entry of a tree as a 0-d tensor with its graph; an entry without a graph becomes a zero with one."""
     anchor = torch.zeros((), dtype=torch.float64, requires_grad=True)
     for x in tree.values():
         for entry in x.reshape(-1):
@@ -149,14 +150,14 @@ def entries(tree: Tree) -> Iterator[Tensor]:
 
 
 def implicit(view: Search, at: Point, train: Batch, val: Batch) -> Tensor:
-    """d/da L2 - M H^-1 v (m,): the exact hypergradient where the weights minimize L1."""
+    """Compute d/da L2 - M H^-1 v, (m,): the exact hypergradient if the weights minimize L1."""
     d = derivatives(view, at, train, val)
     out: Tensor = d.direct - d.M @ torch.linalg.solve(d.H, d.v)
     return out
 
 
 class Fit(NamedTuple):
-    """c (), the response at each eigenvalue (n,), and the relative size of what neither explains."""
+    """The coefficient c (), the response at each eigenvalue (n,), and the relative size of the remainder."""
 
     c: float
     response: Tensor
@@ -164,13 +165,13 @@ class Fit(NamedTuple):
 
 
 def fit(g: Tensor, d: Derivatives) -> Fit:
-    """Coefficient and response of a gradient g (m,) by least squares."""
+    """Fit the coefficient and the response of a gradient g (m,) by least squares."""
     _, basis = torch.linalg.eigh(d.H)
     return solved(g, [d.direct, *(-(d.M @ u) * (u @ d.v) for u in basis.T)])
 
 
 def solved(g: Tensor, columns: Sequence[Tensor]) -> Fit:
-    """First coefficient, the others, and the relative remainder of g as a combination of columns."""
+    """Fit g as a combination of columns; return the first coefficient, the others, and the relative remainder."""
     X = torch.stack(list(columns), dim=1)
     found = torch.linalg.lstsq(X, g, driver="gelsd").solution
     length = g.norm().clamp_min(torch.finfo(g.dtype).tiny)
@@ -178,7 +179,7 @@ def solved(g: Tensor, columns: Sequence[Tensor]) -> Fit:
 
 
 def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
-    """The fit with the least remainder over points and the virtual steps from them."""
+    """Return the fit with the smallest remainder over the points and the virtual steps from them."""
     g, view = flat(seen.taken.g), seen.taken.view
     if not seen.reads_val:
         batches = {batch.seed: batch for batch in (seen.train[0], seen.train[-1])}.values()
@@ -194,9 +195,10 @@ def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
 
 
 def path(method: Method, *, steps: int = PATH_STEPS) -> list[float]:
-    """The architecture parameter of the scalar problem before and after each of `steps` steps, all of rate LR.
+    """Return the architecture parameter of the scalar problem before and after each of `steps` steps, at rate LR.
 
-    The toy of Amended-DARTS, figure 4: the outer objective is a^2, so that the optimum is 0. Ends before an overflow.
+    This is the toy problem of Amended-DARTS, figure 4: the outer objective is a^2, so the optimum is 0. The path stops
+    before an overflow.
     """
     search = problems.search(Scalar(), lr=LR, a_lr=LR)
     EARLY.set(search)
@@ -213,12 +215,12 @@ def path(method: Method, *, steps: int = PATH_STEPS) -> list[float]:
 
 # -------------------------------------------------------------------------------------------------------- checks
 def problem() -> Quadratic:
-    """The drawn problem of the audit: 6 weights, 12 architecture parameters."""
+    """Return the random problem of the audit: 6 weights, 12 architecture parameters."""
     return Quadratic.drawn(torch.tensor(EIGENVALUES, dtype=torch.float64), edges=4, operations=3)
 
 
 def exactness(build: Callable[[], Method]) -> Iterator[Finding]:
-    """Cosine and relative difference to the exact hypergradient at the minimizer of L1, on each closed form."""
+    """Compare the gradient with the exact hypergradient at the minimizer of L1, on each closed form."""
     forms: dict[str, ClosedForm] = {"scalar": Scalar(), "quadratic": Quadratic(), "drawn quadratic": problem()}
     for name, own in forms.items():
         w = own.w_star() if isinstance(own, Quadratic) else own.w0()
@@ -232,7 +234,7 @@ def exactness(build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def toy(build: Callable[[], Method]) -> Iterator[Finding]:
-    """The path on the scalar problem, if it moves (a mixture of one operation by softmax does not)."""
+    """Report the path on the scalar problem, if it moves (a softmax over one operation is constant)."""
     found = path(build())
     if len(set(found)) > 1:
         nearer = abs(found[-1]) < abs(found[0])
@@ -242,7 +244,7 @@ def toy(build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def against(check: str, g: Tree, e: Tree, what: str) -> Finding:
-    """Cosine and relative difference of a gradient to another one."""
+    """Report the cosine and the relative difference between a gradient and a reference gradient."""
     cosine, norm, difference = compared(g, e).tolist()
     text = f"cosine {cosine:.3f} and relative difference {difference:.3g} to {what}"
     return Finding(check, "note", text, {"cosine": cosine, "norm": norm, "difference": difference})
@@ -261,33 +263,33 @@ def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
         old = best_fit(seen, [*seen.earlier, *(at._replace(a=seen.taken.a) for at in seen.earlier)])
         if old.remainder <= TOLERANCE:
             text = (
-                f"the gradient is that at the weights of an earlier step (remainder {old.remainder:.1e}), not at those"
+                f"the gradient fits the weights of an earlier step (remainder {old.remainder:.1e}), not those of the "
             )
-            text += f" of its own ({found.remainder:.1e})"
+            text += f"current step ({found.remainder:.1e})"
             values = {"remainder": found.remainder, "earlier": old.remainder}
             yield Finding("stale weights", "fail", text, values, OWN)
             return
-        text = f"{100 * found.remainder:.3g} % of it does not have the form c d/da L2 - M p(H) v"
+        text = f"{100 * found.remainder:.3g} % of the gradient does not have the form c d/da L2 - M p(H) v"
         yield Finding("gradient", "note", text, {"remainder": found.remainder})
         return
-    yield Finding("stale weights", "pass", f"taken at the weights of its own step (remainder {found.remainder:.1e})")
+    yield Finding("stale weights", "pass", f"the gradient fits its step's weights (remainder {found.remainder:.1e})")
     yield from coefficient(found.c, of)
     if seen.reads_val:
         yield from responses(method, found.response)
 
 
 def coefficient(c: float, of: str) -> Iterator[Finding]:
-    """Sign and size of the first-order part."""
+    """Check sign and size of the first-order part."""
     if c < 0:
-        yield Finding("sign", "fail", f"{c:.4g} times {of}: it goes uphill", {"coefficient": c}, OWN)
+        yield Finding("sign", "fail", f"{c:.4g} times {of}: the step ascends", {"coefficient": c}, OWN)
     elif abs(c - 1) > TOLERANCE:
-        yield Finding("factor", "fail", f"{c:.4g} times {of}, instead of once", {"coefficient": c}, OWN)
+        yield Finding("factor", "fail", f"{c:.4g} times {of}, but the factor should be 1", {"coefficient": c}, OWN)
     else:
         yield Finding("first order", "pass", f"equal to {of}", {"coefficient": c}, OWN)
 
 
 def responses(method: Method, p: Tensor) -> Iterator[Finding]:
-    """The response p (n,) against the stated one, or against what helps at all where none is stated."""
+    """Check the response p (n,) against the stated one; if none is stated, whether it improves on no term at all."""
     h = torch.tensor(EIGENVALUES, dtype=torch.float64)
     share, stated = p * h, method.response(h, LR)
     values = {"eigenvalues": h.tolist(), "response": p.tolist(), "exact": (1 / h).tolist()}
@@ -308,11 +310,11 @@ def responses(method: Method, p: Tensor) -> Iterator[Finding]:
             return
         yield Finding("response", "fail", f"not as stated: {shown}", values, OWN)
         return
-    source = "nasx: beyond twice the exact term, or against it, no term at all would be closer"
+    source = "nasx: a term with the wrong sign or over twice the exact one is worse than none"
     if float(share.max()) < -TOLERANCE:
-        yield Finding("sign", "fail", f"the second-order term points the wrong way: {shown}", values, source)
+        yield Finding("sign", "fail", f"the second-order term has the wrong sign: {shown}", values, source)
     elif float((share - 1).abs().max()) > 1 + TOLERANCE:
-        yield Finding("factor", "fail", f"the second-order term is too long: {shown}", values, source)
+        yield Finding("factor", "fail", f"the second-order term is too large: {shown}", values, source)
     else:
         yield Finding("response", "pass", f"{shown} (none stated)", values, source)
 

@@ -7,25 +7,25 @@ from typing import Literal, NamedTuple
 
 
 class Finding(NamedTuple):
-    """The outcome of one check: `note` where there is a measurement but no threshold to pass."""
+    """The outcome of one check: `note` for a measurement without a threshold."""
 
     check: str
     outcome: Literal["pass", "fail", "note"]
     text: str
     """One sentence, without the full stop."""
     values: Mapping[str, object] = {}
-    """What was measured, as plain values."""
+    """The measured values, as plain values."""
     source: str = ""
-    """Where the threshold comes from."""
+    """The source of the threshold."""
 
 
 def passed(ok: bool) -> Literal["pass", "fail"]:
-    """The outcome of a check with a threshold."""
+    """Return the outcome of a check with a threshold."""
     return "pass" if ok else "fail"
 
 
 def added(found: Iterable[Finding], late: Iterable[Finding], progress: float) -> Iterator[Finding]:
-    """Yield what the same checks found only at a later `progress` of the search: failures and notes that are new."""
+    """Yield the failures and notes in `late`, from the same checks at a later `progress`, that are new."""
     known = {(each.check, each.outcome) for each in found}
     for each in late:
         if each.outcome != "pass" and (each.check, each.outcome) not in known:

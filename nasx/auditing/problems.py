@@ -1,13 +1,13 @@
-"""Bilevel problems with closed forms, and a search around them. All in float64.
+"""Bilevel problems with closed-form solutions, and a search on them, all in float64.
 
     Scalar      L = (w x - a)^2, x = 1 on training batches and 2 on validation batches
-    Quadratic   L1 = w'Aw / 2 - w'B a, L2 = ||w - c||^2 / 2 + w'D a + rho ||a||^2 / 2; `drawn` gives larger ones
+    Quadratic   L1 = w'Aw / 2 - w'B a, L2 = ||w - c||^2 / 2 + w'D a + rho ||a||^2 / 2; `drawn`: random, larger
 
 The tests of the built-in methods and `nasx audit` use the same problems. The constants are small round numbers.
 
 Shapes: architecture parameters (edges, operations), mixtures (cells, edges, operations). `relax` is the identity (with
 the cell axis in front) unless the caller passes an activation. `Batch.x` of a training batch is [1], that of a
-validation batch [2]; the problems read nothing else of a batch.
+validation batch [2]; the problems read nothing else from a batch.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Search, Tree
 
 
 def real(*values: object) -> Tensor:
-    """A float64 tensor of nested lists; several arguments make the leading axis."""
+    """Return a float64 tensor from nested lists; several arguments form the leading axis."""
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
 
 
 def flat(tree: Tree) -> Tensor:
-    """All leaves as one detached vector, in the order of the tree."""
+    """Return all leaves as one detached vector, in the order of the tree."""
     return torch.cat([x.detach().reshape(-1) for x in tree.values()])
 
 
 def unflat(vector: Tensor, like: Tree) -> Tree:
-    """The tree shaped `like` whose `flat` is `vector`."""
+    """Return the tree in the shape of `like` for which `flat` returns `vector`."""
     pieces = vector.split([x.numel() for x in like.values()])
     return {k: piece.reshape(x.shape).clone() for (k, x), piece in zip(like.items(), pieces, strict=True)}
 
 
 def train(seed: int = 0) -> Batch:
-    """A training batch; those of the closed forms differ in the seed alone."""
+    """Return a training batch; training batches of the closed forms differ only in the seed."""
     return Batch(real([1.0]), torch.zeros(1, dtype=torch.long), seed)
 
 
 def val(seed: int = 1000) -> Batch:
-    """A validation batch."""
+    """Return a validation batch."""
     return Batch(real([2.0]), torch.zeros(1, dtype=torch.long), seed)
 
 
@@ -53,14 +53,14 @@ def identity(logits: Tensor) -> Tensor:
 
 
 def copied(tree: Tree) -> Tree:
-    """Detached copies of all leaves."""
+    """Return detached copies of all leaves."""
     return {k: x.detach().clone() for k, x in tree.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- problems
 @dataclass
 class ClosedForm(ABC):
-    """A bilevel.Problem of one loss function; `activation` is what `relax` applies when it is given none."""
+    """Base class of a `bilevel.Problem` with one loss function; `activation` is the default activation of `relax`."""
 
     activation: Activate = identity
     cells: int = 1
@@ -68,15 +68,15 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def w0(self) -> Tree:
-        """The weights at which the expectations hold."""
+        """Return the weights at which the expected values hold."""
 
     @abstractmethod
     def a0(self) -> Tree:
-        """The architecture parameters at which the expectations hold."""
+        """Return the architecture parameters at which the expected values hold."""
 
     @abstractmethod
     def value(self, w: Tree, mix: Tree, batch: Batch) -> Tensor:
-        """The loss, ()."""
+        """Return the loss, ()."""
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
         activate = self.activation if activate is None else activate
@@ -90,7 +90,7 @@ class ClosedForm(ABC):
         return {k: one_hot(x) for k, x in self.a0().items()}
 
     def mask(self, operation: str) -> Tree:
-        """The first operation of each edge is a skip connection."""
+        """Return the mask of an operation; the first operation of each edge is a skip connection."""
         found = {k: torch.zeros(self.cells, *x.shape, dtype=torch.float64) for k, x in self.a0().items()}
         for x in found.values():
             x[..., 0] = float(operation == "skip_connect")
@@ -100,7 +100,7 @@ class ClosedForm(ABC):
         return mix | {f"{k}.bias": x.sum(-1).unsqueeze(-2) for k, x in weights.items()}
 
     def decisions(self) -> list[list[Decision]]:
-        """One operation of each edge; then one edge of the last name."""
+        """Return the decisions: first one operation of each edge, then one edge of the last name."""
         each = {k: x.shape for k, x in self.a0().items()}
         first = [
             Decision(k, tuple((e, o) for o in range(operations)))
@@ -121,7 +121,7 @@ def is_train(batch: Batch) -> bool:
 
 @dataclass
 class Scalar(ClosedForm):
-    """T1. w (1,), a (1, 1); w0 = a0 minimizes the training loss."""
+    """Problem T1: w (1,), a (1, 1); w0 = a0 minimizes the training loss."""
 
     def w0(self) -> Tree:
         return {"w": real([0.7])}
@@ -133,7 +133,7 @@ class Scalar(ClosedForm):
         return (w["w"] * batch.x - mix["a"].reshape(-1)).square().sum()
 
     def exact(self) -> Tensor:
-        """The exact hypergradient (1,) at w0, a0: w*(a) = a, so that the outer objective is a^2."""
+        """Return the exact hypergradient (1,) at w0, a0: w*(a) = a, so the outer objective is a^2."""
         return 2 * flat(self.a0())
 
 
@@ -146,7 +146,7 @@ RHO = 0.1
 
 @dataclass
 class Quadratic(ClosedForm):
-    """T2: two weights and a (1, 2) by default. The weights are two leaves, so that global norms differ from theirs.
+    """Problem T2: by default two weights and a (1, 2). The weights are two leaves: global and leaf norms differ.
 
     A (n, n) symmetric and positive definite, B and D (n, m), c (n,) for n weights and m architecture parameters.
     """
@@ -160,7 +160,7 @@ class Quadratic(ClosedForm):
 
     @classmethod
     def drawn(cls, h: Tensor, edges: int, operations: int, seed: int = 0) -> Self:
-        """A problem whose Hessian has the eigenvalues `h` (n,), everything else drawn from N(0, 1) by the seed."""
+        """Return a problem whose Hessian has eigenvalues `h` (n,); the rest is drawn from N(0, 1) by the seed."""
         gen = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -176,7 +176,7 @@ class Quadratic(ClosedForm):
         return {"first": first, "second": second}
 
     def w_star(self) -> Tree:
-        """The minimizer of the training loss at a0."""
+        """Return the minimizer of the training loss at a0."""
         return unflat(torch.linalg.solve(self.A, self.B @ flat(self.a0())), self.w0())
 
     def a0(self) -> Tree:
@@ -189,7 +189,7 @@ class Quadratic(ClosedForm):
         return (x - self.c).square().sum() / 2 + x @ self.D @ a + RHO / 2 * a.square().sum()
 
     def exact(self) -> Tensor:
-        """The exact hypergradient (m,) at w_star, a0."""
+        """Return the exact hypergradient (m,) at w_star, a0."""
         w, a = flat(self.w_star()), flat(self.a0())
         out: Tensor = self.D.T @ w + RHO * a + self.B.T @ torch.linalg.solve(self.A, w - self.c + self.D @ a)
         return out
@@ -209,27 +209,27 @@ class Moment(NamedTuple):
 
 
 EARLY = Moment(1, 3, 0.0)
-"""In the second epoch, so that weights that grow from zero with the epoch are not zero."""
+"""A step in the second epoch, in which coefficients that grow from zero with the epoch are not zero."""
 LATE = Moment(2, 4, 0.5)
-"""At half of the search, where terms scaled by the progress show."""
+"""A step at half of the search, at which terms scaled by the progress are visible."""
 
 
 class Taken(NamedTuple):
-    """An architecture step that a method has taken, with where the search stood."""
+    """An architecture step that a method has taken, with the state of the search."""
 
     g: Tree
-    """What `descend_a` was given."""
+    """The argument of `descend_a`."""
     view: Search
-    """The search that it was called on, with the sampler and transform of wrapping methods."""
+    """The search on which `descend_a` was called, with the sampler and transform of wrapping methods."""
     w: Tree
     a: Tree
     moved: int
-    """Weight steps before it."""
+    """Number of weight steps before the architecture step."""
 
 
 @dataclass
 class Recorder(Search):
-    """A search that keeps copies of the gradients it is given, as vectors, before clipping, and where it was."""
+    """A search that records copies of its gradients, as vectors, before clipping, and the states at its steps."""
 
     grads_w: list[Tensor] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
@@ -265,10 +265,10 @@ def search(
     a_lr: float = 1.0,
     a_weight_decay: float = 0.0,
 ) -> Recorder:
-    """A search at (w0, a0) unless given: SGD on the weights, plain SGD or Adam(0.5, 0.999) on the architecture.
+    """Return a search at (w, a), by default (w0, a0): SGD for the weights, plain SGD or Adam(0.5, 0.999) for `a`.
 
-    With the default architecture optimizer one step moves `a` by minus its gradient. `buffer` sets the momentum
-    buffers; `clip` is off, so that expectations are exact.
+    With the default architecture optimizer, one step subtracts the gradient from `a`. `buffer` sets the momentum
+    buffers; `clip` is off by default, so that the expected values are exact.
     """
     w = {k: x.detach().clone().requires_grad_() for k, x in (w or problem.w0()).items()}
     a = {k: x.detach().clone().requires_grad_() for k, x in (a or problem.a0()).items()}

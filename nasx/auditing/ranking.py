@@ -1,10 +1,10 @@
-"""A short search on NAS-Bench-201: how its supernet ranks cells, what it finds, and whether it collapses.
+"""Audit by a short search on NAS-Bench-201: the ranking of cells by its supernet, its result, and its collapse.
 
     tau       Kendall's tau-b between one-shot accuracies (by the supernet's weights) and accuracies of the benchmark,
               over the same random cells after every epoch
-    regret    validation accuracy of the best cell of the benchmark minus that of the cell found, and of the mean cell
+    regret    validation accuracy of the best cell of the benchmark minus that of the found cell, and of the mean cell
 
-No threshold: a search of a minute on digits says whether a method works at all, not how good it is.
+There is no threshold: a one-minute search on digits shows whether a method works at all, not how good it is.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from nasx.searcher.job import SearchJob
 from nasx.tracking.session import session
 
 CELLS_RANKED = 60
-"""Cells (nasx: the standard error of tau of unrelated scores is then 0.09)."""
+"""Number of ranked cells (nasx: the standard error of tau for unrelated scores is then 0.09)."""
 IMAGES = 128
-"""Validation images of a one-shot accuracy."""
+"""Number of validation images for a one-shot accuracy."""
 
 
 class RankedJob(SearchJob):
-    """A search whose metrics rows hold the tau of its supernet."""
+    """A search with the tau of its supernet in its metrics rows."""
 
     def row(self, means: dict[str, float]) -> dict[str, object]:
         return {**super().row(means), "tau": self.tau()}
 
     def tau(self) -> float | None:
-        """Kendall's tau-b of the supernet as it is; None if all one-shot accuracies are equal."""
+        """Return Kendall's tau-b of the current supernet; None if all one-shot accuracies are equal."""
         codes = np.random.default_rng(self.ctx.config["seed"]).choice(CELLS, CELLS_RANKED, replace=False)
         genotypes = [self.space.parse(cell_text(int(code))) for code in codes]
         known = [answer.datasets["cifar10"]["valid"] for answer in map(self.benchmark.query, genotypes) if answer]
@@ -50,7 +50,7 @@ class RankedJob(SearchJob):
 
 
 def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
-    """The findings of the search, for each of `seeds` seeds from that of the configuration."""
+    """Return the findings for `seeds` searches with consecutive seeds, starting at that of the configuration."""
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:
         for seed in range(cfg["seed"], cfg["seed"] + seeds):
@@ -59,7 +59,7 @@ def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
 
 
 def searched(cfg: Mapping[str, object], choices: Mapping[str, str]) -> Iterator[Finding]:
-    """Run one search in a temporary folder."""
+    """Run one search in a temporary folder and yield its findings."""
     which = f"seed {cfg['seed']}"
     with session(cfg, JobInfo(choices=choices, command="nasx audit")) as ctx:
         record, rows = RankedJob(ctx).run(), ctx.run.rows()
@@ -70,7 +70,7 @@ def searched(cfg: Mapping[str, object], choices: Mapping[str, str]) -> Iterator[
     accuracies = Nb201().accuracies("cifar10", "valid")
     own = float(record["lookup"]["cifar10"]["valid"])
     best, mean = float(accuracies.max()), float(accuracies.mean())
-    text = f"{which}: {best - own:.2f} points below the optimum, {own - mean:+.2f} against the mean cell"
+    text = f"{which}: {best - own:.2f} points below the optimum, {own - mean:+.2f} relative to the mean cell"
     values = {"seed": cfg["seed"], "genotype": record["genotype"], "accuracy": own, "optimum": best, "mean": mean}
     yield Finding("regret", "note", f"{text} (CIFAR-10 validation, {own:.2f} %)", values)
     text, values = f"{which}: {record['verdict']['text']}", {"seed": cfg["seed"], **record["verdict"]}

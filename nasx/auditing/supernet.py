@@ -1,18 +1,18 @@
-"""A method's steps on a small supernet of NAS-Bench-201 in float64, fed with the handwritten digits of the package.
+"""Audit of a method's steps on a small NAS-Bench-201 supernet in float64, on the package's handwritten digits.
 
-    finite differences   the same step with every finite difference (`Search.probed`) taken by double backward instead
+    finite differences   comparison with the same step using double backward for each difference (`Search.probed`)
     unrolled         d/da L2(w_T(a), a) through T plain steps of SGD on the step's training batch, by autograd
     cost             passes counted by hooks; storages at the peak, beyond those of a first-order step
-    determinism      two runs from one state under other global seeds end bit-identical
+    determinism      two runs from one state with different global seeds give bit-identical results
     state            a new method and a new search continue from weights, architecture and optimizers bit for bit
 
 With relu, finite differences of the published lengths do not approach double backward (docs/methods/kinks.md). So the
 definition is checked on the same supernet with every relu replaced by a softplus, with probes a tenth as long as the
 method's, or a thousandth if these are still too long (SAMA's are a hundred times as long as those of DARTS). The
-distance at its own probes with relu is reported.
+difference at the method's own probe length with relu is only reported.
 
-Finite differences, passes, determinism and state are checked at the beginning of a search and at half of it, because
-some terms are scaled by `Search.progress`.
+Finite differences, passes, determinism and state are checked at the start and at half of a search, because some terms
+are scaled by `Search.progress`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ from nasx.spaces.base import Logits
 
 S = TypeVar("S", bound=Search)
 WARM_STEPS = 20
-"""Weight updates before anything is measured."""
+"""Number of weight updates before the measurements."""
 UNROLLED = 20
-"""Steps of the unrolled hypergradient."""
+"""Number of steps of the unrolled hypergradient."""
 SMOOTH = 1e-2
-"""Relative difference of finite differences to double backward where the loss is smooth (docs/methods/kinks.md)."""
+"""Maximum relative difference of finite differences to double backward on a smooth loss (docs/methods/kinks.md)."""
 SLACK = 0.5
-"""Copies of the weights by which the measured peak may exceed the stated one: activations of the batch."""
+"""Copies of the weights by which the measured peak may exceed the stated one, for the activations of the batch."""
 
 
 class Softplus(TorchFunctionMode):
-    """Inside, every relu is a softplus of beta 5."""
+    """Mode in which every relu is a softplus with beta 5."""
 
     def __torch_function__(
         self,
@@ -69,7 +69,7 @@ class Softplus(TorchFunctionMode):
 
 
 class ExactRecorder(Recorder):
-    """A recorder whose finite differences are double backward."""
+    """A recorder that replaces finite differences by double backward."""
 
     def probed(
         self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
@@ -78,7 +78,7 @@ class ExactRecorder(Recorder):
 
 
 class TenthRecorder(Recorder):
-    """A recorder whose finite differences are a tenth as long."""
+    """A recorder with finite differences a tenth as long."""
 
     by = 10.0
 
@@ -89,14 +89,14 @@ class TenthRecorder(Recorder):
 
 
 class ThousandthRecorder(TenthRecorder):
-    """A recorder whose finite differences are a thousandth as long."""
+    """A recorder with finite differences a thousandth as long."""
 
     by = 1000.0
 
 
 # ------------------------------------------------------------------------------------------------------ the search
 class Start:
-    """A search at one state, with its batches, that can be copied any number of times."""
+    """A search in a fixed state, with its batches, that can be copied any number of times."""
 
     def __init__(self, cfg: Config, method: Method, *, warm: int = WARM_STEPS) -> None:
         self.moment: Moment = EARLY
@@ -127,13 +127,13 @@ class Start:
         return found
 
     def late(self) -> Start:
-        """Return the same start, at half of the search."""
+        """Return the same start at half of the search."""
         found = copy.copy(self)
         found.moment = LATE
         return found
 
     def copy(self, kind: type[S], of: Search | None = None) -> S:
-        """An equal of a search (of the start) in new tensors and optimizers; running statistics are the start's."""
+        """Copy a search (default: the start's) to new tensors and optimizers, with the start's running statistics."""
         of = of or self.origin
         found = self.searched(of.w, of.a, kind)
         for new, old in ((found.w_opt, of.w_opt), (found.a_opt, of.a_opt)):
@@ -144,7 +144,7 @@ class Start:
         return found
 
     def batch(self, stream: int, i: int) -> Batch:
-        """Batch i of the training (0) or validation (1) stream, in float64."""
+        """Return batch i of the training (0) or validation (1) stream, in float64."""
         found: Batch = self.streams[stream].at(i)
         return found._replace(x=found.x.double())
 
@@ -155,19 +155,19 @@ class Start:
 
 
 def finished(search: Search) -> list[Tensor]:
-    """All that a step may leave: weights, architecture, optimizers."""
+    """Return copies of the state that a step may change: weights, architecture, optimizers."""
     state = [x for optimizer in (search.w_opt, search.a_opt) for own in optimizer.state.values() for x in own.values()]
     return [x.detach().clone() for x in (*search.w.values(), *search.a.values(), *state) if isinstance(x, Tensor)]
 
 
 def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
-    """Bit for bit."""
+    """Return whether two sequences of tensors are bit-identical."""
     return len(x) == len(y) and all(torch.equal(one, other) for one, other in zip(x, y, strict=True))
 
 
 # --------------------------------------------------------------------------------------------------------- accuracy
 def stepped(start: Start, build: Callable[[], Method], kind: type[S]) -> S:
-    """Take one step of a new method from the start."""
+    """Take one step of a new method from the start, and return the search."""
     method, search = build(), start.copy(kind)
     method.step(search, *start.batches(method, 0))
     return search
@@ -201,7 +201,7 @@ def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def differing(own: Recorder, exact: Recorder) -> Iterator[tuple[str, Tree, Tree]]:
-    """The first gradient of a step that differs; those after it were taken elsewhere."""
+    """Yield the first differing gradient of a step; later gradients were computed at different points."""
     at = own.taken[0].moved if own.taken else len(own.grads_w)
     pairs = [("weight gradient", x, y) for x, y in zip(own.grads_w, exact.grads_w, strict=True)]
     pairs[at:at] = [("architecture gradient", x, y) for x, y in zip(own.grads_a, exact.grads_a, strict=True)]
@@ -212,7 +212,7 @@ def differing(own: Recorder, exact: Recorder) -> Iterator[tuple[str, Tree, Tree]
 
 
 def unrolled(view: Search, w: Tree, a: Tree, train: Batch, val: Batch, steps: int = UNROLLED) -> Tree:
-    """d/da L2(w_T(a), a) by autograd through T plain steps of SGD from w on one training batch."""
+    """Compute d/da L2(w_T(a), a) by autograd through T plain SGD steps from w on one training batch."""
     leaves = detached(a, requires_grad=True)
     moved = detached(w, requires_grad=True)
     for _ in range(steps):
@@ -223,7 +223,7 @@ def unrolled(view: Search, w: Tree, a: Tree, train: Batch, val: Batch, steps: in
 
 # ------------------------------------------------------------------------------------------------------------- cost
 def passes(start: Start, method: Method) -> tuple[int, int]:
-    """Forward and backward passes of one step, by hooks on the supernet's output."""
+    """Count the forward and backward passes of one step, by hooks on the supernet's output."""
     count = {"forward": 0, "backward": 0}
 
     def backward(g: Tensor) -> None:
@@ -241,8 +241,8 @@ def passes(start: Start, method: Method) -> tuple[int, int]:
 
 
 def memory(work: Callable[[], object]) -> int:
-    """Bytes of the tensors that some work makes, at their peak."""
-    gc.collect()  # cycles of earlier searches
+    """Return the peak size in bytes of the tensors that `work` creates."""
+    gc.collect()  # frees reference cycles of earlier searches
     with Storages() as storages:
         work()
     count: int = storages.peak
@@ -250,7 +250,7 @@ def memory(work: Callable[[], object]) -> int:
 
 
 def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the passes of a step with those that the method states."""
+    """Compare the passes of a step with the passes that the method states."""
     method = build()
     counted, stated = passes(start, method), method.cost
     values: dict[str, object] = {"forward": counted[0], "backward": counted[1]}
@@ -264,7 +264,7 @@ def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]
 
 
 def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the memory of a step with that of the method's statement. `wide` has more weights than activations."""
+    """Compare the memory of a step with the memory that the method states. `wide` has more weights than activations."""
     method, stated = build(), build().cost
     train, val = wide.batches(method, 0)
 
@@ -287,7 +287,7 @@ def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]
 
 # ------------------------------------------------------------------------------------------------- reproducibility
 def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Determinism under other global seeds, and continuing from saved state. `build` makes a new method."""
+    """Check determinism under different global seeds, and resuming from saved state. `build` creates a new method."""
     ends, middle = [], start.origin
     for seed in (0, 1):
         method, search = build(), start.copy(Search)
@@ -297,12 +297,12 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
             middle = start.copy(Search, search)
         method.step(search, *start.batches(method, 1))
         ends.append(finished(search))
-    source = "nasx: bit for bit, as every run resumes"
+    source = "nasx: bit for bit, as a run has to resume"
     if not same(*ends):
         text = "two runs from one state, on the same batches, differ: draw random numbers by search.generator(batch)"
         yield Finding("determinism", "fail", text, {}, source)
         return
-    yield Finding("determinism", "pass", "two runs under other global seeds end bit-identical", {}, source)
+    yield Finding("determinism", "pass", "two runs with different global seeds give bit-identical results", {}, source)
     method = build()
     method.step(middle, *start.batches(method, 1))
     ok = same(finished(middle), ends[0])
@@ -325,7 +325,7 @@ def audit(cfg: Config, wide: Config, build: Callable[[], Method]) -> list[Findin
     def compared(start: Start) -> Iterator[Finding]:
         found = list(reproducibility(start, build))
         yield from found
-        if found[0].outcome == "pass":  # else no two steps can be compared
+        if found[0].outcome == "pass":  # otherwise no two steps can be compared
             yield from definition(start, build)
         yield from passes_taken(start, build)
 

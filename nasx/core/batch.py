@@ -11,7 +11,7 @@ from nasx.core.plain import State
 
 
 class Slot:
-    """A hidden state between two batches."""
+    """Container for the hidden state between two batches."""
 
     def __init__(self, value: Tensor | None = None) -> None:
         self.value = value
@@ -20,8 +20,8 @@ class Slot:
 class Carried(NamedTuple):
     """The hidden state of a recurrent network before and after a batch, which the batch passes to the next one.
 
-    It belongs to the stream, so that losses are pure: a repeated evaluation of a batch, also at other weights, reads
-    the same state. The state written by the weight update is the one that is kept.
+    The stream owns the state, so that losses are pure functions: evaluating a batch again, even at other weights, reads
+    the same state. The state written by the weight update is kept.
     """
 
     before: Slot
@@ -42,9 +42,10 @@ class Carried(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Inputs, targets, and the seed of random operations.
+    """Inputs and targets of a batch, and the seed of its random operations.
 
-    Augmented images (n, c, h, w) with labels (n,), or n segments of a text (n, steps) with the next words (n, steps).
+    They are augmented images (n, c, h, w) with labels (n,), or n segments of a text (n, steps) with the next words
+    (n, steps).
     `rate` scales the learning rate of a weight update on the batch. `carried` is None for independent batches.
     """
 
@@ -72,12 +73,12 @@ def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> No
 
 
 class Batches(ABC):
-    """An endless stream of training batches, whose batches are functions of their number."""
+    """An endless stream of training batches, in which each batch is a function of its index."""
 
     position = 0
     """Number of batches drawn."""
     per_pass: int
-    """Number of batches in a pass."""
+    """Number of batches in a pass over the data."""
 
     @abstractmethod
     def at(self, i: int) -> Batch:
@@ -92,7 +93,7 @@ class Batches(ABC):
         return batch
 
     def state_dict(self) -> State:
-        """Return what the stream resumes from by `load_state_dict`."""
+        """Return the state from which `load_state_dict` resumes the stream."""
         return {"position": self.position}
 
     def load_state_dict(self, state: State) -> None:

@@ -47,7 +47,7 @@ from nasx.core.trees import (
 )
 from nasx.errors import UserError
 
-# What methods import: the interface, and the tools on trees of tensors.
+# The names that methods import: the interface, and functions on trees of tensors.
 __all__ = [
     "Activate", "Batch", "Carried", "Cost", "Decision", "Method", "Number", "Outcome", "Problem", "Search",
     "SecondDerivative", "Selection", "Snapshot", "Step", "Tree", "combine", "detached", "directional", "dot", "frozen",
@@ -72,7 +72,7 @@ class Problem(Protocol):
     """Space, network and criterion as pure functions of architecture and weights."""
 
     groups: tuple[tuple[str, ...], ...]
-    """Groups of mixture names that describe one cell, for each cell type to which layer regularizers apply."""
+    """For each cell type to which layer regularizers apply, the names of the mixtures that describe one cell."""
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
         """Return the mixture of `a`; `activate` maps logits to weights on the last axis (default: the method's)."""
@@ -81,7 +81,7 @@ class Problem(Protocol):
         """Draw the one-hot mixture of an architecture uniformly from the space."""
 
     def mask(self, operation: str) -> Tree:
-        """Return a tree like the mixture, 1 for operations of this name and 0 elsewhere."""
+        """Return a tree shaped like the mixture, 1 for operations with this name and 0 elsewhere."""
 
     def biased(self, mix: Tree, weights: Tree) -> Tree:
         """Return `mix` extended by a constant added to the output of each edge: the sum of the edge's `weights`."""
@@ -92,7 +92,7 @@ class Problem(Protocol):
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         """Evaluate loss and accuracy at (w, mix); `track` updates the running statistics of batch norm, if any.
 
-        `evaluation`: in eval mode, with running statistics if any, and without dropout, drop-path and auxiliary loss.
+        With `evaluation`, in eval mode: running statistics if any, no dropout, no drop-path and no auxiliary loss.
         """
 
 
@@ -108,7 +108,7 @@ class Snapshot(NamedTuple):
 class Search:
     """The state that a step reads and updates: the weights `w`, the architecture `a`, and their optimizers.
 
-    `w` and `a` are trees of leaves owned by the optimizers. `clip` is the largest global norm of the weight gradient
+    `w` and `a` are trees of leaves owned by the optimizers. `clip` is the maximum global norm of the weight gradient
     (never of the architecture gradient). `progress` is the completed fraction of the search, in [0, 1]; while
     `warming`, the architecture is not updated.
 
@@ -128,13 +128,13 @@ class Search:
     progress: float = 0.0
     warming: bool = False
     sampler: Callable[[Tree, Batch], Tree] | None = None
-    """Sampler of the mixture of a batch, set by wrappers; None: the mixture is `relax(a)`."""
+    """Function that samples the mixture for a batch, set by wrappers; if None, the mixture is `relax(a)`."""
     transform: Callable[[Tree], Tree] | None = None
-    """Transform of every mixture, sampled or not, set by wrappers."""
+    """Function applied to every mixture, sampled or not, set by wrappers."""
     arch_penalty: Callable[[Tree], Tree] | None = None
-    """Gradient added to every architecture gradient, set by wrappers."""
+    """Function of `a` that returns a gradient to add to every architecture gradient, set by wrappers."""
     probe: Callable[[str, Tree, Callable[[], Tree], tuple[int, int]], None] | None = None
-    """Receiver of the arguments of `compare`. None: no comparison, at no cost."""
+    """Function called with the arguments of `compare`; if None, nothing is compared, at no cost."""
     draws: Draws = field(default_factory=Draws)
     """Source of random numbers."""
 
@@ -149,7 +149,7 @@ class Search:
         return self.transformed(self.problem.relax(a) if self.sampler is None else self.sampler(a, batch))
 
     def transformed(self, mix: Tree) -> Tree:
-        """Return a mixture after the transforms of wrappers."""
+        """Apply the transforms set by wrappers to a mixture."""
         return mix if self.transform is None else self.transform(mix)
 
     def generator(self, batch: Batch) -> torch.Generator:
@@ -161,9 +161,9 @@ class Search:
         return self.draws.made(batch, self.problem.sample)
 
     def with_sampler(self, sampler: Callable[[Tree, Batch], Tree]) -> Self:
-        """Return a view for one step with the same weights, architecture and optimizers, but mixtures from `sampler`.
+        """Return a view for one step with the same weights, architecture and optimizers, and mixtures from `sampler`.
 
-        `sampler` must be a function of its arguments (noise from the batch's seed), so that probes use the same draw.
+        `sampler` must be a function of its arguments (noise from the batch's seed), so that probes use the same sample.
         """
         return replace(self, sampler=sampler)
 
@@ -179,9 +179,9 @@ class Search:
     def probed(
         self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
     ) -> Tree:
-        """Return `found`, or `second` along v by a central difference of `length`, and compare it if probes are on.
+        """Return `found` (default: `second` along v by a central difference of `length`), compared if probes are on.
 
-        The comparison `name` is with double backward, `name-half` with a central difference of half the length.
+        The comparison `name` uses double backward, `name-half` a central difference of half the length.
         """
         found = second.central(v, **length) if found is None else found
         self.compare(name, found, lambda: second.exact(v), 1, 2)
@@ -189,7 +189,7 @@ class Search:
         return found
 
     def compare(self, name: str, found: Tree, better: Callable[[], Tree], forward: int, backward: int) -> None:
-        """Let `probe` compare `found` with a `better` estimate, which costs `forward` and `backward` passes."""
+        """Call `probe`, if set, with `found` and a `better` estimate that costs `forward` and `backward` passes."""
         if self.probe is not None:
             self.probe(name, found, better, (forward, backward))
 
@@ -200,11 +200,11 @@ class Search:
         return self.outcome(w, a, batch).loss
 
     def grad_w(self, w: Tree, mix: Tree, batch: Batch) -> Tree:
-        """Compute d L / d w at fixed mixture weights; `w` are leaves. One pass."""
+        """Compute d L / d w at fixed mixture weights; `w` are leaves. Cost: one pass."""
         return gradient(self.problem.outcome(w, mix, batch).loss, w)
 
     def grad_a(self, w: Tree, batch: Batch) -> Tree:
-        """Compute d L / d a at fixed weights, without weight gradients. One pass."""
+        """Compute d L / d a at fixed weights, without weight gradients. Cost: one pass."""
         return gradient(self.loss(detached(w), self.a, batch), self.a)
 
     def lr_of(self, batch: Batch) -> float:
@@ -216,7 +216,7 @@ class Search:
         return self.clip_with_factor(g)[0]
 
     def clip_with_factor(self, g: Tree) -> tuple[Tree, Number]:
-        """Clip a weight gradient, and return it with the factor (at most 1)."""
+        """Clip a weight gradient; return it and the factor by which it was scaled (at most 1)."""
         if self.clip is None:
             return g, 1.0
         scale = (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
@@ -224,21 +224,21 @@ class Search:
 
     # ------------------------------------------------------------------------------------------------ moves
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
-        """Do one weight update on `batch`: gradient at the current weights, clip, optimizer step. One pass."""
+        """Update the weights on `batch`: gradient at the current weights, clipping, optimizer step. Cost: one pass."""
         mix = detached(self.mixture(self.a, batch) if mix is None else mix)
         outcome = self.problem.outcome(self.w, mix, batch, track=True)
         self.descend_w(gradient(outcome.loss, self.w), batch.rate)
         return outcome
 
     def update_a(self, batch: Batch) -> Outcome:
-        """Do one first-order architecture update on `batch`. One pass, architecture gradient only."""
+        """Update the architecture on `batch`, first order. Cost: one pass with the architecture gradient only."""
         outcome = self.outcome(detached(self.w), self.a, batch)
         if not self.warming:
             self.descend_a(gradient(outcome.loss, self.a))
         return outcome
 
     def descend_w(self, g: Tree, rate: float = 1.0) -> None:
-        """Take a step of the weight optimizer along a clipped copy of `g`; `rate` is that of the batch."""
+        """Take a step of the weight optimizer along a clipped copy of `g`; `rate` scales the learning rate."""
         check_gradient("search.descend_w", g, self.w)
         moves = self.clip_gradient(g)
         for k, x in self.w.items():
@@ -248,7 +248,7 @@ class Search:
         self.w_opt.zero_grad(set_to_none=True)
 
     def descend_a(self, g: Tree) -> None:
-        """Take a step of the architecture optimizer along `g`, unclipped; no step while `warming`."""
+        """Take an unclipped step of the architecture optimizer along `g`; do nothing while `warming`."""
         if self.warming:
             return
         check_gradient("search.descend_a", g, self.a)
@@ -262,8 +262,9 @@ class Search:
     def virtual_step(self, g: Tree, rate: float = 1.0, *, create: bool = False) -> Tree:
         """Return w - rate lr (momentum * buffer + g + weight_decay * w), the result of one unclipped step along `g`.
 
-        Changes no state. Leaves, or (`create`) functions of g; equals `descend_w` without clipping for heavy-ball
-        momentum; under Nesterov momentum it is the same step, as in DARTS' released architect (methods/darts.py).
+        Changes no state. The tensors are leaves or, with `create`, functions of g. Equals `descend_w` without clipping
+        for heavy-ball momentum; the step is the same under Nesterov momentum, as in DARTS' released architect
+        (methods/darts.py).
         """
         group = self.w_opt.param_groups[0]
         moved = {}
@@ -302,7 +303,7 @@ RENAMED_MEMBERS = {"choose": "select", "draws": "samples_mixture", "compares": "
 
 
 class Cost(NamedTuple):
-    """Passes of one step, and its peak memory beyond that of a first-order step, in copies of the weights."""
+    """Number of passes of one step, and its peak memory beyond that of a first-order step, in copies of the weights."""
 
     forward: int
     backward: int
@@ -310,7 +311,7 @@ class Cost(NamedTuple):
 
 
 class Method(ABC):
-    """Base of the search methods: frozen hyperparameters and one outer step; no state, data or device.
+    """Base class of the search methods: frozen hyperparameters and one outer step; no state, data or device.
 
     A subclass is a frozen keyword-only dataclass. `step` receives `train_batches` training batches (fewer if an epoch
     ends within a chunk) and one validation batch, and returns 0-d tensors to log.
@@ -321,9 +322,9 @@ class Method(ABC):
     samples_mixture: ClassVar[bool] = False
     """Whether the method samples mixtures for an inner method (`Search.with_sampler`)."""
     needs_two_cells: ClassVar[bool] = False
-    """Whether the method compares cells of a supernet, and needs at least two."""
+    """Whether the method compares cells of a supernet, and therefore needs at least two."""
     reads: ClassVar[str | None] = None
-    """The input that the method supports: images or text; None: both."""
+    """The kind of input that the method supports, images or text; None if it supports both."""
     reproduces_faults: ClassVar[tuple[str, ...]] = ()
     """Names of the fields that reproduce a known fault of released code."""
 
@@ -341,41 +342,41 @@ class Method(ABC):
 
     @property
     def cost(self) -> Cost | None:
-        """Stated cost of a step, which `nasx audit` compares with the measured cost. None: not stated."""
+        """Stated cost of a step, which `nasx audit` compares with the measured cost; None if not stated."""
         return None
 
     def response(self, h: Tensor, lr: float) -> Tensor | None:
-        """p(h) (n,) where the hypergradient is d/da L2 - M p(H) d/dw L2, for eigenvalues h (n,) of H. None: not stated.
+        """Return p(h) (n,) for eigenvalues h (n,) of H, if the hypergradient is d/da L2 - M p(H) d/dw L2.
 
-        The exact hypergradient has 1 / h. `nasx audit` measures it.
+        None if not stated. The exact hypergradient has p(h) = 1 / h. `nasx audit` measures p.
         """
         return None
 
     @property
     def steps_w(self) -> int:
-        """Weight updates per outer step; the loop counts epochs in weight updates."""
+        """Number of weight updates per outer step; the loop counts epochs in weight updates."""
         return 1
 
     @property
     def train_batches(self) -> int:
-        """Training batches drawn per outer step."""
+        """Number of training batches drawn per outer step."""
         return self.steps_w
 
     @property
     def updates_per_batch(self) -> int:
-        """Weight updates per batch of a pass over the training split."""
+        """Number of weight updates per batch of a pass over the training split."""
         return 1
 
     def chunk(self, left: int) -> tuple[int, int]:
-        """Return the weight updates and the training batches of the next step, if `left` updates remain."""
+        """Return the numbers of weight updates and training batches of the next step, if `left` updates remain."""
         return (self.steps_w, self.train_batches) if left >= self.steps_w else (left, left)
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        """Do one outer step. Returns train_loss, train_accuracy, val_loss, val_accuracy and the method's own names."""
+        """Take one outer step. Returns train_loss, train_accuracy, val_loss, val_accuracy and the method's values."""
 
     def start(self, a: Tree) -> Tree:
-        """Return the initial architecture parameters, given those of the space."""
+        """Return the initial architecture parameters, given the space's initial values `a`."""
         return a
 
     def activate(self, logits: Tensor) -> Tensor:

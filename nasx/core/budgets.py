@@ -1,4 +1,4 @@
-"""The target of a budget: a number with a unit, or a fraction of the mean cost of a space's networks. Without torch."""
+"""Budget targets: a number with a unit, or a fraction of the mean cost of a space's networks. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Target(NamedTuple):
 
 
 def target(value: float | str, quantity: str, *, absolute: str = "") -> Target:
-    """Read a target: `5M`, `3ms`, a number above 1, or a fraction of the mean in (0, 1]. Raises UserError.
+    """Parse a target: `5M`, `3ms`, a number above 1, or a fraction of the mean in (0, 1]. Raises UserError.
 
-    `absolute`: why a fraction of the mean is not allowed; empty: it is.
+    `absolute` is the reason why a fraction of the mean is not allowed; if empty, it is allowed.
     """
     units = UNITS[quantity]
     suffixes = [suffix for suffix in units if suffix]

@@ -3,25 +3,26 @@
     nasx retrain devices=N ...                              gloo on CPUs, nccl on GPUs, one process for each device
     torchrun --nproc-per-node=N -m nasx retrain ...         the same, with torch's launcher
 
-and the same for `nasx search`. Every rank draws the same global batch, so batches do not depend on the number of
-processes, and computes its slice of it. Batch norm is synchronized over the global batch. N processes therefore compute
-what one computes, up to the order of floating-point sums, and a run may resume with another number. Only drop-path and
-the `noise` operation, which draw from (seed of the batch, rank) with several processes, are merely equal in
-distribution.
+The same commands work for `nasx search`. Every rank draws the same global batch, so batches do not depend on the number
+of processes, and computes its slice of the batch. Batch norm is synchronized over the global batch. N processes
+therefore compute the same values as one process, up to the order of floating-point sums, and a run may resume with a
+different number of processes. With several processes, drop-path and the `noise` operation draw from (seed of the batch,
+rank), and are therefore equal only in distribution.
 
-Retraining uses its slice of every accumulation step, after MixUp and CutMix. torch's DistributedDataParallel averages
-the gradients, and batch norm is torch's SyncBatchNorm on GPUs and `SyncNorm` on CPUs, for which torch has none.
+In retraining, a rank computes its slice of every accumulation step, after MixUp and CutMix. torch's
+DistributedDataParallel averages the gradients. Batch norm is torch's SyncBatchNorm on GPUs, and `SyncNorm` on CPUs,
+which SyncBatchNorm does not support.
 
-A search differentiates its loss in many ways: by weights, architecture and mixture, twice, and at other weights. So the
-loss itself is global: `shared` marks the trees that all ranks have in common, on their way into a rank's own pass, and
-`total` sums what the ranks have found. Both are differentiable any number of times (each is the other's backward pass),
-so that every gradient and every product that a method takes is that of the global batch, on all ranks, with the same
-bits; norms and step lengths follow. torch's SyncBatchNorm has no second derivative, so batch norm is `batch_norm` on
-all devices.
+A search differentiates its loss with respect to weights, architecture and mixture, twice, and at other weights.
+Therefore the loss itself is global: `shared` passes the trees that all ranks have in common into a rank's own pass, and
+`total` sums the results of the ranks. Both are differentiable any number of times (each is the other's backward pass),
+so that every gradient and every product that a method computes is that of the global batch, bit-identical on all ranks;
+so are norms and step lengths. torch's SyncBatchNorm has no second derivative, so a search uses `batch_norm` on all
+devices.
 
-Rank 0 owns the run folder: it alone reads, writes and prints. When a process dies the others lose their connection to
-it (gloo) or are terminated by the agent (nccl); the same command resumes from the last checkpoint, with the same number
-of processes to the same bits if the backend's sums are deterministic, as gloo's are.
+Rank 0 owns the run folder: only rank 0 reads, writes and prints. When a process dies, the others lose their connection
+to it (gloo) or are terminated by the agent (nccl); the same command resumes from the last checkpoint. The resumed run
+is bit-identical if the number of processes is the same and the backend's sums are deterministic, as those of gloo are.
 
 nccl has not been tested yet.
 """
@@ -46,7 +47,7 @@ from nasx.errors import UserError
 COMM_TIMEOUT = timedelta(minutes=10)
 """Longest wait for another process, which may have to decode images that this one has cached."""
 PEER_FAILURES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
-"""Texts in the errors of torch after a process died."""
+"""Substrings of the messages of torch's errors after a process has died."""
 PEER_ENDED = "lost the connection to the others: one of them died"
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
@@ -138,7 +139,7 @@ def broadcast_object(value: T) -> T:
     """Broadcast rank 0's object to all ranks, over gloo so that the GPU is not synchronized."""
     if world_size() == 1:
         return value
-    held = [value]  # of other ranks replaced by that of rank 0
+    held = [value]  # on other ranks, replaced by the value of rank 0
     dist.broadcast_object_list(held, src=0, device=torch.device("cpu"))
     return held[0]
 
@@ -152,9 +153,9 @@ def all_gather(value: int) -> list[int]:
 
 
 def wrap_ddp(network: nn.Module) -> nn.Module:
-    """Wrap the network in DistributedDataParallel, with rank 0's weights; unchanged with one process.
+    """Wrap the network in DistributedDataParallel, with rank 0's weights; return it unchanged with one process.
 
-    Unused parameters (of an operation that only `none` follows) get no gradient, as in one process.
+    Unused parameters (of an operation that only `none` follows) get no gradient, as with one process.
     find_unused_parameters also fixes the order of gradient sums, which torch would otherwise change after the first
     update of each start, so that a resumed run would differ in the last bits. Buffers are not broadcast, because
     synchronized batch norms are equal on all ranks.
@@ -165,7 +166,7 @@ def wrap_ddp(network: nn.Module) -> nn.Module:
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", "`broadcast_buffers` is deprecated", FutureWarning
-        )  # its successor is too new
+        )  # its replacement is too new
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False, find_unused_parameters=True)
 
 
@@ -176,7 +177,7 @@ def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager
 
 # ------------------------------------------------------------------------------------------- losses of all ranks
 class Shared(torch.autograd.Function):
-    """Tensors that all ranks have in common, in a rank's own computation; their gradients are summed over ranks."""
+    """Identity on tensors that all ranks have in common, used in a rank's own pass; gradients are summed over ranks."""
 
     @staticmethod
     def forward(ctx: object, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -188,7 +189,7 @@ class Shared(torch.autograd.Function):
 
 
 class Total(torch.autograd.Function):
-    """Sums of tensors over ranks, by one reduction; each rank's part has the gradient of the sum."""
+    """Sums of tensors over ranks, in one reduction; the gradient of each rank's summand is the gradient of the sum."""
 
     @staticmethod
     def forward(ctx: object, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -202,7 +203,7 @@ class Total(torch.autograd.Function):
 
 
 def shared(tree: Tree) -> Tree:
-    """Return a tree that all ranks have in common for a rank's own pass: what it gives goes through `total`."""
+    """Return a tree that all ranks have in common for a rank's own pass; the pass's results must go through `total`."""
     moving = {k: x for k, x in tree.items() if x.requires_grad}
     return tree | dict(zip(moving, Shared.apply(*moving.values()), strict=True)) if moving else tree
 
@@ -259,7 +260,7 @@ def batch_norm(
 
 
 class SyncNorm(nn.BatchNorm2d):
-    """Batch norm over the images of all ranks, by `batch_norm`."""
+    """Batch norm over the images of all ranks, computed by `batch_norm`."""
 
     def forward(self, x: Tensor) -> Tensor:
         training = self.training or self.running_mean is None

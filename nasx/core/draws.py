@@ -1,4 +1,4 @@
-"""Random numbers of a step, drawn from the seeds of its batches only.
+"""Random numbers of a step, which depend only on the seeds of its batches.
 
 A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU, a seed gives the same
 numbers as in every earlier version. Methods and networks draw from `Draws`. `RecordedDraws` records their requests,
@@ -20,10 +20,10 @@ Make = Callable[[torch.Generator], Tree]
 
 
 class Draws:
-    """Generators, and tensors made on the host, as functions of the seed of a batch."""
+    """Source of generators, and of tensors computed on the host, which depend only on the seed of a batch."""
 
     def generator(self, batch: Batch, device: torch.device, salt: int = 0) -> torch.Generator:
-        """Return a generator on `device` with the batch's seed; different `salt` give independent numbers."""
+        """Return a generator on `device` with the batch's seed; different values of `salt` give independent numbers."""
         return torch.Generator(device).manual_seed(batch.seed ^ salt)
 
     def made(self, batch: Batch, make: Make) -> Tree:

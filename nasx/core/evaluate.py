@@ -28,7 +28,7 @@ class Tested(NamedTuple):
     images: int
 
     def row(self, part: str = "test") -> dict[str, float]:
-        """Return loss and accuracy under their names in records."""
+        """Return loss and accuracy, keyed as in records."""
         return {f"{part}_loss": self.loss, f"{part}_accuracy": self.accuracy}
 
 

@@ -1,11 +1,11 @@
 """Atomic writes, and bounded reads of files that may be incomplete, missing or malicious.
 
-`write_atomic` writes every file of nasx (`append` and `stream` the two that grow). It writes a temporary file with a
+`write_atomic` writes all files of nasx except the two that grow (`append`, `stream`). It writes a temporary file with a
 random name in the target's folder, fsyncs it, renames it, and fsyncs the folder: readers see either the old or the new
 content, also after a kill or a power loss. Links are never written through.
 
-A writer holds flock on its temporary file. An unlocked one belongs to a killed writer; the next writer in that folder
-removes it.
+A writer holds flock on its temporary file. An unlocked temporary file belongs to a killed writer; the next writer in
+that folder removes it.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from nasx.core.system import CLOSE_EARLY, NONBLOCK, lock_file, open_file, replac
 from nasx.errors import UserError
 
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The safe loader, from libyaml if available, which is ten times faster."""
+"""The safe YAML loader, from libyaml if available, which is ten times faster."""
 TEMPORARY = re.compile(r"\.nasx-[0-9a-f]{16}\.part")
 """Pattern of the names of temporary files."""
 NPZ_FAULTS = (
     *(OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""What numpy raises for a damaged .npz file."""
+"""Exceptions that numpy raises for a damaged .npz file."""
 ELSEWHERE = "choose a writable folder with out=FOLDER"
 _cleaned: set[str] = set()
 """Folders that this process has searched for temporary files of killed writers."""
 
 
 def user_cache() -> Path:
-    """Return the user's cache folder of nasx: in XDG_CACHE_HOME, else in ~/.cache."""
+    """Return the user's cache folder for nasx: in XDG_CACHE_HOME if set, otherwise in ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "nasx"
 
 
@@ -67,13 +67,13 @@ def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], r
 
 
 def _placed(path: Path, data: bytes | Callable[[BinaryIO], object]) -> bool:
-    """Write `path` once. Return False if another writer removed the temporary file as an abandoned one."""
+    """Try to write `path`. Return False if another writer has removed the temporary file as abandoned."""
     part = path.with_name(f".nasx-{secrets.token_hex(8)}.part")
     handle = open_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with contextlib.ExitStack() as opened:
         opened.callback(os.close, handle)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
+            with contextlib.suppress(OSError):  # the file system may not support locks
                 lock_file(handle)
             if isinstance(data, bytes):
                 _write(handle, data)
@@ -123,12 +123,12 @@ def _remove(left: Path) -> None:
                 os.unlink(left)
         finally:
             os.close(handle)
-        if CLOSE_EARLY:  # a writer that has taken the name in between holds it open
+        if CLOSE_EARLY:  # another writer that has since taken the name holds the file open
             os.unlink(left)
 
 
 def make_folder(folder: Path) -> list[Path]:
-    """Create a folder and its missing parents, each durable; return the created folders, innermost first."""
+    """Create a folder and its missing parents durably; return the created folders, innermost first."""
     if folder.is_dir():
         return []
     made = make_folder(folder.parent) if folder.parent != folder else []
@@ -246,7 +246,7 @@ def compose_yaml(text: str, loader: object = SAFE) -> yaml.Node | None:
 
 
 def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
-    """Count the nodes in `node`, including itself and expanded aliases; a recursive node is infinite."""
+    """Count the nodes in `node`, including itself and expanded aliases; a recursive node counts as infinite."""
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = NODES + 1

@@ -1,4 +1,4 @@
-"""Running means of the values of an epoch."""
+"""Running means of the values logged in an epoch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The metric reported with the loss: accuracy for images, perplexity for text.
 
 Perplexity is exp(mean cross entropy per word, in nats). On training batches it includes the regularization terms of the
-loss. No torch.
+loss. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -43,6 +43,6 @@ class Metric(NamedTuple):
 ACCURACY = Metric("accuracy", 100.0, "%", 1)
 PERPLEXITY = Metric("perplexity", 1.0, "", -1)
 OF = {"images": ACCURACY, "text": PERPLEXITY}
-"""Kind of input -> metric."""
+"""Kind of input -> its metric."""
 LARGEST = 700.0
 """Largest loss whose exponential is a finite float."""

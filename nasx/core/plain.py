@@ -1,4 +1,4 @@
-"""Names for plain data of runs, whose keys are known only where they are read."""
+"""Type aliases for the plain data of runs, whose keys are known only to the code that reads them."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ State = dict[str, Any]
 Row = Mapping[str, Any]
 """A row of metrics.jsonl, or of a table. `nasx.core.quantities` gives the types of its numbers."""
 Result = Mapping[str, Any]
-"""The record of a run as result.json holds it. `nasx.tracking.result_file` gives it a type."""
+"""The record of a run, as stored in result.json. `nasx.tracking.result_file` defines its type."""

@@ -75,15 +75,15 @@ class Quantity(NamedTuple):
     panel: str = ""
     """Panel of search.svg that draws it; empty: none."""
     label: str = ""
-    """Its line in that panel."""
+    """Label of its line in that panel."""
 
     @property
     def measured(self) -> bool:
-        """Whether it is an accuracy or a perplexity measured by nasx on the dataset of the run."""
+        """Whether the quantity is an accuracy or a perplexity measured by nasx on the dataset of the run."""
         return self.unit in (PERCENT, PERPLEXITY) and "*" not in self.name
 
     def place(self, column: str) -> str:
-        """Return the text that the * of `column` matches in the name of a column."""
+        """Return the text that the * of the quantity's column matches in `column`."""
         before, _, after = self.column.partition("*")
         return column.removeprefix(before).removesuffix(after) if "*" in self.column else ""
 
@@ -157,7 +157,7 @@ def recorded(
 ) -> Iterator[Quantity]:
     """Yield the quantities in the result.json of runs of these kinds with these facts.
 
-    `answers` are the datasets and splits (cifar10.valid) of the benchmark, `devices` those with latencies in it.
+    `answers` are the datasets and splits (cifar10.valid) of the benchmark, `devices` the devices with latencies.
     """
     answers = list(answers)
     for quantity in QUANTITIES:
@@ -179,7 +179,7 @@ def of_column(column: str) -> Quantity | None:
 
 
 def better_column(column: str) -> int:
-    """Return `better` of a table column."""
+    """Return `better` for the quantity of a table column."""
     quantity = of_column(column)
     return quantity.better if quantity else 0
 
@@ -193,16 +193,16 @@ def per_epoch(name: str) -> Quantity:
 
 
 def columns() -> list[str]:
-    """Return the number columns of every table."""
+    """Return the columns of numbers that every table has."""
     return list(dict.fromkeys(q.column for q in QUANTITIES if q.column and "*" not in q.column))
 
 
 def measures(names: Iterable[str]) -> list[str]:
-    """Return those of these columns that are in `QUANTITIES`, the columns of every table first."""
+    """Return the given columns that are in `QUANTITIES`, the columns of every table first."""
     fixed, known = columns(), [name for name in names if of_column(name)]
     return [name for name in fixed if name in known] + [name for name in known if name not in fixed]
 
 
 def lookups(names: Iterable[str]) -> list[str]:
-    """Return those of these columns that are benchmark accuracies: `cifar10.valid`."""
+    """Return the given columns that are benchmark accuracies, such as `cifar10.valid`."""
     return [name for name in names if (q := of_column(name)) and q.name.startswith("lookup.") and q.unit is PERCENT]

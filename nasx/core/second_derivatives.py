@@ -16,7 +16,7 @@ from nasx.core.trees import Number, Tree, detached, dot, gradient, norm, shift
 
 
 def step_length(v: Tree, radius: float) -> Tensor:
-    """Return the probe length radius / ||v||, for a probe at distance `radius`. Finite if v = 0."""
+    """Return the step radius / ||v||, which puts a probe at distance `radius`. Finite even if v = 0."""
     length = norm(v)
     return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
 
@@ -40,9 +40,9 @@ class Length(TypedDict, total=False):
 
 
 class SecondDerivative(NamedTuple):
-    """d^2 loss / dy dx of loss(x, y), or d^2 loss / dx^2 of loss(x) if `y` is None, applied to a tree v like x.
+    """The map v -> d^2 loss / dy dx v for loss(x, y), or d^2 loss / dx^2 v for loss(x) if `y` is None; v is like x.
 
-    `y` are leaves. No state changes.
+    The tensors in `y` are leaves. No state changes.
     """
 
     loss: Callable[..., Tensor]
@@ -50,18 +50,18 @@ class SecondDerivative(NamedTuple):
     y: Tree | None = None
 
     def slope(self, x: Tree) -> Tree:
-        """Compute d loss / dy (d loss / dx without `y`) at x. One pass."""
+        """Compute d loss / dy (d loss / dx without `y`) at x. Cost: one pass."""
         if self.y is not None:
             return gradient(self.loss(detached(x), self.y), self.y)
         leaves = detached(x, requires_grad=True)
         return gradient(self.loss(leaves), leaves)
 
     def central(self, v: Tree, radius: float = 0.01, eps: Number | None = None, shorter: float = 1.0) -> Tree:
-        """Compute the product with v by a central difference of a `shorter`-th of this length. Two passes."""
+        """Compute the product with v by a central difference, its length divided by `shorter`. Cost: two passes."""
         return directional(self.slope, self.x, v, radius / shorter, None if eps is None else eps / shorter)
 
     def exact(self, v: Tree) -> Tree:
-        """Compute the product with v by double backward: one pass, and one backward pass through it."""
+        """Compute the product with v by double backward. Cost: one pass, and one backward pass through it."""
         x = detached(self.x, requires_grad=True)
         y = x if self.y is None else self.y
         slope = dot(gradient(self.loss(x) if self.y is None else self.loss(x, y), x, create=True), v)

@@ -1,4 +1,4 @@
-"""The resources of a method for the choice of an architecture at the end of a search."""
+"""The resources with which a method selects an architecture at the end of a search."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from nasx.core.trees import Tree
 
 
 def unavailable(*_: object) -> NoReturn:
-    """Default of the functions of a `Selection`. Raises NotImplementedError."""
+    """Raise NotImplementedError; the default of the functions of a `Selection`."""
     raise NotImplementedError("this function was not passed to the Selection")
 
 
 @dataclass
 class Selection:
-    """The resources of a method's final choice: batches of both splits, a generator, and callbacks."""
+    """The resources for a method's final selection: batches of both splits, a generator, and callbacks."""
 
     score: Callable[[Tree], float | None]
-    """Validation accuracy of a mixture's genotype in the benchmark; None if unknown."""
+    """Returns the validation accuracy of a mixture's genotype in the benchmark; None if unknown."""
     train: Iterator[Batch]
     val: Iterator[Batch]
     gen: torch.Generator
     epoch_updates: int = 1
-    """Weight updates per epoch of the search."""
+    """Number of weight updates per epoch of the search."""
     decided: list[Any] = field(default_factory=list)
     """Plain values of the decisions so far, saved in checkpoints; a resumed search starts with them."""
     save: Callable[[], None] = lambda: None
-    """Called after a decision, when `decided`, weights, architecture, optimizers and streams are the whole state."""
+    """Called after a decision, when `decided`, weights, architecture, optimizers and streams are the complete state."""
     tick: Callable[[], None] = lambda: None
-    """Called after a pass: ends the search after a termination signal, with the state saved last."""
+    """Called after a pass; after a termination signal it ends the search, with the state that was saved last."""
     on_progress: Callable[[int, int], None] = lambda done, total: None
-    """Called with (done, total) before and after the decisions of a long choice."""
+    """Called with (done, total) before and after the decisions of a long selection."""
     pause: Callable[[], None] = lambda: None
-    """Called after a short decision instead of `save`: saves only if a checkpoint is due or after a signal."""
+    """Called after a short decision instead of `save`; it saves only if a checkpoint is due or after a signal."""
     network: Callable[[Tree, int], nn.Module] = unavailable
-    """The discrete network of a mixture at the size of the search, initialized from a seed."""
+    """Returns the discrete network of a mixture at the size of the search, initialized from a seed."""
     text: Callable[[Tree], str] = unavailable
-    """The text form of a mixture's genotype."""
+    """Returns the text form of a mixture's genotype."""
     next_batch: Callable[[], Batch] = unavailable
-    """The next training batch; the stream does not advance."""
+    """Returns the next training batch without advancing the stream."""
     notes: dict[str, object] = field(default_factory=dict)
     """Plain values for result.json; `text` is a sentence for the summary of the run."""

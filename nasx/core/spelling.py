@@ -23,7 +23,7 @@ def suggest(word: str, known: Iterable[str], otherwise: str = "choose from") -> 
 
 
 def _similar(word: str, names: list[str], cutoff: float) -> list[str]:
-    """Return the names whose difflib ratio reaches the cutoff, sorted by edits, then by ratio."""
+    """Return the names whose difflib ratio is at least `cutoff`, sorted by edits, then by ratio."""
     close = difflib.get_close_matches(word, names, max(len(names), 1), cutoff)
     return sorted(close, key=lambda name: edits(word, name))
 

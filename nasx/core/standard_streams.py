@@ -1,6 +1,6 @@
-"""Standard streams whose errors never stop a run, such as a closed pipe or a full disk.
+"""Standard streams whose errors, such as a closed pipe or a full disk, never stop a run.
 
-After the first error of a stream all further output to it is discarded. A descriptor that is closed at the start is
+After the first error of a stream, all further output to it is discarded. A descriptor that is closed at the start is
 opened on /dev/null, so that no file of a run gets its number.
 """
 

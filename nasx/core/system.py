@@ -1,11 +1,11 @@
 """Platform differences: file locks, opening, renaming and syncing of files, CPUs, memory, signals.
 
-This is the only module that uses functions of Unix or Windows alone (tests/project/test_architecture.py). On Unix a
+This is the only module that uses functions specific to Unix or Windows (tests/project/test_architecture.py). On Unix a
 lock is flock. Windows has msvcrt.locking, with three differences:
 
 1. It locks bytes instead of files, and other processes cannot read them: nasx locks the byte at `LOCK_BYTE`, far beyond
    the text of every locked file.
-2. It has no shared lock. Two processes that query the holder of a run at once may both get "another process".
+2. It has no shared lock. If two processes query the holder of a run at once, both may get "another process".
 3. An open file cannot be renamed or removed: with `CLOSE_EARLY` it is closed first, and `replace` waits for readers. A
    folder cannot be opened or synced; NTFS has its own journal.
 """
@@ -77,7 +77,7 @@ def lock_file(handle: int, *, shared: bool = False, wait: bool = False) -> None:
 
 
 def open_folder(folder: Path) -> int:
-    """Open a folder for locking, on Windows a permanent file in it; return the descriptor. Raises OSError."""
+    """Open a folder (on Windows: a permanent file in it) for locking; return the descriptor. Raises OSError."""
     if UNIX:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     return open_file(folder / ".nasx-lock", os.O_RDWR | os.O_CREAT)
@@ -142,11 +142,11 @@ HEAP = 1 << 31
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep freed memory for the next tensors, in huge pages. Return whether it does; it does so once.
+    """Make glibc keep freed memory for later tensors, in huge pages. Return whether it does; only the first call acts.
 
     By default glibc returns large blocks to the system, which clears every page again for the next tensor. Nothing
-    changes on other systems, where the address space is limited (ulimit -v), or where the user has chosen an allocator
-    or its settings.
+    changes on other systems, if the address space is limited (ulimit -v), or if the user has chosen an allocator or its
+    settings.
     """
     chosen = any(name.startswith(("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")) for name in os.environ)
     if not UNIX or chosen or resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY:
@@ -154,7 +154,7 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL(None)
     if not hasattr(libc, "gnu_get_libc_version"):
         return False
-    trim_threshold, top_pad, mmap_max, hugepage = -1, -2, -4, 14  # M_ of malloc.h, MADV_HUGEPAGE of mman.h
+    trim_threshold, top_pad, mmap_max, hugepage = -1, -2, -4, 14  # M_* from malloc.h, MADV_HUGEPAGE from mman.h
     sbrk, malloc = libc.sbrk, libc.malloc
     sbrk.restype = malloc.restype = ctypes.c_void_p
     sbrk.argtypes, malloc.argtypes, libc.free.argtypes = [ctypes.c_ssize_t], [ctypes.c_size_t], [ctypes.c_void_p]
@@ -178,7 +178,7 @@ def peak_memory_mb() -> float | None:
 
 @contextlib.contextmanager
 def memory_limit(extra: int) -> Iterator[None]:
-    """Raise MemoryError in the block for more than `extra` bytes above those in use (Linux only)."""
+    """Raise MemoryError in the block if it uses more than `extra` additional bytes (Linux only)."""
     statm = Path("/proc/self/statm")
     if not UNIX or not statm.exists():
         yield
@@ -194,7 +194,7 @@ def memory_limit(extra: int) -> Iterator[None]:
 
 
 def signals(*names: str) -> tuple[signal.Signals, ...]:
-    """Those of the named signals that this system has."""
+    """Return the named signals that this system has."""
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
@@ -205,6 +205,6 @@ def new_session() -> None:
 
 
 def after_fork_in_child(call: Callable[[], object]) -> None:
-    """Have `call()` made in each process that is forked from this one; Windows forks none."""
+    """Register `call` to run in each process forked from this one; no effect on Windows, which does not fork."""
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=call)

@@ -1,7 +1,7 @@
-"""Wall times of short calls: warm, interleaved, as medians with a spread.
+"""Wall times of short calls, measured after a warm-up and interleaved, as medians with a spread.
 
-Calls are timed in turns, so that a change of the machine's load reaches all of them. Torch-free: on a device that works
-asynchronously a call must wait for its result.
+Calls are timed in turns, so that a change in the machine's load affects all of them. This module does not import torch:
+on a device that works asynchronously, a call must wait for its result.
 """
 
 from __future__ import annotations

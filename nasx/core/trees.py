@@ -22,7 +22,7 @@ Number = float | Tensor
 
 
 class Decision(NamedTuple):
-    """A decision to keep `keep` of several options, (edge, operation) of mix[name] or (edge, None) for a whole edge.
+    """A decision to keep `keep` of several options: (edge, operation) in mix[name], or (edge, None) for a whole edge.
 
     `cell` is the index on the mixture's first axis; None if all cells share the decision. A kept operation gets weight
     1; kept edges keep their weights.
@@ -36,7 +36,7 @@ class Decision(NamedTuple):
 
 
 def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
-    """Compute d loss / d tree, zero for leaves that the loss does not depend on. One backward pass."""
+    """Compute d loss / d tree, zero for leaves that the loss does not depend on. Cost: one backward pass."""
     grads = torch.autograd.grad(
         loss, list(tree.values()), retain_graph=retain or create, create_graph=create, allow_unused=True
     )
@@ -65,7 +65,7 @@ def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
 
 
 def vanishes(number: Number) -> bool:
-    """Whether a coefficient is known to be zero; False for a tensor, which is not read to avoid synchronization."""
+    """Return whether a coefficient is known to be zero; False for a tensor, which is not read (no synchronization)."""
     return not isinstance(number, Tensor) and number == 0
 
 
@@ -75,7 +75,7 @@ def scaling(tensors: list[Tensor], scale: Number) -> list[Tensor]:
 
 
 def like(g: Tensor, x: Tensor) -> Tensor:
-    """Return `g` in the memory layout of `x`, which fused optimizers need; `g` itself if it has it."""
+    """Return `g` in the memory layout of `x`, which fused optimizers need; `g` itself if the layouts match."""
     same = all(a == b for n, a, b in zip(x.shape, g.stride(), x.stride(), strict=True) if n != 1)
     return g if same else torch.empty_like(x).copy_(g)
 

@@ -1,6 +1,6 @@
 """Formats of run folders, and settings added by later versions, so that an upgrade keeps all runs usable.
 
-The identity of a run is a hash of its settings as the first version had them. A setting added by a later version is
+The identity of a run is a hash of its settings in the form of the first version. A setting added by a later version is
 left out of the hash while its value reproduces the earlier behavior. Runs and unfinished sweeps of an earlier version
 therefore keep their names, are continued by the same command and share the same row of a table.
 
@@ -120,7 +120,7 @@ def _completed(value: object) -> object:
 
 
 def newer(held: Mapping[str, object]) -> str:
-    """Return the fault of content written by a later version; "" if this version can read it."""
+    """Return an error text for content written by a later version; "" if this version can read it."""
     number = held.get("format", 0)
     if type(number) is int and number <= FORMAT:
         return ""

@@ -1,4 +1,4 @@
-"""Agreement of layers and batches: gradients with respect to each cell's mixture, of its nodes and operations.
+"""Agreement of gradients across layers and batches: gradients of each cell's mixture, nodes and operations.
 
     operator gradients  g_l = d L / d p_l, with p_l the copy of the mixture weights in cell l
     alignment           mean over pairs of cells of cos(g_l, g_l')
@@ -6,26 +6,27 @@
     second order        the alignments of g_l = d/dp_l L2(w1(P), P), where P are the cells' copies of the mixture and
                         w1(P) = w - lr (momentum * buffer + d L1/dw (w, P) + wd w) is a step on the training batch
     split               running sum over edges of d L2 / d p of each operation, in the first and in the last cells
-    correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, X its value and
-                        G = d L_j / d X of each sample (mean loss times N); train with train for single-level search
+    correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, with its value X
+                        and G = d L_j / d X of each sample (mean loss times N); train with train in single-level search
     node cosine         mean over pairs of cells of one kind and shape of cos(d L / d x_j), node by node
-    output cosine       the same of cos(o(x), o'(x')), x and o an edge's input and operation in one cell, x' and o' in
-                        the other: the similarity of the features that the mixture weights
+    output cosine       mean over pairs of cos(o(x), o'(x')), x and o an edge's input and operation in one cell, x' and
+                        o' in the other cell: the similarity of the features to which the mixture weights apply
 
-A pass does not compute merged operations separately. Therefore hooks record the inputs of each bundle of edges, and its
-operations are run afterwards, one at a time, so that only one operation's outputs are in memory.
+A pass does not compute merged operations separately. Therefore hooks record the inputs of each bundle of edges, and the
+bundle's operations are run afterwards, one at a time, so that only one operation's outputs are in memory.
 
 Sources: alignment, Lambda-DARTS section 3.2, eqs. 5 and 24; second order, eq. 20 and figure 5; split, figures 2 and 7;
 node and output cosine, appendix A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section 5.2.2.
 
 Deviations
-1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product) and
-   is smaller where a node has more than a few hundred values.
-2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; here only
-   search.diagnose_steps=1 does. Otherwise the alignment is that of one batch, and there is no split.
-3. The first and the last third of a type's cells are split: five of NAS-Bench-201's fifteen, as in the paper's figure.
-4. Eq. 20 is taken to be the per-cell gradients of second-order DARTS; the weight step is that of
-   its released code (heavy ball, unclipped), and the product is taken by double backward, not by differences.
+1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product), but
+   needs less memory if a node has more than a few hundred values.
+2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; nasx does so
+   only with search.diagnose_steps=1. Otherwise the alignment is that of one batch, and the split is not computed.
+3. The split is between the first and the last third of a type's cells: five each of NAS-Bench-201's fifteen, as in the
+   paper's figure.
+4. Eq. 20 is interpreted as the per-cell gradients of second-order DARTS; the weight step is that of its released code
+   (heavy ball, unclipped), and the product is computed by double backward, not by finite differences.
 5. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
 
 Shapes: mix and its gradients (cells, edges, operations); node values (n, C, h, w).
@@ -62,8 +63,8 @@ class BundleInput(NamedTuple):
 
 
 class PassGradients(NamedTuple):
-    """One pass: mixture gradients; for each watched cell node values and per-sample gradients, (n, D) each, and the
-    recorded inputs of its bundles."""
+    """Results of one pass: mixture gradients; for each watched cell, node values and per-sample gradients, (n, D) each,
+    and the recorded inputs of its bundles."""
 
     mix: Tree
     values: list[list[Tensor]]
@@ -75,7 +76,7 @@ class PassGradients(NamedTuple):
 def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[BundleInput]]]]:
     """Record the nodes of each cell and the inputs of its bundles during the pass in the block.
 
-    The modules that return the nodes of a cell are its `node_modules`, else the cell itself.
+    The modules that return the nodes of a cell are its `node_modules` if it has them, otherwise the cell itself.
     """
     nodes: list[list[Tensor]] = [[] for _ in cells]
     heard: list[list[BundleInput]] = [[] for _ in cells]
@@ -116,7 +117,7 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
 def second_order(search: Search, mix: Tree, train: Batch, val: Batch) -> Tree:
     """Compute the gradients of L2 with respect to the mixture (cells, edges, operations) through one weight step.
 
-    Cost: two forward and three backward passes, one of them through the first.
+    Cost: two forward and three backward passes; one backward pass is through the first one.
     """
     leaves, w = detached(mix, requires_grad=True), detached(search.w, requires_grad=True)
     g = gradient(search.problem.outcome(w, leaves, train).loss, w, create=True)
@@ -126,7 +127,7 @@ def second_order(search: Search, mix: Tree, train: Batch, val: Batch) -> Tree:
 
 # -------------------------------------------------------------------------------------------------------- layers
 def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
-    """Return the mean () over pairs of rows of g (L, D) of the cosine, or of the signed ratio; None below two rows."""
+    """Return the mean () over pairs of rows of g (L, D) of the cosine or signed ratio; None for fewer than two rows."""
     layers = g.shape[0]
     if layers < 2:
         return None
@@ -168,7 +169,7 @@ def by_operation(g: Tree, names: Names) -> dict[str, dict[str, Tensor]]:
 
 
 class Running:
-    """The split as a running sum over a search, and the alignments as means over an epoch."""
+    """Accumulator of the split, a running sum over a search, and of the alignments, means over an epoch."""
 
     def __init__(self, groups: Sequence[Sequence[str]], names: Names) -> None:
         self.groups, self.names = groups, names
@@ -178,7 +179,7 @@ class Running:
         self.count = 0
 
     def add(self, train: Tree, val: Tree, second: Tree | None = None) -> None:
-        """Add the mixture gradients of one training and one validation batch, and those of second order."""
+        """Add the mixture gradients of one training and one validation batch, and the second-order ones if given."""
         values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
         values |= {} if second is None else alignments(second, self.groups, "second")
         self.sums = {
@@ -194,7 +195,7 @@ class Running:
                 held[operation] = DECAY * before + (1 - DECAY) * g.double()
 
     def entries(self) -> dict[str, object]:
-        """Return the means of this epoch, then reset them, and the split: name -> operation -> [first, last cells]."""
+        """Return and reset the means of this epoch; also return the split: name -> operation -> [first, last cells]."""
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         known, split = 1 - DECAY**self.looks, {}
         for name, sums in self.split.items():
@@ -258,7 +259,7 @@ def node_cosine(seen: PassGradients) -> list[float]:
 def output_cosine(seen: PassGradients) -> list[dict[str, float]]:
     """Return the mean cosine of an operation's outputs over pairs of cells and edges, {operation: value} per stage.
 
-    At the current weights; runs each operation once.
+    Uses the current weights; runs each operation once.
     """
     found: list[dict[str, float]] = []
     for cells in stages(seen):

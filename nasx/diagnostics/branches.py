@@ -1,4 +1,4 @@
-"""Read the results of a search and of its branches (`nasx whatif`) from their folders. No torch."""
+"""Read the results of a search and of its branches (`nasx whatif`) from their folders. Does not import torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from nasx.tracking import records
 
 
 def outcomes(parent: Path, epoch: int, branches: Mapping[str, Path | UserError]) -> Outcomes:
-    """The ends of the search in `parent` and of its branches at `epoch`; an error is why there is no branch."""
+    """Return the outcomes of the search in `parent` and its branches at `epoch`; an error explains a missing branch."""
     rows = curves.read_metrics(parent)
     measure = ".".join(curves.looked_up(rows) or ())
     at = next((row for row in rows if row["epoch"] == epoch), {})
@@ -38,7 +38,7 @@ def ended(folder: Path, measure: str) -> Outcome:
     genotype, verdict = str(record["genotype"]), record.get("verdict") or {}
     try:
         skips = skip_share({"cells": structure.cells(genotype)})
-    except UserError:  # a space of the user's own
+    except UserError:  # a user-defined space
         skips = None
     accuracy = _accuracy(record, measure)
     return Outcome(str(folder), genotype, accuracy, skips, verdict.get("collapsed"), record["passes"], record["wall_s"])

@@ -1,10 +1,10 @@
 """The largest eigenvalue of the architecture Hessian, d^2 L2 / da^2 + wd I, on one validation batch.
 
 Weights are fixed (not unrolled) and batch norm uses batch statistics (train mode) without updating the running ones.
-The Hessian is dense (one double backward per row) up to `DENSE` entries of `a`, else Lanczos (scipy eigsh, largest
-algebraic) over one retained graph.
+Up to `DENSE` entries of `a` the Hessian is dense (one double backward per row); otherwise Lanczos is used (scipy eigsh,
+largest algebraic) over one retained graph.
 
-Source: Zela et al. (2020), automl/RobustDARTS src/search/analyze.py (the decay term is the code's).
+Source: Zela et al. (2020), automl/RobustDARTS src/search/analyze.py (the decay term is from the code).
 Cost: one forward pass, and one backward pass per Hessian row or Lanczos step.
 
 Deviation: the Hessian is symmetrized before its eigenvalues are computed; the released code uses their real parts.
@@ -29,7 +29,7 @@ BATCH_NORM = "train"
 
 
 class Cost(TypedDict):
-    """Passes and wall time of diagnostics, and how an eigenvalue among them was computed."""
+    """Passes and wall time of diagnostics, and the algorithm of an eigenvalue among them."""
 
     solver: NotRequired[str]
     batch_norm: NotRequired[str]
@@ -46,7 +46,7 @@ class Curvature(TypedDict):
 
 
 class Eigenvalue(NamedTuple):
-    """The value, the algorithm (dense or lanczos), and the number of backward passes."""
+    """An eigenvalue, the algorithm that computed it (dense or lanczos), and the number of backward passes."""
 
     value: float
     solver: str
@@ -85,7 +85,7 @@ def eigenvalue(
 
 
 def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> float | None:
-    """Return the largest eigenvalue of a symmetric map on vectors (size,); None without convergence, or if size < 3."""
+    """Return the largest eigenvalue of a symmetric map on vectors (size,); None if not converged, or if size < 3."""
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     def matvec(v: np.ndarray) -> np.ndarray:

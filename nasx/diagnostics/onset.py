@@ -1,13 +1,12 @@
 """Find the epoch at which the collapse of a search began, from its metrics rows. Pure Python, no torch.
 
-    eigenvalue   the epoch that DARTS-ES would return: that before the first growth of the dominant eigenvalue by more
-                 than 1.3 (stop.py; RobustDARTS section 4.3)
-    skip         nasx: c is the epoch from which on, to the end, more than half of a cell's operations are skip
-                 connections (the verdict's threshold); the share began to rise after the last epoch before c in which
-                 it was at its minimum
+    eigenvalue   the epoch that DARTS-ES would return: the one before the dominant eigenvalue first grew by more than a
+                 factor of 1.3 (stop.py; RobustDARTS section 4.3)
+    skip         nasx: from epoch c to the end, more than half of a cell's operations are skip connections (the
+                 verdict's threshold); the onset is the last epoch before c with the minimum share of skip connections
 
-The earlier of the two counts. A search whose last cell has no more than half skip connections, and whose eigenvalue did
-not grow, has no onset.
+The onset is the earlier of the two epochs. There is no onset if at most half of the last cell's operations are skip
+connections and the eigenvalue did not grow.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from nasx.diagnostics import verdict
 
 
 class Onset(NamedTuple):
-    """The last epoch before the collapse began (from 1), and what was seen."""
+    """The last epoch (from 1) before the collapse began, and the observation that shows it."""
 
     epoch: int
     reason: str
 
 
 def onset(rows: Sequence[Row]) -> Onset | None:
-    """The earlier onset of the two rules; None if neither finds one, or none after the first epoch."""
+    """Return the earlier onset of the two rules; None if neither finds one, or none after the first epoch."""
     found = [each for each in (_eigenvalue(rows), _skips(rows)) if each is not None]
     return min(found, default=None)
 
 
 def skip_share(row: Row) -> float | None:
-    """The largest share of skip connections among the cells of a row that are not reduction cells; None: unknown."""
+    """Return the largest share of skip connections in a row's cells, without reduction cells; None if unknown."""
     cells = row.get("cells") or {}
     return max((cell["skip_ratio"] for name, cell in cells.items() if not name.startswith("reduce")), default=None)
 

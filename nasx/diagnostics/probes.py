@@ -1,17 +1,17 @@
-"""Error bars of a method's gradient: each approximation in it against a better one, at the same weights and batch.
+"""Error bars of a method's gradient: its approximations compared with better ones, at the same weights and batch.
 
-    cosine       <d, e> / (||d|| ||e||)        d: value used by the method, e: better estimate of it
+    cosine       <d, e> / (||d|| ||e||)        d: value used by the method, e: better estimate of this value
     norm         ||d|| / ||e||
     difference   ||d - e|| / ||e||
 
-A method passes both under a name to `Search.compare`; a step may use a name several times:
+A method passes d and e with a name to `Search.compare`; a step may use a name several times:
 
     NAME         a finite difference (for example Mv) against double backward along the same direction
-    NAME-half    the same against a finite difference of half the length
+    NAME-half    the finite difference against one of half the length
     g-2K, g-CG   iDARTS' hypergradient against the series with twice the terms, and against conjugate gradients
 
 On a smooth loss the error of a finite difference falls with the square of its length. With relu it may not: the
-difference includes the jumps at kinks between its two points, which double backward does not (docs/methods/kinks.md).
+difference includes the jumps at kinks between its two points, double backward does not (docs/methods/kinks.md).
 Values stay on the device until a row is written.
 """
 
@@ -35,13 +35,13 @@ def compared(found: Tree, better: Tree) -> Tensor:
 
 
 class Probes:
-    """Means of the statistics over an epoch, by the name of the comparison."""
+    """Means of the statistics over an epoch, for each name of a comparison."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
 
     def add(self, name: str, found: Tree, better: Tree) -> None:
-        """Add one comparison."""
+        """Add the statistics of one comparison."""
         values = compared(found, better)
         values = torch.cat([values, torch.ones_like(values[:1])])
         self.sums[name] = self.sums[name] + values if name in self.sums else values

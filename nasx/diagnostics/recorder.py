@@ -10,8 +10,9 @@ without. At the end of an epoch they use the next batches without advancing the 
 the step. They run the cells in eager mode, because compiled cells have no second derivatives and ignore hooks.
 
 Cost: `measure` takes three forward passes, three backward passes, one backward pass per Hessian row or Lanczos step,
-and each operation of the cells once more; the diagnostics of a step two forward and two backward passes (with
-the second order, four and five); a finite difference three forward and four backward passes. Each row records its cost.
+and one additional run of each operation of the cells; the diagnostics of a step take two forward and two backward
+passes (with second order, four and five); a finite difference takes three forward and four backward passes. Each row
+records its cost.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from nasx.spaces.base import Space
 
 
 def short(values: Tensor) -> object:
-    """Convert to nested lists with four significant digits, for records."""
+    """Convert values to nested lists with four significant digits, for records."""
     return (
         torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()], dtype=torch.float64)
         .view(values.shape)
@@ -86,12 +87,12 @@ def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cos
 
 def uncompiled() -> AbstractContextManager[object]:
     """Run compiled functions in eager mode within the block."""
-    compiled = "torch._dynamo" in sys.modules  # else nothing is compiled; importing it takes a second
+    compiled = "torch._dynamo" in sys.modules  # otherwise nothing is compiled; the import takes a second
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class Watch:
-    """The diagnostics of one search, created before its first step; `entries` returns those of an epoch."""
+    """The diagnostics of one search, created before its first step; `entries` returns the diagnostics of an epoch."""
 
     def __init__(
         self,
@@ -117,12 +118,12 @@ class Watch:
         self.looked: Cost | None = None
 
     def due(self, epoch: int) -> bool:
-        """Whether the diagnostics with passes are due after `epoch` (from 1): 1, 1 + every, ..., and the last."""
+        """Return whether diagnostics with passes are due after `epoch` (from 1): 1, 1 + every, ..., and the last."""
         return bool(self.every) and ((epoch - 1) % self.every == 0 or epoch == self.epochs)
 
     # ---------------------------------------------------------------------------------------------- at each step
     def over(self, step: Step, eager: Step) -> Step:
-        """Wrap `step` to record diagnostics before it when due; return `step` itself if they never are.
+        """Wrap `step` to record diagnostics when they are due; return `step` unchanged if they never are.
 
         `eager` is the same step in eager mode, used when finite differences are compared.
         """
@@ -162,11 +163,9 @@ class Watch:
 
     def load(self, state: State) -> None:
         self.taken, self.looked = state["taken"], state["looked"]
-        if (
-            self.running is not None and state["running"] is not None
-        ):  # None: of a branch's parent, which looked at none
+        if self.running is not None and state["running"] is not None:  # None if the parent of a branch recorded none
             self.running.load(state["running"])
-        if "probes" in state:  # older checkpoints have none
+        if "probes" in state:  # older checkpoints have no probes
             self.probes.load(state["probes"])
 
     # ------------------------------------------------------------------------------------------ at an epoch's end
@@ -210,11 +209,11 @@ class Watch:
             return {**top}, top["diagnostics"]
 
     def ended(self) -> dict[str, object] | None:
-        """Return the result of the stopping rule on the rows so far."""
+        """Return the result of the stopping rule for the rows so far."""
         return self.stop.found(self.rows, self.epochs)
 
     def cost(self) -> dict[str, object] | None:
-        """Return forward and backward passes and seconds of all diagnostics so far; None without any."""
+        """Return forward and backward passes and seconds of all diagnostics so far; None if there were none."""
         costs = [row["diagnostics"] for row in self.rows if "diagnostics" in row]
         return (
             {key: round(sum(cost[key] for cost in costs), 4) for key in ("forward", "backward", "seconds")}
@@ -229,5 +228,5 @@ class Watch:
 
 
 def means(mix: Tree) -> dict[str, list[list[float]]]:
-    """Convert a mixture for metrics rows: mean over cells, nested lists (edges, operations)."""
+    """Convert a mixture for metrics rows: nested lists (edges, operations) of the mean over cells."""
     return {name: x.mean(0).tolist() for name, x in mix.items()}

@@ -1,7 +1,7 @@
 """Early stopping of a search by the dominant eigenvalue of the architecture Hessian. Pure Python, no torch.
 
     lambda_k   eigenvalue of evaluation k = 0, 1, ...: one every `every` epochs, the first after the first epoch
-    m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (those before the first are left out)
+    m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (none before the first)
     stop when  m_k / m_(k - lag) > factor and the epoch of evaluation k - lag is at least `start`;
                the architecture of that epoch, k - lag, is the result
 
@@ -13,8 +13,8 @@ Source: Zela, Elsken, Saikia, Marrakchi, Brox, Hutter (2020), section 4.3 (DARTS
 src/search/analyze.py, EVLocalAvg.
 
 Deviations
-1. If m_(k - lag) is not above 0 there is no decision; the released ratio of two negative means would stop.
-2. `found` reads only the metrics rows, so a resumed search decides as an uninterrupted one.
+1. If m_(k - lag) is not positive, the search does not stop; the released code would stop on two negative means.
+2. `found` reads only the metrics rows, so a resumed search makes the same decision as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Growth(NamedTuple):
 def growth(
     series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3, start: int = 10
 ) -> Growth | None:
-    """Find the first growth above `factor` in (epoch from 1, eigenvalue) pairs; None if there is none (yet)."""
+    """Find the first growth above `factor` in (epoch from 1, eigenvalue) pairs; None if there is none so far."""
     values = [value for _, value in series]
     half = window // 2
 
@@ -63,7 +63,7 @@ def series(rows: Sequence[Row]) -> list[tuple[int, float]]:
 
 @dataclass(frozen=True, kw_only=True)
 class NoStop:
-    """No early stopping; needs no eigenvalues."""
+    """No early stopping; no eigenvalues are needed."""
 
     acts: ClassVar[bool] = False
     """Whether `found` ends the search."""
@@ -73,7 +73,7 @@ class NoStop:
         return False
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
-        """Return the entries of the stop for result.json; None if there is none."""
+        """Return the entries of the stop for result.json; None if the search did not stop."""
         return None
 
 
@@ -98,7 +98,7 @@ class EigenvalueStop:
         return (epoch - 1) % self.every == 0
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
-        """Return the first stop in the rows: epoch, at, ratio, genotype, lookup; None if there is none.
+        """Return the first stop in the rows: epoch, at, ratio, genotype, lookup; None if the rule did not stop.
 
         A detection in the last of `epochs` does not count, because the search ends there anyway.
         """

@@ -1,13 +1,13 @@
 """Structure of cells and mixtures: depth, width, counts, entropy, change. Pure Python, no torch, no forward pass.
 
-A cell is a list of edges (source, target, operation), as `edges.genotype_edges` reads it from a genotype.
+A cell is a list of edges (source, target, operation), as `edges.genotype_edges` parses from a genotype.
 
     depth       edges on the longest path from an input to the cell's output, including the last step node -> output
                 if the space has one (concatenated nodes); edges with `none` do not count; 0 without a path
     width       one half for each edge without `none` that starts at an input
     counts      skip, pool, parametric (operations with weights), none, noise; skip_ratio = skip / all operations;
                 parametric_used: parametric operations on a path from an input to the output
-    entropy     mean over edges of - sum p ln p in nats, p the mixture row divided by its sum
+    entropy     mean over edges of - sum p ln p in nats, with p the mixture row divided by its sum
     saturation  mean over edges of 1 - entropy / ln(operations): 0 for uniform weights, 1 for one-hot rows
     change      L1 distance of two mixtures
     none_weight mean weight of `none` over the edges that have it
@@ -17,12 +17,12 @@ section 3.3; counts, TSE-DARTS figure 3 and Amended-DARTS table 3; none weight, 
 Lambda-DARTS figure 3. Entropy and saturation are defined by nasx.
 
 Deviations
-1. Lambda-DARTS does not define the reference of the change: nasx logs it relative to the previous epoch and to
-   the start.
+1. Lambda-DARTS does not define the reference of the change: nasx logs the change from the previous epoch and the
+   change from the start.
 2. Rows are divided by their sums, which are 1 for a softmax but not for a sigmoid or for rows scaled by edge weights;
    rows of closed edges (all zero) and rows of one operation are left out.
 
-Shapes: a mixture is {name: (edges, operations)} as nested lists, mean over the cells that share it, as in metrics rows.
+Shapes: a mixture is {name: (edges, operations)} as nested lists, the mean over the cells that share it, as in rows.
 Names with a dot are weights of edges, not of operations, and count only in `change`.
 """
 
@@ -68,7 +68,7 @@ def depth(edges: Sequence[Edge]) -> int:
 
 
 def width(edges: Sequence[Edge]) -> float:
-    """Return one half of the number of edges without `none` that start at an input."""
+    """Return half the number of edges without `none` that start at an input."""
     return 0.5 * sum(source in INPUTS for source, _, _ in live(edges))
 
 
@@ -80,7 +80,7 @@ def on_path(edges: Sequence[Edge]) -> list[Edge]:
 
 
 def operations(edges: Sequence[Edge]) -> Iterator[str]:
-    """Yield the operations of a cell, on its edges or (NAS-Bench-101) on its nodes on a path to the output."""
+    """Yield the operations of a cell, on its edges or, for NAS-Bench-101, on its nodes on a path to the output."""
     named = [operation for _, _, operation in edges if operation]
     if named:
         yield from named
@@ -114,7 +114,7 @@ def describe(edges: Sequence[Edge]) -> dict[str, float]:
 
 
 def cells(genotype: str) -> dict[str, dict[str, float]]:
-    """Return `describe` of each cell in the text of a genotype. Raises UserError if it cannot be parsed."""
+    """Return the result of `describe` for each cell in the text of a genotype. Raises UserError if not parsable."""
     return {name: describe(edges) for name, edges in genotype_edges(genotype).items()}
 
 
@@ -137,7 +137,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def entropy(mix: Mixture) -> float:
-    """Return the mean entropy of the weights of an edge, in nats."""
+    """Return the mean over edges of the entropy of an edge's weights, in nats."""
     return _mean([_entropy(row) for row in rows(mix)])
 
 
@@ -157,7 +157,7 @@ def change(one: Mixture, other: Mixture) -> float:
 
 
 def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> float | None:
-    """Return the mean weight of `none` over the edges with it; `names`: operations of each edge. None without any."""
+    """Return the mean weight of `none` over the edges with it; None without such edges. `names`: operations by edge."""
     found = [
         row[own.index("none")] / sum(row)
         for name, lists in names.items()

@@ -1,11 +1,11 @@
-"""State whether a search converged and whether it collapsed, from its record alone; no torch.
+"""State whether a search converged and whether it collapsed, from its record alone, without torch.
 
 Not converged: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than
-`STEP` per edge and epoch; or the mixture changed, but is still nearly uniform (`UNIFORM`).
+`STEP` per edge and epoch; or the mixture changed, but is still nearly uniform (saturation below `UNIFORM`).
 
 Collapsed, if any of these holds:
     skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has only 4 of 8),
-                and of architectures drawn uniformly from the space less than `CHANCE` have a cell with as many
+                and a fraction below `CHANCE` of random architectures of the space has a cell with as many
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell
     cut off     no path leads from input to output
     none        `none` has more than half of an edge's weight on average
@@ -15,7 +15,7 @@ Reported without a verdict: the error bars of the method's gradient, if `search.
 
 Warning only:
     eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of stop.py (RobustDARTS section 4.3) and
-                stayed high to the end; this also occurs in searches that find good cells
+                stayed high to the end; this growth also occurs in searches that find good cells
 
 Sources, reasons and accuracy of the thresholds: docs/diagnostics.md.
 """
@@ -33,10 +33,10 @@ from nasx.errors import UserError
 STEP = 0.01
 """L1 change of the mixture per edge and epoch above which it has not converged."""
 UNIFORM = 0.001
-"""Saturation below which a mixture has hardly left its start, where all operations have the same weight."""
+"""Saturation below which a mixture has hardly moved from its start, at which all operations have equal weight."""
 SKIPS = 0.5
 CHANCE, DRAWN = 0.05, 1000
-"""Number of architectures drawn: with two operations per edge, as on S2, a third of all cells has over half skips."""
+"""Maximum share, and number, of random architectures; on S2 (two operations) a third of cells has over half skips."""
 NONE = 0.5
 SATURATED = 0.9
 """1 - entropy / ln(operations) above which gradients through a softmax barely change an edge's weights."""
@@ -52,7 +52,7 @@ def verdict(
     """Return {"not_converged", "collapsed", "warning", "reasons", "text"} of a search's metrics rows and its record.
 
     Without rows (a method that trains nothing) only the cell is considered. `draw` returns the text of an architecture
-    drawn uniformly from the space; without it more than half skip connections always count as collapsed.
+    drawn uniformly from the space; without `draw`, more than half skip connections always count as a collapse.
     """
     moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
     collapses = [*_cells(result, draw), *_mixture(rows)]
@@ -111,7 +111,7 @@ def _cells(result: Mapping[str, object], draw: Callable[[], str] | None) -> Iter
     lots: list[dict[str, float]] = []
 
     def by_lot(name: str, ratio: float) -> float:
-        """Return the share of drawn architectures with a cell of this kind with at least this share of skips."""
+        """Return the share of random architectures with a cell of this kind that has at least this share of skips."""
         if draw is None:
             return 0.0
         if not lots:
@@ -130,7 +130,7 @@ def _cells(result: Mapping[str, object], draw: Callable[[], str] | None) -> Iter
 
 
 def kind(name: str) -> str:
-    """Return the kind of a cell: its name without the number of untied cells."""
+    """Return the kind of a cell: its name without the number that untied cells have."""
     return name.rstrip("0123456789")
 
 
@@ -154,7 +154,7 @@ def _mixture(rows: Sequence[Row]) -> Iterator[str]:
 
 def _eigenvalue(rows: Sequence[Row], result: Mapping[str, object]) -> Iterator[str]:
     kept, grown = growth(rows)
-    if grown is None or _early(result):  # early: the cell precedes the growth
+    if grown is None or _early(result):  # stopped early: the returned cell precedes the growth
         return
     values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
     if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0) : at + WINDOW // 2 + 1]):
@@ -165,7 +165,7 @@ def _eigenvalue(rows: Sequence[Row], result: Mapping[str, object]) -> Iterator[s
 
 
 def growth(rows: Sequence[Row]) -> tuple[list[tuple[int, float]], stop.Growth | None]:
-    """The (epoch, eigenvalue) pairs that the published rule reads, and the growth that it finds in them, if any."""
+    """Return the (epoch, eigenvalue) pairs that the published rule uses, and the growth that it finds, if any."""
     kept: list[tuple[int, float]] = []
     for epoch, value in stop.series(rows):
         if not kept or epoch - kept[-1][0] >= EVERY:

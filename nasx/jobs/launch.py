@@ -1,8 +1,8 @@
 """Launch one job on several processes (`devices=N`) with torch's elastic agent.
 
-The agent monitors the workers: when one dies it terminates the others within `GRACE_S` seconds, and this process
+The agent monitors the workers: when one dies, it terminates the others within `GRACE_S` seconds, and this process
 reports the cause in one message. A termination signal is forwarded to all workers, which agree on the step after which
-they stop, and write a checkpoint. Workers whose parent dies stop in the same way. Collectives are in distributed.py;
+they stop, and write a checkpoint. They stop in the same way if the parent dies. Collectives are in distributed.py;
 `torchrun -m nasx ...` starts the same workers.
 """
 
@@ -38,7 +38,7 @@ SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUS
 
 
 def run_in_processes(work: Work, cfg: Config, info: JobInfo, kind: str) -> Result:
-    """Run `work(cfg, info)` in `devices` processes, or in this one where one is enough; see `launch_workers`."""
+    """Run `work(cfg, info)` in `devices` processes, or in this one if it suffices; see `launch_workers`."""
     count, folder = cfg.get("devices") or 1, Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     if count == 1 or records.finished(folder) is not None:
         return work(cfg, info)
@@ -104,7 +104,7 @@ def quiet_agent() -> Iterator[None]:
 
 
 def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseException:
-    """Return the error to raise: that of a killed worker, else the first one that a worker recorded."""
+    """Return the error to raise: that of a killed worker, otherwise the first error that a worker recorded."""
     for rank, code in codes.items():
         if code < 0:
             return UserError(
@@ -133,7 +133,7 @@ def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> Result:
             traceback.print_exc()
             error = RuntimeError(f"process {distributed.rank()}: {type(error).__name__}: {error}")
         elif distributed.is_peer_failure(error):
-            time.sleep(1)  # so that the agent first sees the worker that died
+            time.sleep(1)  # so that the agent detects the dead worker before this one
         part = Path(errors) / f".{distributed.rank()}"
         part.write_bytes(pickle.dumps(error))
         part.rename(part.with_name(str(distributed.rank())))

@@ -1,4 +1,4 @@
-"""Retraining: one found or named architecture from scratch, in one process or several."""
+"""Retraining of a found or named architecture from scratch, in one process or several."""
 
 from __future__ import annotations
 

@@ -61,17 +61,17 @@ def make_job(ctx: Session) -> SearchJob:
 
 
 def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
-    """Interleave the steps of `seeds_per_job` searches, with seeds from `seed` on; each has a folder and a CUDA stream.
+    """Interleave the steps of `seeds_per_job` searches with consecutive seeds; each has its own folder and CUDA stream.
 
-    Each gives the result of a search of its seed alone. One that fails does not stop the others, and its error is
-    raised at the end. If a signal asks to stop, all write their checkpoints first.
+    The first seed is `seed`. Each search gives the same result as on its own. A search that fails does not stop the
+    others; its error is raised at the end. After a stop signal, all searches write their checkpoints before stopping.
     """
     done: dict[int, Result] = {}
     faults: list[UserError] = []
     with contextlib.ExitStack() as stack:
         turns: dict[int, Turn] = {}
         for seed in range(cfg["seed"], cfg["seed"] + cfg["seeds_per_job"]):
-            own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one bar for all
+            own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one progress bar for all
             try:
                 ctx = stack.enter_context(session(own, info_of_seed(info, seed)))
             except UserError as error:  # another process is in this seed's folder
@@ -89,7 +89,7 @@ def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
                 faults.append(error)
                 ctx.run.fail(error)
         for turn in turns.values():
-            turn.job.ctx.signals = ctx.signals  # the handlers in force are those opened last
+            turn.job.ctx.signals = ctx.signals  # the handlers installed last are in force
             turn.job.ctx.concurrent_runs = len(turns)
         while turns:
             for seed, turn in list(turns.items()):
@@ -114,17 +114,17 @@ def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
 
 
 class Turn:
-    """One of several searches in a process: its steps, its CUDA stream, its state of torch's global generator."""
+    """One of several searches in a process: its steps, its CUDA stream, and its state of torch's global generator."""
 
     def __init__(self, job: SearchJob) -> None:
         self.job, self.steps, self.random = job, job.steps(), torch.get_rng_state()
         device = job.ctx.device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(device))  # what built the job may still be on its way
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # the setup of the job may still be running
 
     def take(self) -> None:
-        """Do the next step. Raises StopIteration after the last one, when the record is written."""
+        """Take the next step. Raises StopIteration after the last step, when the record has been written."""
         torch.set_rng_state(self.random)
         with progress.log_to(self.job.ctx.run.folder), torch.cuda.stream(self.stream):
             next(self.steps)
@@ -138,7 +138,7 @@ class Turn:
 
 
 def info_of_seed(info: JobInfo, seed: int) -> JobInfo:
-    """Return the job information of the same command line with only this seed."""
+    """Return the job information for the same command line with only this seed."""
     rest = [text for text in info.overrides if text.partition("=")[0] not in ("seed", "seeds_per_job")]
     return info.of("search", [*rest, f"seed={seed}"])
 

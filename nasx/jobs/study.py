@@ -1,16 +1,16 @@
-"""A study: several searches, a choice between their cells, and the retrainings that are reported. `nasx study`.
+"""A study (`nasx study`): several searches, a selection among their cells, and the reported retrainings.
 
     searches      seeds s, s + 1, ..., s + k - 1, with settings of their own (`vary`)       (none: a given cell)
-    ranking       short: every cell for a few epochs on the split of the search, validation accuracy decides (of text,
-                  validation perplexity)
-                  full: every cell by the whole recipe, test accuracy decides, as printed: a choice on the test set
-    retrainings   every kept cell with m seeds that have not been used: from s on, after rank=full from s + 1 on
+    ranking       short: train every cell for a few epochs on the split of the search; validation accuracy decides (for
+                  text, validation perplexity)
+                  full: train every cell with the full recipe; test accuracy decides, as published (on the test set)
+    retrainings   every kept cell with m unused seeds: starting at s, or at s + 1 after rank=full
 
-Each step is an ordinary run in its ordinary folder, named by what it computes. So a study that is killed at any moment
-goes on with the same command; a step that is finished already, by whatever command, is not done again; and to use
-several machines, start `nasx search --multirun seed=...` first. Ties go to the lowest seed.
+Each step is an ordinary run in its ordinary folder, named by its identity. Therefore the same command continues a
+killed study, and a step that any command has finished is not repeated. To use several machines, start
+`nasx search --multirun seed=...` first. In a tie, the lowest seed is selected.
 
-What is reported is the mean and the sample deviation of the test accuracies of the retrainings.
+The study reports the mean and the sample standard deviation of the test accuracies of the retrainings.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
 
 
 def study(cfg: Config, info: JobInfo) -> Result:
-    """Do the steps that are not finished, and return the record of the study."""
+    """Run the unfinished steps, and return the record of the study."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, "study")
     extra = {"kind": "study", "choices": dict(info.choices), "identity": identity.identity(cfg, "study")}
     with run_folder.Run(folder, identity.identifying(cfg, "study"), extra) as held:
@@ -72,7 +72,7 @@ class Study:
         self.steps: dict[str, Result] = {}
 
     def result(self) -> Result:
-        """Do all steps and return the record."""
+        """Run all steps and return the record."""
         plan, seed = self.plan, self.cfg["seed"]
         found = [self.searched(i) for i in range(plan.searches)]
         ranking = [self.ranked(search) for search in found] if plan.rank != "none" else []
@@ -99,7 +99,7 @@ class Study:
         }
 
     def searched(self, i: int) -> Result:
-        """Return the record of search i, which has its own values of the settings that vary."""
+        """Return the record of search i, which has its own values of the varied settings."""
         own = {key: values[i] for key, values in self.plan.vary.items()}
         words = [f"search.{key}={config_overrides.format_value(value)}" for key, value in own.items()]
         return self.step(
@@ -107,7 +107,7 @@ class Study:
         )
 
     def ranked(self, search: Result) -> Result:
-        """Return the name of the run that ranks the cell of a search, and its metric."""
+        """Return the name of the run that ranks the cell of a search, and the run's metric."""
         name, full = self.metric.name, self.plan.rank == "full"
         changed = {} if full else {"epochs": self.plan.rank_epochs}
         if not full and not self.recipe.validated:
@@ -149,7 +149,7 @@ class Study:
 
 
 def std_over(plan: StudySettings) -> str:
-    """Name the runs that the standard deviation is over."""
+    """Describe the runs over which the standard deviation is computed."""
     if not plan.searches or (plan.searches == 1 < plan.retrains and plan.rank == "none"):
         return "retrainings of one cell"
     if plan.rank != "none":

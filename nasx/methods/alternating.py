@@ -1,11 +1,11 @@
 """Methods that alternate T weight steps with one architecture step along a hypergradient.
 
-A method defines its hypergradient: its approximation of d L2(w*(a), a) / d a. The second-order products that these
-approximations need, of the training loss L1 on one batch,
+Each method defines its hypergradient: its approximation of d L2(w*(a), a) / d a. These approximations need second-order
+products of the training loss L1 on one batch,
 
     H u = d^2 L1 / dw^2 u,     M u = d^2 L1 / da dw u        (u a tree like the weights)
 
-are computed by `Exact` with double backward, and by `Difference` with central differences.
+which `Exact` computes with double backward, and `Difference` with central differences.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from nasx.core.bilevel import (
 
 
 class Hypergradient(NamedTuple):
-    """The hypergradient `g` (a tree like `a`) and L2's outcome; of second-order methods also v and s (like `w`).
+    """The hypergradient `g` (a tree like `a`) and L2's outcome; for second-order methods also v and s (like `w`).
 
     v = d L2 / dw, and s is the tree that M is applied to: v itself (DARTS), H v (Amended), a series (iDARTS).
     """
@@ -49,13 +49,13 @@ class Hypergradient(NamedTuple):
 
 
 def first_order(search: Search, val: Batch) -> Hypergradient:
-    """Compute d L2 / d a at the current weights. One pass, without weight gradients."""
+    """Compute d L2 / d a at the current weights. Cost: one pass, without weight gradients."""
     outcome = search.outcome(detached(search.w), search.a, val)
     return Hypergradient(gradient(outcome.loss, search.a), outcome)
 
 
 def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[Outcome, Tree, Tree]:
-    """Compute L2's outcome, v = d L2 / d w and d L2 / d a at `w` (None: the current weights). One pass."""
+    """Compute L2's outcome, v = d L2 / d w and d L2 / d a at `w` (None: the current weights). Cost: one pass."""
     w = detached(search.w, requires_grad=True) if w is None else w
     outcome = search.outcome(w, search.a, val)
     v, direct = gradients(outcome.loss, w, search.a)
@@ -63,9 +63,9 @@ def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[
 
 
 class Difference:
-    """H u and M u at the current weights by central differences with a probe at distance `radius`. Two passes each.
+    """H u and M u at the current weights by central differences with probes at distance `radius`; two passes each.
 
-    A search's `probe` receives each product with its name.
+    Each product is passed with its name to the `probe` of the search.
     """
 
     def __init__(self, search: Search, batch: Batch, radius: float) -> None:
@@ -92,7 +92,7 @@ class Difference:
 
 
 class Exact:
-    """H u and M u at the current weights by double backward through one graph, which all products share. One pass."""
+    """H u and M u at the current weights by double backward through one graph, which all products share; one pass."""
 
     def __init__(self, search: Search, batch: Batch) -> None:
         self.w, self.a = detached(search.w, requires_grad=True), search.a
@@ -111,8 +111,8 @@ def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, to
     """Solve H x = v approximately with `steps` Hessian products (`product`).
 
     Stops at a residual norm of `tolerance` times that of v, and before a direction of nonpositive curvature (truncated
-    Newton: Nocedal and Wright (2006), algorithm 7.1); x is zero if that is the first direction. All products are
-    computed even then, to avoid host synchronization.
+    Newton: Nocedal and Wright (2006), algorithm 7.1); x is zero if the first direction has one. All products
+    are computed even then, to avoid host synchronization.
     """
     x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v
     left = start = dot(r, r)
@@ -130,7 +130,7 @@ def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, to
 
 @dataclass(frozen=True, kw_only=True)
 class Alternating(Method):
-    """Weight steps on the training batches, and one architecture step along `hypergradient`."""
+    """Base class of methods that alternate weight steps with one architecture step along `hypergradient`."""
 
     @property
     def weights_first(self) -> bool:
@@ -142,13 +142,13 @@ class Alternating(Method):
         """Compute the method's approximation of d L2(w*(a), a) / d a. Changes no state."""
 
     def move_w(self, search: Search, train: Sequence[Batch]) -> dict[str, Tensor]:
-        """Do a weight step on each training batch; log the last one."""
+        """Take a weight step on each training batch; log the last one."""
         for batch in train:
             outcome = search.update_w(batch)
         return logs(outcome)
 
     def move_a(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
-        """Do an architecture step along the hypergradient; nothing while the search warms up."""
+        """Take an architecture step along the hypergradient; do nothing while the search warms up."""
         if search.warming:
             return {}
         found = self.hypergradient(search, train, val)

@@ -1,4 +1,4 @@
-"""Amended-DARTS: the inverse Hessian of the exact hypergradient replaced by eta times the Hessian.
+"""Amended-DARTS: the inverse Hessian in the exact hypergradient is replaced by eta times the Hessian.
 
     g = d/da L2(w, a) - eta * M H v,   v = d/dw L2,  H = d^2 L1 / dw^2,  M = d^2 L1 / da dw
 
@@ -10,17 +10,17 @@ one pass. Extra memory: one copy of the weights.
 
 Deviations
 1. Sign: minus, as in eqs. 5 and 8, and as required for descent (the exact second term is -M H^-1 v and H is positive
-   definite near a minimum); eq. 15 prints a plus. On L = (w x - a)^2 the plus sign always goes uphill.
-2. Scale: the second probe is re-scaled to length `radius` along H v. Eq. 15's chain w +- d/2 is equal in exact
-   arithmetic and worse in single precision.
-3. eta = 0.1 is the paper's value and stays the default, although on the paper's own toy (T1: L = (w x - a)^2,
-   train x = 1, validation x = 2) eta = 0.1 gives -0.28 where the exact hypergradient is +1.4: still uphill. Descent
-   needs eta > 1/8; eta = 1/4 is exact there.
-4. The paper's claim that the amended term never opposes the exact one is false in general: H = diag(1, 10),
+   definite near a minimum); eq. 15 prints a plus. On L = (w x - a)^2 the plus sign always ascends.
+2. Scale: the second probe is rescaled to length `radius` along H v. The chain w +- d/2 of eq. 15 is equal in exact
+   arithmetic, but less accurate in single precision.
+3. eta = 0.1 is the paper's value and the default. However, on the paper's own toy problem (T1: L = (w x - a)^2,
+   train x = 1, validation x = 2) the hypergradient with eta = 0.1 is -0.28, and the exact one +1.4: the method still
+   ascends. Descent requires eta > 1/8; eta = 1/4 is exact on this problem.
+4. The paper's claim that the amended term never points against the exact term is false in general: H = diag(1, 10),
    M = [1 1], v = (1, -0.3) is a counterexample (tests/methods/test_amended.py).
-5. The consistency of search and retraining is set by search.cutout, search.drop_path, search.auxiliary and
-   space.auxiliary, for any method; the pairs of this method set them. The drop-path probability
-   is not given; the pairs use that of the retraining, 0.2, with its schedule.
+5. For any method, search.cutout, search.drop_path, search.auxiliary and space.auxiliary make the search consistent
+   with the retraining; the pairs of this method set them. The paper does not give the drop-path probability; the pairs
+   use that of the retraining, 0.2, with its schedule.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""beta-DARTS: softmax weights are kept close to each other by a penalty on the smooth maximum of each edge's logits.
+"""beta-DARTS: a penalty on the smooth maximum of each edge's logits keeps the softmax weights close to each other.
 
     loss of the architecture + lambda_e * mean over edges of log sum_o exp(a_o),   lambda_e = growth * e
 
@@ -9,11 +9,11 @@ Source: Ye, Li, Zhang, Chen, Fan, Ouyang (2022), section 3; released code, optim
 Cost per step: that of `inner`.
 
 Deviations
-1. Spaces with several architecture parameters (normal and reduction cells) add up their penalties; the released code
-   has the penalty for NAS-Bench-201's one alone.
-2. All architecture parameters are penalized, those of edge weights and of pairs of edges too, where a space has them.
-3. lambda grows by epochs, by as much in a search of any length, as released (0.5 e: to 49.5 in the 100 epochs of
-   NAS-Bench-201, to 24.5 in the 50 of DARTS). The released script for the DARTS space does not hand the epoch on.
+1. In spaces with several architecture parameters (normal and reduction cells) the penalties are summed; the released
+   code has the penalty only for the single parameter of NAS-Bench-201.
+2. All architecture parameters are penalized, including those of edge weights and of pairs of edges if a space has them.
+3. lambda grows by the same amount per epoch in a search of any length, as released (0.5 e: up to 49.5 in the 100 epochs
+   of NAS-Bench-201, up to 24.5 in the 50 of DARTS). The released script for the DARTS space does not pass the epoch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class BetaDarts(Wrapper):
     growth: NonNegativeFloat = 0.5
 
     def weight(self, search: Search) -> Number:
-        """lambda of the current epoch."""
+        """Return lambda of the current epoch."""
         return self.growth * search.epoch
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

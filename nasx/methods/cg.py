@@ -1,19 +1,19 @@
-"""The implicit hypergradient by conjugate gradients in place of a series.
+"""The implicit hypergradient, computed by conjugate gradients instead of a series.
 
     g = d/da L2 - M x,   (H + damping) x = v,   v = d/dw L2
 
-on one validation and one training batch, at the current weights. `steps` products with H find x; as many as there are
-weights would solve the equation exactly. A direction along which the curvature is not positive ends the iteration, as
-in truncated Newton methods; `damping` adds to all eigenvalues of H, which is indefinite on networks.
+on one validation and one training batch, at the current weights. x is approximated with `steps` products with H; as
+many products as there are weights would solve the equation exactly. The iteration stops at a direction of nonpositive
+curvature, as in truncated Newton methods; `damping` is added to all eigenvalues of H, which is indefinite on networks.
 
-Source: Pedregosa (2016), algorithm 1; Rajeswaran, Finn, Kakade, Levine (iMAML, 2019), section 3.2, for few steps.
+Source: Pedregosa (2016), algorithm 1; Rajeswaran, Finn, Kakade, Levine (iMAML, 2019), section 3.2 (few steps).
 Cost per architecture step: one validation pass, one training pass whose graph is kept, `steps` Hessian products and one
 mixed product, by double backward. Extra memory: about six copies of the weights with the graph.
 
 Deviations
-1. Both papers solve to a tolerance; here the number of steps is fixed, so that the host never waits for the device, and
-   steps after convergence or negative curvature change nothing.
-2. The settings of architecture search (steps, damping) are nasx's; neither paper searches architectures.
+1. Both papers solve to a tolerance; here the number of steps is fixed, so that the host never waits for the device;
+   steps after convergence or nonpositive curvature change nothing.
+2. nasx chose the settings for architecture search (steps, damping); neither paper searches architectures.
 """
 
 from __future__ import annotations

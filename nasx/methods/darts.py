@@ -3,22 +3,23 @@
     first order    g = d/da L2(w, a)
     second order   g = d/da L2(w', a) - lr * M(w) d/dw' L2(w', a),   w' = w - lr (mu * buffer + d/dw L1(w, a) + wd * w)
 
-M = d^2 L1 / da dw; M u is a central difference of d/da L1 along u with probes of length `radius` in all.
+M = d^2 L1 / da dw; M u is a central difference of d/da L1 along u, with probes at distance `radius`.
 
 Source: Liu, Simonyan, Yang (2019), eqs. 6-8, algorithm 1.
 Cost per architecture step: order 1, one pass (architecture gradient only); order 2, four passes and the memory of three
-more copies of the weights. Per weight step: one pass.
+additional copies of the weights. Per weight step: one pass.
 
 Deviations
 1. Under Nesterov momentum the virtual step w' is the heavy-ball step above, as in the released NAS-Bench-201 code.
 2. The virtual step is not clipped (as released for convolutional cells), while real weight steps are. The released
-   code for recurrent cells bounds d/dw L1 and d/dw' L2 as real steps are, and multiplies the correction by the factor c
-   of the former bound, since w' moves by c: `clip=true`, the bound is `search.clip`. There c may exceed 1; here, as in
-   the bound itself, it does not. A later release also adds wd * w' to the vector and takes M at w'; here neither.
-3. `first` says which of the two alternating updates comes first: the released DARTS code moves the architecture
+   code for recurrent cells clips d/dw L1 and d/dw' L2 like real steps, and multiplies the correction by the factor c of
+   the first clipping, because w' moves by c times the step: `clip=true`, with the bound `search.clip`. In that code c
+   may exceed 1; here, as in the clipping itself, it does not. A later release also adds wd * w' to the vector and takes
+   M at w'; nasx does neither.
+3. `first` selects which of the two alternating updates comes first: the released DARTS code updates the architecture
    first, the NAS-Bench-201 scripts the weights.
-4. Batch-norm running statistics never follow a probe; where a space keeps any, only real weight steps move them.
-5. Architecture parameters start at 1e-3 N(0, 1), as released; the paper says equal (`Space.init`).
+4. Probes never update batch-norm running statistics; if a space keeps any, only real weight steps update them.
+5. Architecture parameters start at 1e-3 N(0, 1), as released; in the paper they are equal (`Space.init`).
 6. Validation batches cycle through the shuffled split; the released code shuffles it again at every step.
 7. The architecture is never clipped; the NAS-Bench-201 v1 scripts clip weights and architecture together.
 """

@@ -2,19 +2,19 @@
 
     edge = beta_e x + sum_o p_o o(x),   beta_e = beta (1 - e / E)
 
-It takes over what makes skip connections win the competition of operations, the easier flow of gradients, so that their
-weight p shows what they are worth as operations. The steps are those of `inner` (first-order DARTS) on such edges;
-discretization looks at p alone.
+The auxiliary connection provides the easier flow of gradients that lets skip connections win the competition of
+operations, so that their weight p reflects only their value as operations. The steps are those of `inner` (first-order
+DARTS) on such edges; discretization uses only p.
 
 Source: Chu, Wang, Zhang, Lu, Wei, Yan (2021), section 3; released code (scripts/run_darts_minus.sh:
 beta 1, linear).
 Cost per step: that of `inner`.
 
 Deviations
-1. The auxiliary connection is the space's own skip connection, so it costs nothing; at stride 2 (factorized reduction)
-   it thereby shares its weights, where the released code has a second one.
-2. Edges without a skip connection among their operations (some of S1) get none; a space that has none anywhere (S4,
-   NAS-Bench-1Shot1) is refused.
+1. The auxiliary connection is the space's own skip connection, so it costs nothing. At stride 2 (factorized reduction)
+   the two therefore share weights, while the released code has a second factorized reduction.
+2. Edges without a skip connection among their operations (some of S1) have no auxiliary connection; a space without any
+   skip connection (S4, NAS-Bench-1Shot1) is refused.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class DartsMinus(Wrapper):
-    """Steps of the inner method with an auxiliary skip connection that fades."""
+    """Steps of the inner method with an auxiliary skip connection that decays to zero."""
 
     operation: ClassVar[str] = "skip_connect"
-    """What is strengthened, by its name in all spaces that have it."""
+    """Name of the strengthened operation in all spaces that have it."""
     beta: NonNegativeFloat = 1.0
 
     def auxiliary(self, search: Search) -> Number:
-        """beta of the current epoch."""
+        """Return beta of the current epoch."""
         return self.beta * (1 - search.epoch / max(search.epochs, 1))
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

@@ -1,26 +1,26 @@
-"""DARTS-PT: architectures are chosen by what the supernet loses without an operation, not by the largest weight.
+"""DARTS-PT: operations are chosen by the accuracy that the supernet loses without them, not by the largest weight.
 
-    for each edge in random order: without each operation o in turn, accuracy A_o on validation data; keep the operation
-    whose A_o is the lowest, alone on its edge; tune the supernet
-    then for each node in random order: keep the two of its edges whose A is the lowest; tune
+    for each edge in random order: measure the validation accuracy A_o without operation o, for each o; keep only the
+    operation with the lowest A_o on the edge; tune the supernet
+    then for each node in random order: keep the two of its edges with the lowest A; tune
 
-The search itself is that of `inner` (first-order DARTS). A tuning step is a step of `inner` on the supernet as decided
-so far, its weights' rate on a cosine of its own. What the space lets an architecture decide, the space says
-(`Problem.decisions`); cell types take turns within a round, and each round but the last is followed by tuning.
+The search itself is that of `inner` (first-order DARTS). A tuning step is a step of `inner` on the supernet with the
+decisions made so far; the weights' learning rate follows a separate cosine schedule. The space defines the decisions
+(`Problem.decisions`). A round has one decision of each cell type, and each round but the last is followed by tuning.
 
 Source: Wang, Cheng, Chen, Tang, Hsieh (2021), section 4 and algorithm 1; released code, sota/cnn/projection.py.
 Cost after the search: an evaluation of `batches` forward passes for each operation of each edge, and for each edge; and
-`tune` epochs of `inner` for each round (DARTS space: 14 + 3 rounds, 16 of them tuned; NAS-Bench-201: 6). Each decision
-is kept in a checkpoint; what is lost by a kill is at most one round's tuning and evaluations.
+`tune` epochs of `inner` for each round (DARTS space: 14 + 3 rounds, 16 of them tuned; NAS-Bench-201: 6). A
+checkpoint is written after each round, so a kill loses at most one round of tuning and evaluations.
 
 Deviations
-1. Each edge of a node is judged against all its others, as released; the released code evaluates the
-   remaining edges again after each drop, with other batches, and so with the same result up to noise.
-2. A candidate is judged on `batches` batches of the validation stream (null: as many as an epoch has updates), all
-   candidates on the same ones, with batch statistics as released; the released code reads the whole validation split.
+1. Each edge of a node is evaluated once, with all other edges of the node present. The released code evaluates the
+   remaining edges again after each drop, on other batches, with the same result up to noise.
+2. All candidates of a decision are evaluated on the same `batches` batches of the validation stream (null: the number
+   of updates in an epoch), with batch statistics as released; the released code uses the whole validation split.
 3. Ties: the first operation is kept, the last edge is dropped, as released.
-4. The input choices of NAS-Bench-1Shot1 are treated as edges. Where edges are searched by weights of pairs, only
-   operations are chosen so.
+4. The input choices of NAS-Bench-1Shot1 are treated as edges. If a space searches edges by weights of pairs, only
+   operations are chosen in this way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Projection:
-    """A mixture as decided so far: mix * kept + fixed."""
+    """The mixture with the decisions made so far: mix * kept + fixed."""
 
     def __init__(self, like: Tree) -> None:
         self.kept = {k: torch.ones_like(x) for k, x in like.items()}
@@ -51,7 +51,7 @@ class Projection:
         return mix | {k: mix[k] * kept + self.fixed[k] for k, kept in self.kept.items()}
 
     def without(self, decision: Decision, option: int) -> Callable[[Tree], Tree]:
-        """Return a copy of the mixture without one option."""
+        """Return a function that computes the mixture without one option."""
 
         def shape(mix: Tree) -> Tree:
             found = self(mix)
@@ -62,7 +62,7 @@ class Projection:
         return shape
 
     def decide(self, decision: Decision, chosen: Sequence[int]) -> None:
-        """Drop all options but the chosen ones; of operations, give the chosen one weight 1."""
+        """Drop all options but the chosen ones; a chosen operation gets weight 1."""
         for option in range(len(decision.options)):
             if option not in chosen:
                 for tree in (self.kept, self.fixed):
@@ -74,7 +74,7 @@ class Projection:
 
 
 def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slice]:
-    """Index of an option into a mixture (cells, edges, operations)."""
+    """Return the index of an option into a mixture (cells, edges, operations)."""
     edge, operation = decision.options[option]
     return (
         slice(None) if decision.cell is None else decision.cell,
@@ -117,7 +117,7 @@ class DartsPt(Wrapper):
         return detached(projected(search.problem.relax(search.a)))
 
     def judged(self, search: Search, selection: Selection, projected: Projection, decision: Decision) -> list[int]:
-        """The options to keep: those that the supernet misses most; of equal ones the earlier."""
+        """Return the options to keep, whose removal lowers the accuracy most; the earlier ones in a tie."""
         options = list(range(len(decision.options)))
         if len(options) <= decision.keep:
             return options
@@ -128,7 +128,7 @@ class DartsPt(Wrapper):
     def accuracies(
         self, search: Search, selection: Selection, projected: Projection, decision: Decision, options: Sequence[int]
     ) -> dict[int, float]:
-        """Accuracy without each of the options, over the same batches."""
+        """Return the summed accuracy without each of the options, over the same batches."""
         clean, totals = search.problem.relax(search.a), {option: torch.zeros(()) for option in options}
         for _ in range(self.batches or selection.epoch_updates):
             batch = next(selection.val)
@@ -155,7 +155,7 @@ class DartsPt(Wrapper):
 
 
 def in_turn(decisions: Sequence[Decision], gen: torch.Generator) -> Iterator[list[Decision]]:
-    """Rounds of one decision of each cell type (each cell where they are untied), in random order."""
+    """Yield rounds with one decision of each cell type (of each cell if they are untied), in random order."""
     groups: dict[tuple[str, int | None], list[Decision]] = {}
     for decision in decisions:
         groups.setdefault((decision.name, decision.cell), []).append(decision)

@@ -2,7 +2,7 @@
 
     mix ~ Dir(elu(a) + 1), d mix / d a by the pathwise derivative;  loss + kl * KL(Dir(elu(a) + 1) || Dir(1))
 
-The steps are those of `inner`, each batch with a sample of its own: around first-order DARTS it is the published
+The steps are those of `inner`, with a separate sample for each batch: around first-order DARTS this is the published
 method, around TSE-DARTS it is TSE-DrNAS. Architectures are chosen by softmax(a). The progressive stages of the paper
 are `stages=drnas_darts` and `stages=drnas_nb201`.
 
@@ -10,12 +10,12 @@ Source: Chen, Wang, Cheng, Tang, Hsieh (2021), section 3; released code (utils.p
 Cost per step: that of `inner`.
 
 Deviations
-1. Noise draws from the batch's seed, so a step is a function of its batches; samples are drawn in double precision,
-   and all cells share one.
+1. Noise is drawn from the batch's seed, so a step is a function of its batches. Samples are drawn in double precision,
+   and all cells share one sample.
 2. Diagnostics and evaluations of the supernet use softmax(a); the released code evaluates at a sample.
-3. With `kl` all architecture parameters are penalized, those of edge weights and of pairs of edges too, where a space
-   has them, though these are no samples.
-4. `kl` = 0 by default, as released: there an L2 penalty on `a` (`search.arch_weight_decay`) takes its place.
+3. With `kl` all architecture parameters are penalized, including those of edge weights and of pairs of edges if a space
+   has them, although these are not sampled.
+4. `kl` = 0 by default, as released: the released code has an L2 penalty on `a` (`search.arch_weight_decay`) instead.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def dirichlet(logits: Tensor) -> Dirichlet:
-    """Dir(elu(logits) + 1) along the last axis, in double precision."""
+    """Return the distribution Dir(elu(logits) + 1) along the last axis, in double precision."""
     return Dirichlet((F.elu(logits) + 1).double(), validate_args=False)
 
 
@@ -75,7 +75,7 @@ class DrNas(Sampling):
         return super().step(search.with_arch_penalty(self.penalty) if self.kl else search, train, val)
 
     def penalty(self, a: Tree) -> Tree:
-        """The gradient of kl * KL(Dir(elu(a) + 1) || Dir(1)), summed over edges."""
+        """Return the gradient of kl * KL(Dir(elu(a) + 1) || Dir(1)), summed over edges."""
         leaves = detached(a, requires_grad=True)
         total = torch.stack(
             [

@@ -10,9 +10,9 @@ Cost per step: that of `inner`.
 
 Deviations
 1. The cell is derived by the rules of the space: the strongest operation of the two strongest edges of a node. The
-   released code also drops what is below a threshold of 0.85, so that its cells may have fewer than two edges per node.
-2. The mean is over the entries of all architecture parameters, as released for the two cells of the DARTS space; those
-   of edge weights and of pairs of edges count, where a space has them, and have a sigmoid, too.
+   released code also drops weights below a threshold of 0.85, so that its cells may have under two edges per node.
+2. The mean is over the entries of all architecture parameters, as released for the two cells of the DARTS space. If a
+   space has parameters of edge weights or of pairs of edges, they also have a sigmoid and are part of the mean.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""GraSP: how much the gradient flow after a step depends on the weights.
+"""GraSP: a score that measures how much the gradient flow after a step depends on the weights.
 
     g = dL/dw,  H = d2L/dw2 on one batch;  score = - sum over the weights of w H g
 
@@ -7,8 +7,8 @@ zero-cost proxy `grasp` (its sum, with this sign), and their released code, fore
 Cost per architecture: one forward and two backward passes, the second through the first.
 
 Deviations
-1. The logits are not divided by a temperature, as in the code of Abdelfattah et al. (that of Wang et al.: by 200).
-2. The batch is any one; Wang et al. take ten images of each class.
+1. The logits are not divided by a temperature, as in the code of Abdelfattah et al. (Wang et al. divide by 200).
+2. The batch is an ordinary training batch; Wang et al. take ten images of each class.
 """
 
 from __future__ import annotations

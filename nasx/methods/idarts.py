@@ -3,17 +3,17 @@
     g = d/da L2 - gamma * M * s,   s = sum over k = 0..K of (I - gamma H)^k v
 
 v = d/dw L2 and d/da L2 on one validation batch after T real weight steps; H = d^2 L1 / dw^2 and M = d^2 L1 / da dw on
-one training batch. K terms beyond the first: K = 0 is DARTS' second-order correction at the current weights. The
+one training batch. With K = 0, s = v: DARTS' second-order correction at the current weights. The
 series converges to H^-1 v for gamma < 1 / lambda_max(H); its error is O((1 - gamma mu)^(K+1)).
 
 Source: Zhang, Su, Pan, Chang, Abbasnejad, Haffari (2021), eqs. 6-9, algorithm 1.
 Cost per architecture step: one validation pass, K Hessian products (`difference`: two passes each; otherwise one
 double-backward product each over one kept graph) and one mixed product (`exact`: one product; otherwise two passes).
 Per step: T weight passes. Extra memory: four copies of the weights (`difference`), or about six with the graph of
-double backward. An epoch is one pass of architecture steps, hence T passes of weight steps, as in the released code
-for each of the two spaces that it covers.
+double backward. An epoch has as many architecture steps as a pass has batches, hence T passes of weight steps, as in
+the released code for each of the two spaces that it covers.
 
-How the products are computed (`products`). The equation needs H u and M s; `exact` computes both by double backward.
+Computation of the products (`products`): the equation needs H u and M s; `exact` computes both by double backward.
 The released NAS-Bench-201 notebook does so for H, and computes M s as a central difference with step radius / ||v||,
 with the norm of v and not of s (`released`). `difference` uses central differences for both, with steps radius / ||u||
 and radius / ||s||. On a smooth loss the three agree; on networks with relu they do not (docs/methods/kinks.md): on the
@@ -22,13 +22,13 @@ released one. Therefore the default on NAS-Bench-201 is `released`, because its 
 numbers. Elsewhere no released code runs (deviation 5), and the default is the paper's equation itself: `exact`.
 
 Deviations
-1. The T inner steps really move the weights (the released NAS-Bench-201 code steps a copied optimizer without
-   gradients, so it never trains them by SGD), and the weights are untouched by the probes (the released code restores
-   with the wrong vector). `release_leak=true` reproduces both: no SGD step, and each step moves the weights by
-   -R (s - v), R = radius / ||v||, a normalized step down the validation loss. Tables label it.
-2. The training batch of all products is the last of the T batches (the paper leaves open which).
-3. With `products=difference` the probe of the mixed product is scaled by ||s||, not by the released ||v||: equal up to
-   O(radius^2) and more stable in single precision.
+1. The T inner steps update the weights (the released NAS-Bench-201 code steps a copied optimizer without gradients, so
+   it never trains them by SGD), and the probes leave the weights unchanged (the released code restores them with the
+   wrong vector). `release_leak=true` reproduces both: no SGD step, and each step moves the weights by -R (s - v),
+   R = radius / ||v||, a normalized step down the validation loss. Tables label such runs.
+2. The training batch of all products is the last of the T batches (the paper does not specify it).
+3. With `products=difference` the probe of the mixed product is scaled by ||s||, not by ||v|| as released: equal up to
+   O(radius^2), and more stable in single precision.
 4. Weight decay and momentum are not part of H, as released.
 5. The default architect of the released NAS-Bench-1Shot1 code uses a different formula and cannot run; it is not
    reproduced. For the DARTS space no code was released.
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat, Repeats, Terms
 
 CG_PRODUCTS = 20
-"""Most Hessian products of the conjugate gradients that `search.probe_every` compares with (nasx: ten times K)."""
+"""Maximum number of Hessian products of the conjugate gradients for `search.probe_every` (nasx: ten times K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class IDarts(Alternating):
             s = combine(s, u, 1.0)
         if self.products == "exact":
             return s, products.mixed(s)
-        del products  # frees a double-backward graph before the passes of the difference
+        del products  # free a double-backward graph before the passes of the difference
         eps = step_length(v, self.radius) if self.products == "released" else None
         return s, difference.mixed(s, "Ms", eps)
 
@@ -111,7 +111,7 @@ class IDarts(Alternating):
         return Hypergradient(g, outcome, v, s)
 
     def error_bars(self, search: Search, train: Batch, v: Tree, direct: Tree, g: Tree, gamma: Number) -> None:
-        """Compare g with twice the terms, and with conjugate gradients instead of the series."""
+        """Compare g with the series of twice the terms, and with conjugate gradients instead of the series."""
         K, unprobed = max(2 * self.K, 1), replace(search, probe=None)
 
         def longer() -> Tree:
@@ -137,7 +137,7 @@ class IDarts(Alternating):
         return self.leak(search, train[-1], val) if self.release_leak else super().step(search, train, val)
 
     def leak(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
-        """Do the released step of deviation 1: an architecture step, and w <- w - R (s - v) instead of SGD."""
+        """Take the released step of deviation 1: an architecture step, and w <- w - R (s - v) instead of SGD."""
         found = self.hypergradient(search, train, val)
         search.descend_a(found.g)
         assert found.v is not None

@@ -1,4 +1,4 @@
-"""Lambda-DARTS: weights regularized so that the layers' architecture gradients agree.
+"""Lambda-DARTS: the weights are regularized so that the layers' architecture gradients agree.
 
     Lambda   = mean over pairs (l, l') of cos(g_l, g_l'),                 g_l = d L1 / d p_l
     Lambda+- = mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)           (absolute values elementwise)
@@ -8,26 +8,26 @@ p_l is layer l's own copy of the mixture weights. With Delta = d Lambda / d g,
 
     d/dw Lambda = [d/dw L1(w, P + eps Delta) - d/dw L1(w, P - eps Delta)] / (2 eps),   eps = eps0 / ||Delta||_F
 
-perturbed in p-space (P leaves the simplex, as intended). The architecture step is DARTS' first order.
+perturbed in p-space (P leaves the simplex, as intended). The architecture step is that of first-order DARTS.
 
-`difference` says how d/dw Lambda is taken: the `central` difference above, `one_sided` (alternately + and -), or
-`exact`, by double backward. The released code has the central difference at eps0 = 1e-4, so that is the default. On
-networks with relu it is not the penalty's gradient: on a supernet of NAS-Bench-201 its cosine to `exact` is -0.03
-before the first update and 0.08 after 60, and it is 40 and 17 times as long, since the jumps of the gradient at the
-kinks between the two probes count in full (docs/methods/kinks.md).
+`difference` selects how d/dw Lambda is computed: the `central` difference above, `one_sided` (alternately + and -), or
+`exact`, by double backward. The default is the central difference at eps0 = 1e-4, as in the released code. On networks
+with relu it is not the penalty's gradient: on a supernet of NAS-Bench-201 its cosine to `exact` is -0.03 before the
+first update and 0.08 after 60, and its norm is 40 and 17 times as large, since it includes the jumps of the gradient at
+the kinks between the two probes (docs/methods/kinks.md).
 
 Source: Movahedi, Adabinejad, Imani, Keshavarz, Dehghani, Shakery, Araabi (2023), eqs. 5-13, 24-25, appendix A.
-Cost per weight step: three passes (`central`), two (`one_sided`) or two with one backward pass more (`exact`); per
-architecture step one pass. Where lambda_e = 0 (the first epoch) the extra passes are skipped: the result is the same.
+Cost per weight step: three passes (`central`), two (`one_sided`) or two plus one backward pass (`exact`); per
+architecture step one pass. If lambda_e = 0 (the first epoch) the extra passes are skipped, with the same result.
 
 Deviations
-1. lambda_e = lambda * e / (E - 1) by epoch, as released; the paper writes lambda t / T.
-2. The released NAS-Bench-201 script uses lambda = 0.25, weight decay 3e-4 and no Nesterov momentum; here the paper's
-   values are kept (0.125, 5e-4, Nesterov).
-3. `target=outer` adds the same term to the architecture's objective, through d p / d a (Table 5's ablation).
-4. Where a cell is described by several mixtures (NAS-Bench-1Shot1), they are concatenated into one g_l.
+1. lambda_e = lambda * e / (E - 1) in epoch e, as released; the paper has lambda t / T.
+2. The released NAS-Bench-201 script uses lambda = 0.25, weight decay 3e-4 and no Nesterov momentum; nasx uses the
+   paper's values (0.125, 5e-4, Nesterov).
+3. `target=outer` adds the same term to the architecture's objective, through d p / d a (the ablation of Table 5).
+4. If several mixtures describe a cell (NAS-Bench-1Shot1), their gradients are concatenated into one g_l.
 5. Only weights are clipped, never the architecture (the released code clips both).
-6. The released train.py also reports the best epoch on the test set; here the last epoch of a retraining counts.
+6. The released train.py also reports the best epoch on the test set; nasx reports the last epoch of a retraining.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 
 class Alignment(NamedTuple):
-    """Mean pairwise agreement () of layer gradients, and its derivative by the gradients (L, D)."""
+    """Mean pairwise agreement () of layer gradients, and its derivative with respect to the gradients (L, D)."""
 
     value: Tensor
     delta: Tensor
@@ -110,7 +110,7 @@ class Lambda(Alternating):
 
     @property
     def cost(self) -> Cost:
-        """Return the cost of a step in an epoch whose lambda is not 0."""
+        """Return the cost of a step in an epoch in which lambda is not 0."""
         if self.difference == "exact":
             return Cost(3, 4, 1)
         return Cost(3, 3, 1) if self.difference == "one_sided" and self.target == "inner" else Cost(4, 4, 1)

@@ -1,19 +1,19 @@
-"""NASWOT: how differently a network treats the images of a batch, by the signs that its ReLUs see.
+"""NASWOT: a score of how well a network distinguishes the images of a batch, from the signs of its ReLU inputs.
 
-    c_i = the binary code of image i: for each value of each ReLU whether it is above 0
+    c_i = the binary code of image i: for each value of each ReLU, whether it is above 0
     K_ij = number of ReLU values at which c_i and c_j agree;  score = log det K
 
-Two images with equal codes make K singular: the score is minus infinity.
+If two images have equal codes, K is singular and the score is minus infinity.
 
 Source: Mellor, Turner, Storkey, Crowley (2021), section 3; released code, score_networks.py (hook_logdet).
 Cost per architecture: one forward pass.
 
-ReLUs are found as the functions of torch that run, whether a module calls them or not.
+ReLUs are detected as calls of torch's functions, whether a module makes the call or not.
 
 Deviations
 1. The batch has `search.batch` images (published: 128).
-2. Every ReLU that runs counts, also where its result reaches no output of the cell. The released code leaves those out
-   that no gradient reaches; as its `none` lets a gradient of zeros through, both are the same on NAS-Bench-201.
+2. Every ReLU that runs counts, even if its result does not reach an output of the cell. The released code omits ReLUs
+   that no gradient reaches; as its `none` passes a gradient of zeros, the two agree on NAS-Bench-201.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Naswot(ZeroCost):
 
 
 class Agreement(TorchFunctionMode):
-    """Counts within the block in `kernel` (n, n), float64 on the CPU, at how many ReLU values two items agree."""
+    """Counter, within the block, of the ReLU values at which two items agree: `kernel` (n, n), float64 on the CPU."""
 
     kernel: Tensor | None = None
 
@@ -57,7 +57,7 @@ class Agreement(TorchFunctionMode):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         found = func(*args, **(kwargs or {}))
-        # of torch.nn.functional, of torch, and of tensors
+        # relu of torch.nn.functional, of torch, and of tensors
         if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(found, Tensor):
             signs = (found.flatten(1) > 0).to(torch.float32) * 2 - 1
             agree = ((signs @ signs.T).double().cpu() + signs.size(1)) / 2  # whole numbers, exact up to 2^24 values

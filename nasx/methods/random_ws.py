@@ -1,15 +1,15 @@
 """Random search with weight sharing: train a supernet on random single paths, keep the best path on validation data.
 
-    each step: draw an architecture uniformly, one weight step on a training batch with its one-hot mixture
-    at the end: draw `samples` architectures, keep the most accurate on one validation batch each
+    each step: draw an architecture uniformly, take one weight step on a training batch with its one-hot mixture
+    at the end: draw `samples` architectures, keep the most accurate one, each evaluated on one validation batch
 
 Source: Li and Talwalkar (2019), section 3; NAS-Bench-201's RSPS.
 Cost per step: one pass. At the end: `samples` forward passes.
 
 Deviations
 1. Operations outside the drawn path are computed and multiplied by zero: the same values, a fixed graph.
-2. Sampling takes the batch's seed, so a step is a function of its batch.
-3. Each candidate sees the next validation batch; Li and Talwalkar compare on the whole validation set at the end.
+2. Samples are drawn from the batch's seed, so a step is a function of its batch.
+3. Each candidate uses the next validation batch; Li and Talwalkar compare on the whole validation set at the end.
 """
 
 from __future__ import annotations

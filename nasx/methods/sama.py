@@ -1,19 +1,19 @@
-"""SAMA: the inverse Hessian of the implicit hypergradient replaced by the identity.
+"""SAMA: the inverse Hessian in the implicit hypergradient is replaced by the identity.
 
     g = d/da L2 - M u,   u = (d update / d gradient) v,   v = d/dw L2
 
-M u by a central difference of length `radius` on one training batch, at the current weights. `u` adapts v to the
-optimizer of the weights: for SGD, the optimizer of all searches of nasx, u = v.
+M u is a central difference of length `radius` on one training batch, at the current weights. `u` adapts v to the
+optimizer of the weights: for SGD, which all searches of nasx use, u = v.
 
 Source: Choe, Mehta, Ahn, Neiswanger, Xie, Strubell, Xing, "Making Scalable Meta Learning Practical" (2023), section 3;
 leopard-ai/betty, hypergradient/sama.py and utils.py (SGD: no preconditioning; radius 1).
 Cost per architecture step: three passes (validation, two probes). Extra memory: one copy of the weights.
 
 Deviations
-1. The weights are untouched by the probes. The released code restores them out of place (`add` for `add_`), so that
-   they stay moved against u by a step of length `radius`.
-2. Adaptation to Adam is left out, since no weights of a search are trained by it; so is the overlap of communication.
-3. The settings of architecture search are nasx's: the paper has other problems.
+1. The probes leave the weights unchanged. The released code restores them out of place (`add` instead of `add_`), so
+   that they remain displaced against u by a step of length `radius`.
+2. The adaptation to Adam is omitted, since no search trains its weights by Adam; so is the overlap of communication.
+3. nasx chose the settings for architecture search: the paper solves other problems.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Sama(Alternating):
-    """Alternating steps along the implicit gradient with the identity for the inverse Hessian."""
+    """Alternating steps along the implicit gradient, with the identity as the inverse Hessian."""
 
     radius: PositiveFloat = 1.0
 

@@ -4,28 +4,28 @@
     adversarial   p~ = maximizer of L1 within the eps-box around p, by signed gradient steps            (ADV)
     eps_e = eps_start + (eps_end - eps_start) e / E
 
-The steps are those of `inner`, with p~ in the place of p on training batches: around first-order DARTS it is the
-published method; around Lambda-DARTS the layer gradients and their probes are taken around p~ (Lambda-SDARTS-RS).
+The steps are those of `inner`, with p~ instead of p on training batches: around first-order DARTS this is the published
+method; around Lambda-DARTS the layer gradients and their probes are computed at p~ (Lambda-SDARTS-RS).
 
 The ascent takes `ascents` steps of size 2 eps / `ascents`. After each one p~ is clamped to the box, then to [0, 1] and
-renormalized; p~ is dropped where the loss is lower than at p in the end. The released code starts at a random point of
-the box and ascends in eval mode, with the running statistics of batch norm; its published numbers are those of that
-choice, so it is the default here (`random_start=true`, `ascent=eval`). With `random_start=false` the ascent begins at
-p; `ascent=train` normalizes by the batch's own statistics, as the weight step that follows does. A supernet keeps
-running statistics with `space.batch_norm=tracked` alone; without them eval mode would have nothing to normalize by but
-the batch, and the command line refuses `ascent=eval`.
+renormalized; if the final loss is lower than at p, p~ = p. The released code starts at a random point of the box and
+ascends in eval mode, with the running statistics of batch norm. The published numbers are those of this variant, so it
+is the default here (`random_start=true`, `ascent=eval`). With `random_start=false` the ascent starts at p;
+`ascent=train` normalizes by the batch's own statistics, as the following weight step does. A supernet keeps running
+statistics only with `space.batch_norm=tracked`; without them eval mode could only normalize by the batch, and the
+command line refuses `ascent=eval`.
 
 Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1; SmoothDARTS d3dbfed, attacker/perturb.py and linf_sgd.py;
 Lambda-DARTS appendix A.5.
-Cost: that of `inner`; for `adversarial`, `ascents` + 2 passes more for each mixture of a training batch.
+Cost: that of `inner`; for `adversarial`, an additional `ascents` + 2 passes for each mixture of a training batch.
 
 Deviations
-1. Noise draws from the batch's seed, so a step is a function of its batches.
-2. Running statistics follow real weight updates alone; in the released code they follow the passes over validation
-   batches too.
-3. Operation weights alone are perturbed, not the edge weights that a space may have.
-4. Where an inner method differentiates a training loss by the architecture, p~ - p counts as a constant (adversarial),
-   and clamping and renormalization are differentiated (random).
+1. Noise is drawn from the batch's seed, so a step is a function of its batches.
+2. Only real weight updates change the running statistics; in the released code, passes over validation batches change
+   them too.
+3. Only operation weights are perturbed, not the edge weights that a space may have.
+4. If an inner method differentiates a training loss with respect to the architecture, p~ - p is a constant
+   (adversarial), and clamping and renormalization are differentiated (random).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def normalized(p: Tensor) -> Tensor:
-    """p clamped to [0, 1] and scaled to sum 1 along the last axis; where nothing is left, 1 on the largest entry."""
+    """Return p clamped to [0, 1] and scaled to sum 1 along the last axis; if the sum is 0, 1 on the largest entry."""
     kept = p.clamp(0, 1)
     total = kept.sum(-1, keepdim=True)
     largest = torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1.0)
@@ -53,20 +53,20 @@ def normalized(p: Tensor) -> Tensor:
 
 
 def noisy(p: Tensor, eps: Number, gen: torch.Generator) -> Tensor:
-    """p with uniform noise in (-eps, eps), `normalized`."""
+    """Return p with uniform noise in (-eps, eps), `normalized`."""
     noise = torch.rand(p.shape, generator=gen, dtype=torch.float64, device=gen.device).to(p)
     return normalized(p + eps * (2 * noise - 1))
 
 
 def given(weights: Sequence[Tensor]) -> Activate:
-    """An activation that returns `weights` in the order of its calls, whatever the logits."""
+    """Return an activation that ignores its logits and returns `weights` in the order of its calls."""
     rest = iter(weights)
     return lambda logits: next(rest)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sdarts(Wrapper):
-    """Steps of the inner method, those on training batches at perturbed mixture weights."""
+    """Steps of the inner method, with perturbed mixture weights on training batches."""
 
     samples_mixture: ClassVar[bool] = True
     perturbation: Literal["random", "adversarial"] = "random"
@@ -78,11 +78,11 @@ class Sdarts(Wrapper):
 
     @property
     def cost(self) -> Cost | None:
-        """That of `inner`. Not stated for `adversarial`: it depends on how many mixtures `inner` asks for."""
+        """Return the cost of `inner`; None for `adversarial`: it depends on how many mixtures `inner` uses."""
         return self.inner.cost if self.perturbation == "random" else None
 
     def eps(self, search: Search) -> Number:
-        """Radius of the current epoch."""
+        """Return the radius of the current epoch."""
         return self.eps_start + (self.eps_end - self.eps_start) * search.epoch / max(search.epochs, 1)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
@@ -100,11 +100,11 @@ class Sdarts(Wrapper):
         return self.inner.step(search.with_sampler(draw), train, val)
 
     def random(self, eps: Number, gen: torch.Generator) -> Activate:
-        """The method's activation with noise of radius `eps`."""
+        """Return the method's activation with noise of radius `eps`."""
         return lambda logits: noisy(self.activate(logits), eps, gen)
 
     def clean(self, search: Search, a: Tree) -> list[Tensor]:
-        """The operation weights, one for each call of the activation; edge weights of a space are not among them."""
+        """Return the operation weights, one for each call of the activation; edge weights are not included."""
         found: list[Tensor] = []
 
         def note(logits: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Sdarts(Wrapper):
         return found
 
     def adversarial(self, search: Search, p: Sequence[Tensor], eps: Number, batch: Batch) -> list[Tensor]:
-        """The worst operation weights in the box around `p` that the ascent finds. Nothing moves."""
+        """Return the worst operation weights that the ascent finds in the box around `p`. Changes no state."""
         w, a = detached(search.w), detached(search.a)
 
         def loss(q: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Single-DARTS: single-level optimization, weights and architecture moved together from one batch.
+"""Single-DARTS: single-level optimization, in which one batch updates both weights and architecture.
 
     w <- w - lr d/dw L1(w, a),   a <- a - lr_a d/da L1(w, a)        both gradients at the same (w, a)
 
@@ -8,11 +8,12 @@ Source: Hou, Jin, Chen (2021), eq. 16 and section 5; ablation modes: Table 4.
 Cost: one pass per step, shared by both updates (the two ablation modes: two passes).
 
 Deviations
-1. Which half of CIFAR-10 is searched on is unstated: here the training half of the space's split
-   (`dataset.split=full` for all of it).
-2. The cosine schedule's end value and, for NAS-Bench-201, the weight decay of the architecture's Adam are unstated: 0
-   and 0. So is the mode of batch norm: that of protocol nb201-v1 here (nasx/spaces/nb201/space.py). Of the SGD of
-   Tables 4 and 5 section 5.3 states all: rate 0.005, momentum 0.9, weight decay 3e-4.
+1. The paper does not state the half of CIFAR-10 on which it searches: here, the training half of the space's split
+   (`dataset.split=full` for the whole training set).
+2. The paper states neither the final value of the cosine schedule nor, for NAS-Bench-201, the weight decay of the
+   architecture's Adam: here, 0 and 0. It does not state the mode of batch norm either: here, that of protocol nb201-v1
+   (nasx/spaces/nb201/space.py). For the SGD of Tables 4 and 5, section 5.3 states all settings: rate 0.005, momentum
+   0.9, weight decay 3e-4.
 3. `initial` is -ln 7 for every space as in the paper (1/8 on each operation); -ln 4 gives 1/5 for five operations.
 """
 

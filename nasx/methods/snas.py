@@ -1,20 +1,20 @@
-"""SNAS: mixtures are samples of a concrete distribution whose temperature falls, so that they become one-hot.
+"""SNAS: mixtures are samples of a concrete distribution with falling temperature, so that they approach one-hot.
 
     mix = softmax((log p + Gumbel noise) / tau),  p = softmax(a)
 
-`tau` falls linearly by epoch e of E, as e / E, from `tau_max` towards `tau_min` (the last epoch is one step above it).
-The steps are those of `inner` (Single-DARTS' simultaneous step with a softmax: one training loss moves weights and
-architecture), each batch with a sample of its own.
+`tau` falls linearly by epoch e of E, as e / E, from `tau_max` towards `tau_min` (the last epoch is one step above).
+The steps are those of `inner` (Single-DARTS' simultaneous step with a softmax: one training loss updates weights
+and architecture), with a separate sample for each batch.
 
 Source: Xie, Zheng, Liu, Lin (2019), section 2; temperatures: released code of DrNAS, whose SNAS gave the
 NAS-Bench-201 numbers (there around first-order DARTS: `method.inner`).
 Cost per step: that of `inner`; one pass for both updates.
 
 Deviations
-1. The paper's resource constraint is left out (its "mild" and "moderate" settings), as in all comparisons on
+1. The paper's resource constraint (its "mild" and "moderate" settings) is omitted, as in all comparisons on
    NAS-Bench-201.
 2. The paper gives no temperatures.
-3. Noise draws from the batch's seed, and all cells share a sample; so a step is a function of its batches.
+3. Noise is drawn from the batch's seed, so a step is a function of its batches; all cells share a sample.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Snas(Sampling):
     tau_min: PositiveFloat = 1.0
 
     def tau(self, search: Search) -> Number:
-        """Temperature of the current epoch."""
+        """Return the temperature of the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs, 1)
 
     def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:

@@ -1,14 +1,14 @@
-"""SNIP: how much the loss of a batch depends on the weights being there.
+"""SNIP: a score that measures how much the loss of a batch depends on the presence of the weights.
 
     score = sum over the weights w of |w dL/dw|
 
-w dL/dw is the derivative of L by a factor on w, at 1: the connection sensitivity of SNIP before it is normalized.
+w dL/dw is the derivative of L with respect to a factor on w, at 1: SNIP's connection sensitivity before normalization.
 
 Source: Lee, Ajanthan, Torr (2019), section 4.1 (the sensitivity of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
 (2021), zero-cost proxy `snip` (its sum as a score), and their released code, foresight/pruners.
 Cost per architecture: one pass.
 
-Deviations: those of zero_cost.py alone.
+Deviations: only those in zero_cost.py.
 """
 
 from __future__ import annotations

@@ -1,21 +1,21 @@
-"""TSE-DARTS: the architecture moves along the summed training-loss gradients of T unrolled weight steps.
+"""TSE-DARTS: the architecture is updated along the summed training-loss gradients of T unrolled weight steps.
 
     pass 1   for t = 0..T-1:  G += d/da L1(w_t, a; batch_t),  w_{t+1} = one weight step on batch_t
              a <- one step along G;  w <- w_0
     pass 2   for t = 0..T-1:  one weight step on batch_t with the new a
 
 The sum of training losses estimates training speed. The paper uses its first-order term, as above; with
-`gradient=exact` pass 1 takes the exact gradient of the sum (eq. 13), by double backward through the weight steps:
+`gradient=exact` pass 1 computes the exact gradient of the sum (eq. 13), by double backward through the weight steps:
 
     G = d/da sum over t of L1(w_t(a), a) = sum over t of [d L_t / d a + (d w_t / d a)' d L_t / d w],
-    with w_{t+1}(a) the weight step at w_t(a), its momentum, weight decay and clipping included
+    with w_{t+1}(a) the weight step at w_t(a), including momentum, weight decay and clipping
 
-No validation data enters.
+No validation data is used.
 
 Source: Miroslav Fil, Binxin Ru, Clare Lyle, Yarin Gal (2021), eqs. 6 and 13, algorithm 1, appendix D.
 Cost per chunk: 2 T passes, that is two per weight update kept; one architecture step. Extra memory: two copies of
-the weights (the saved weights and momentum buffers). `exact` adds a backward pass through the T - 1 weight steps, whose
-activations are all kept: as much memory as T steps, so that T = 100 is out of reach on most networks.
+the weights (the saved weights and momentum buffers). `exact` adds a backward pass through the T - 1 weight steps, with
+all their activations in memory: as much as T steps, so that T = 100 is infeasible on most networks.
 
 Consequence: at batch 64 and T = 100 half of CIFAR-10 gives four architecture steps per epoch, 200 in 50 epochs (DARTS:
 19,550). At the default rate logits move by at most about 0.06, so the mixture stays near uniform and the method ranks
@@ -23,11 +23,11 @@ operations by their early sensitivity. `search.arch_lr` changes that.
 
 Deviations
 1. Momentum buffers are restored with the weights (`restore_momentum=true`), as the authors' functional code for
-   NAS-Bench-201 does implicitly: pass 2 then repeats pass 1 but for the architecture. Appendix D and most of their
-   scripts do not: `restore_momentum=false`, which tests/parity compares with the listing.
+   NAS-Bench-201 does implicitly: pass 2 then repeats pass 1 with the new architecture. Appendix D and most of their
+   scripts do not restore them: `restore_momentum=false`, which tests/parity compares with the listing.
 2. An epoch's last chunk is shorter, as released. 3. Nothing is clipped, as released (`search.clip` is null).
-4. The text says "no validation set", the released code trains on the 25,000 half: the half is the default,
-   `dataset.split=full` is the literal reading (merged data).
+4. The paper says "no validation set", while the released code trains on the half with 25,000 images. This half is the
+   default; `dataset.split=full` is the literal reading (merged data).
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class Tse(Method):
         return Cost(2 * self.T, 2 * self.T, 2)
 
     def unrolled(self, search: Search, train: Sequence[Batch]) -> Tree:
-        """Sum the architecture gradients over weight steps on `train`, which are undone bit for bit."""
+        """Sum the architecture gradients over weight steps on `train`, and then undo these steps bit for bit."""
         saved = search.save_w()
         total = {k: torch.zeros_like(x) for k, x in search.a.items()}
         for batch in train:
@@ -114,7 +114,7 @@ def momentum_buffers(search: Search) -> Tree:
 def stepped(search: Search, w: Tree, g: Tree, buffers: Tree, rate: float) -> tuple[Tree, Tree]:
     """Return weights and momentum buffers after a weight step along g, as differentiable functions of w, g and buffers.
 
-    The numbers are those of `Search.descend_w`. The buffers are 0 before the first step.
+    The values are those of `Search.descend_w`. The buffers are 0 before the first step.
     """
     group = search.w_opt.param_groups[0]
     scale = 1.0 if search.clip is None else (search.clip / (norm(g) + 1e-6)).clamp(max=1.0)

@@ -1,7 +1,7 @@
-"""Methods that wrap another method and delegate to it whatever they do not override.
+"""Methods that wrap another method and delegate everything that they do not override to it.
 
-Most combinations in the papers have this form: noise in the mixtures of another method's steps (SmoothDARTS), a sample
-in their place (GDAS, DrNAS), another selection at the end (DARTS-PT). A wrapper does not depend on the method inside.
+Most combinations in the papers have this form: noise in the mixtures of another method's steps (SmoothDARTS), samples
+as mixtures (GDAS, DrNAS), another selection at the end (DARTS-PT). A wrapper does not depend on the method inside.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from nasx.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper(Method):
-    """A method around another one, to which it delegates whatever it does not override.
+    """A method that wraps another one and delegates everything that it does not override to it.
 
-    One that changes the mixtures of the inner steps sets `samples_mixture` and overrides `step` with
+    A wrapper that changes the mixtures of the inner steps sets `samples_mixture` and overrides `step` with
     `inner.step(search.with_sampler(...), train, val)`, as `Sampling` does.
     """
 
@@ -91,24 +91,24 @@ class Wrapper(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Wrapper):
-    """Steps of the inner method, each batch with a mixture by `sample`."""
+    """Steps of the inner method, with a mixture from `sample` for each batch."""
 
     samples_mixture: ClassVar[bool] = True
 
     @abstractmethod
     def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
-        """Return the mixture of `a` for passes over `batch`. Random numbers come from the batch's seed."""
+        """Return the mixture of `a` for passes over `batch`. Random numbers are drawn from the batch's seed."""
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         return self.inner.step(search.with_sampler(partial(self.sample, search)), train, val)
 
 
 def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:
-    """Gumbel noise in the shape of `like`, drawn in double precision."""
+    """Return Gumbel noise in the shape of `like`, drawn in double precision."""
     uniform = torch.rand(like.shape, generator=gen, dtype=torch.float64, device=gen.device)
     return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(like)
 
 
 def concrete(tau: Number, gen: torch.Generator) -> Activate:
-    """A sampler of soft weights along the last axis: those of a concrete distribution of temperature `tau`."""
+    """Return a sampler of soft weights along the last axis, from a concrete distribution with temperature `tau`."""
     return lambda logits: torch.softmax((torch.log_softmax(logits, -1) + gumbel(logits, gen)) / tau, -1)

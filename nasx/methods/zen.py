@@ -1,22 +1,22 @@
-"""Zen-NAS: how much the features of a network with Gaussian weights change with its input.
+"""Zen-NAS: a score that measures how much the features of a network with Gaussian weights change with its input.
 
-    all weights ~ N(0, 1);  x, e ~ N(0, 1), the size of a batch of images;  f(x) the map before the global pool
+    all weights ~ N(0, 1);  x, e ~ N(0, 1), the size of a batch of images;  f(x) the feature map before global pooling
     score = log mean over the images of ||f(x) - f(x + gamma e)||  +  sum over the batch norms of log s
-    s = sqrt(mean over the channels of the variance of what the norm is given)
+    s = sqrt(mean over the channels of the variance of the norm's input)
 
-The second sum gives back the scale that batch norm takes away, layer by layer: scaling the weights of a convolution
-before a norm by k adds log k.
+The second sum restores the scale that each batch norm removes: scaling the weights of a convolution before a norm by k
+adds log k.
 
 Source: Lin, Wang, Sun, Chen, Sun, Qian, Li, Jin (2021), algorithm 1; released code,
 ZeroShotProxy/compute_zen_score.py and evolution_search.py.
 Cost per architecture: 2 `repeats` forward passes. No image of the dataset is read, only their size and number.
 
 Deviations
-1. Skip connections of a cell are part of it and stay; the paper takes the residual links out of its ResNets.
+1. Skip connections belong to the cell and are kept; the paper removes the residual links from its ResNets.
 2. The change is measured by the Euclidean norm, as in the paper; the released code sums absolute values.
-3. s is of the batch x, as in the paper; the released code reads running variances after both batches, which at
-   momentum 0.1 are mostly their initial 1.
-4. A batch norm that is given zeros alone (behind a `none` of NAS-Bench-201) is left out of the sum.
+3. s is computed on the batch x, as in the paper; the released code reads running variances after both batches, which
+   at momentum 0.1 are still close to their initial value, 1.
+4. A batch norm with only zeros as input (after a `none` of NAS-Bench-201) is omitted from the sum.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Zen(ZeroCost):
 
 @contextmanager
 def scales(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Within the block a list fills with s, (), of each batch norm that is passed; 1 where that is 0."""
+    """Yield a list that receives s, (), of each batch norm run within the block, or 1 if s is 0."""
     found: list[Tensor] = []
 
     def scale(norm: nn.Module, given: tuple[Tensor, ...]) -> None:

@@ -1,23 +1,23 @@
 """Zero-cost methods: score architectures at initialization, on one batch, and keep the best. Nothing is trained.
 
     draw n architectures uniformly; initialize the discrete network of each; s_i = score(network i, batch)
-    keep the architecture with the largest s_i                                            (of equals the first)
+    keep the architecture with the largest s_i                                         (the first one in a tie)
 
 A network has the layers, channels and stem of the search (`Space.standalone`): on NAS-Bench-201 with the settings of
-conf/space/nb201.yaml it is the one that the benchmark trains. It is in training mode, so that batch norm uses the
-statistics of the batch. The batch is the first training batch of the search, augmented, of `search.batch` images. All
-scores of a seed see the same architectures, initial weights and batch, and method=random with `samples` = n draws the
-same architectures.
+conf/space/nb201.yaml it is the network that the benchmark trains. It is in training mode, so that batch norm uses the
+statistics of the batch. The batch is the first training batch of the search, augmented, of `search.batch` images. For
+one seed, all scores use the same architectures, initial weights and batch, and method=random with `samples` = n draws
+the same architectures.
 
 Source of the search: Mellor, Turner, Storkey, Crowley (2021), NASWOT: the best of n random architectures.
 
-The record holds under `choice` each architecture drawn with its score and, where a benchmark answers, its validation
-accuracy; quantiles of the scores; Kendall's tau-b between scores and accuracies; seconds of scoring.
+`choice` in the record contains each drawn architecture with its score and, if a benchmark contains it, its validation
+accuracy; quantiles of the scores; Kendall's tau-b between scores and accuracies; and the seconds spent on scoring.
 
 Deviations
 1. Networks of the NAS-Bench-1Shot1 spaces have the 16 channels of the search; NAS-Bench-101 trains them with 128.
-2. Scores are taken on augmented images; Mellor et al. leave augmentation out.
-3. A score that is not a number counts as the lowest.
+2. Scores are computed on augmented images; Mellor et al. do not augment.
+3. A score that is NaN counts as the lowest.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ class ZeroCost(Method):
     trains: ClassVar[bool] = False
     reads: ClassVar[str | None] = "images"
     sees: ClassVar[bool] = True
-    """Whether the score depends on the batch, and not on its shape alone."""
+    """Whether the score depends on the content of the batch, and not only on its shape."""
     candidates: Draws = 100
 
     @abstractmethod
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         """Return the score of a newly initialized network (larger is better). May modify the network.
 
-        `gen`, on the batch's device, is the generator for all randomness in the score and the network's operations.
+        `gen`, on the batch's device, is the generator for all random numbers of the score and the network's operations.
         """
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ class ZeroCost(Method):
 
 
 class Scored(NamedTuple):
-    """An architecture's text, its score, and the benchmark's validation accuracy in percent, None if unknown."""
+    """An architecture's text, its score, and the benchmark's validation accuracy in percent (None if unknown)."""
 
     genotype: str
     score: float
@@ -101,7 +101,7 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def described(drawn: Sequence[Scored], on: str) -> dict[str, object]:
-    """Return the record of a choice as plain values. Scores that are not finite are None, and not in the mean."""
+    """Return the record of a choice as plain values. Scores that are not finite are None and not averaged."""
     scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
     finite = scores[scores.isfinite()]
     points = finite.quantile(finite.new_tensor(QUANTILES)).tolist() if len(finite) else [None] * len(QUANTILES)
@@ -119,33 +119,33 @@ def described(drawn: Sequence[Scored], on: str) -> dict[str, object]:
 
 
 def plain(x: float) -> float | None:
-    """Return a number as JSON can represent it: None if it is not finite."""
+    """Return a number in a form that JSON can represent: None if it is not finite."""
     return x if math.isfinite(x) else None
 
 
 def agreement(drawn: Sequence[Scored]) -> float | None:
-    """Kendall's tau-b of scores and known accuracies; None if fewer than two are known, or all are equal."""
+    """Return Kendall's tau-b of scores and known accuracies; None if fewer than two are known, or all are equal."""
     known = [(each.score, each.accuracy) for each in drawn if each.accuracy is not None]
     if len(known) < 2:
         return None
-    from scipy.stats import kendalltau  # slow to import: only where needed
+    from scipy.stats import kendalltau  # slow to import, so imported only when needed
 
     return plain(float(kendalltau(*zip(*known, strict=True)).statistic))
 
 
-# ------------------------------------------------------------------------------------- what several scores share
+# ------------------------------------------------------------------------------------- shared by several scores
 def weights(network: nn.Module) -> list[nn.Parameter]:
-    """The weights of convolutions and linear layers: parameters of two axes or more, so without biases and norms."""
+    """Return the weights of convolutions and linear layers: parameters with two or more axes, so no biases or norms."""
     return [x for x in network.parameters() if x.ndim > 1]
 
 
 def loss(network: nn.Module, batch: Batch, gen: torch.Generator) -> Tensor:
-    """Mean cross entropy of a batch, ()."""
+    """Return the mean cross entropy of a batch, ()."""
     return F.cross_entropy(network(batch.x, gen=gen).main, batch.y)
 
 
 def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
-    """The map (n, channels, h, w) that a network pools for its classifier. Raises UserError without `features`."""
+    """Return the map (n, channels, h, w) that a network pools for its classifier. UserError without `features`."""
     found = getattr(network, "features", None)
     if found is None:
         raise UserError(

@@ -1,8 +1,8 @@
-"""Report the results of a search and of its branches (`nasx whatif`) in one table and one figure.
+"""Table and figure of the results of a search and of its branches (`nasx whatif`).
 
-A branch is better than the search itself where its cell has a higher accuracy in the benchmark or, where no benchmark
-answers, where the search collapsed and the branch did not. Passes are those of a whole search: those of a branch
-include its parent's up to the epoch at which it begins.
+A branch is better than the search itself if its cell has a higher accuracy in the benchmark. Without a benchmark, it is
+better if the search collapsed and the branch did not. Passes are counted for a whole search: the passes of a branch
+include those of its parent up to the epoch at which the branch starts.
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ class Outcome(NamedTuple):
     """The outcome of one search."""
 
     folder: str
-    """Empty where no search was run: the parent's cell at the epoch of the branch, or a branch that cannot be."""
+    """Empty if no search was run: for the parent's cell at the epoch of the branch, or for an impossible branch."""
     genotype: str = ""
     accuracy: float | None = None
     """Accuracy of the cell in the benchmark, in percent; None if no benchmark contains it."""
     skips: float | None = None
     """Largest share of skip connections in a cell that is not a reduction cell."""
     collapsed: bool | None = None
-    """Whether the search collapsed, by its verdict; None if no search was run to its end."""
+    """Whether the search collapsed, by its verdict; None if no search was run to the end."""
     passes: float | None = None
     wall_s: float | None = None
     refused: str = ""
-    """Why there is no branch."""
+    """The reason why the branch is impossible; empty if it is possible."""
 
 
 class Outcomes(NamedTuple):
-    """The ends of one search and of its branches at an epoch."""
+    """The outcomes of one search and of its branches at an epoch."""
 
     parent: str
     epoch: int
     measure: str
     """The benchmark's dataset and split (cifar10.valid); empty if no benchmark contains the cells."""
     ends: dict[str, Outcome]
-    """Name -> end: `ITSELF` first where the search is finished, then `STOPPED`, then the branches."""
+    """Name -> outcome: first `ITSELF` if the search is finished, then `STOPPED`, then the branches."""
 
     def compared(self, name: str) -> tuple[Outcome, Outcome]:
-        """Return the ends of a branch and of the search itself, which is not compared with itself."""
+        """Return the outcomes of a branch and of the search; the latter is unknown if `name` is the search itself."""
         unknown = Outcome("")
         return self.ends.get(name, unknown), unknown if name == ITSELF else self.ends.get(ITSELF, unknown)
 
     def gain(self, name: str) -> float | None:
-        """Accuracy of a branch minus that of the search itself; None if one is unknown."""
+        """Return the accuracy of a branch minus that of the search itself; None if one is unknown."""
         one, other = (end.accuracy for end in self.compared(name))
         return None if one is None or other is None else one - other
 
     def better(self, name: str) -> bool | None:
-        """Return whether a branch ended better; None if that is not known."""
+        """Return whether a branch has a better outcome than the search; None if unknown."""
         if (gain := self.gain(name)) is not None:
             return gain > 0
         one, other = (end.collapsed for end in self.compared(name))
         return None if one is None or other is None else other and not one
 
     def extra(self, name: str) -> float | None:
-        """Passes over those of the search itself, minus 1; None if they are unknown."""
+        """Return the passes of a branch divided by those of the search itself, minus 1; None if unknown."""
         one, other = (end.passes for end in self.compared(name))
         return None if one is None or not other else one / other - 1
 
 
 def extras(found: Sequence[Outcomes], name: str) -> list[float]:
-    """The known `extra` of a branch over the searches."""
+    """Return the known values of `extra` of a branch for each search."""
     return [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
 
 
@@ -100,7 +100,7 @@ def show(found: Sequence[Outcomes]) -> None:
 
 
 def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
-    """Heading -> text, for the search itself and each branch."""
+    """Yield a table row (heading -> text) for the search itself and for each branch."""
     for name in found[0].ends:
         both = [each for each in found if name in each.ends]
         own = [each.ends[name] for each in both]
@@ -122,7 +122,7 @@ def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
 
 
 def notes(found: Sequence[Outcomes]) -> Iterator[str]:
-    """Return notes on the columns, and on branches that are missing."""
+    """Yield notes on the columns, and on missing branches."""
     if found[0].measure:
         dataset, _, split = found[0].measure.partition(".")
         yield f"accuracy: of the cell in the benchmark, {TITLES.get(dataset, dataset)} {split}, in %"
@@ -146,7 +146,7 @@ def _count(values: Sequence[bool | None]) -> str:
 
 # ------------------------------------------------------------------------------------------------------ figure
 def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
-    """Draw the branches over the epochs, means over the searches, and the accuracies at their ends, a dot a search.
+    """Draw the branches over the epochs as means over the searches, and the final accuracies with a dot per search.
 
     Writes SVG and PNG and returns their paths.
     """
@@ -178,7 +178,7 @@ def _over_epochs(
     last = 1.0
     for i, (name, runs) in enumerate(groups.items()):
         at, mean, _, _ = curves.band(runs, quantity.name, quantity.scale)
-        own = at >= (0 if name == ITSELF else min(epochs))  # before, all are their parents
+        own = at >= (0 if name == ITSELF else min(epochs))  # earlier epochs belong to the parents
         axes.plot(at[own], mean[own], color=colors[name], label=name, zorder=3 - bool(i))
         last = max([last, *at])
     for epoch in set(epochs):

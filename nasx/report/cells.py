@@ -1,9 +1,9 @@
 """Pictures of cells in the style of the DARTS papers: inputs green, nodes blue, output yellow, left to right.
 
-Edges (source, target, operation) are those of spaces/edges.py; edges with `none` are faint and dotted.
+Edges are triples (source, target, operation) as in spaces/edges.py; edges with `none` are faint and dotted.
 
 Drawing needs pygraphviz, whose wheel includes Graphviz; no `dot` program is called. The font is that of all pictures
-and is included in matplotlib, so the same cell gives the same bytes on every machine.
+and is included in matplotlib, so that the same cell gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -84,13 +84,13 @@ def draw(run_folder: str | Path) -> list[Path]:
 
 
 def names(run_folder: str | Path) -> list[str]:
-    """Return the names, without suffix, of the pictures that `draw` makes of a run."""
+    """Return the names, without suffix, of the pictures that `draw` writes for a run."""
     text = (Path(run_folder) / "genotype.txt").read_text(encoding="utf-8")
     return [path.name for path, _ in _placed(genotype_edges(text), Path(run_folder) / "cell")]
 
 
 def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
-    """Draw one cell to `path`, several to PATH-<name>, with the suffix of `path`; return the written files."""
+    """Draw one cell to `path`, or several to PATH-<name> with the suffix of `path`; return the written files."""
     return [written for place, edges in _placed(cells, Path(path)) for written in draw_cell(edges, place)]
 
 
@@ -116,7 +116,7 @@ def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[P
 
 
 def _label(name: str) -> str:
-    """Convert `c_{k-2}` to HTML with a subscript of explicit size, which Graphviz needs for its box."""
+    """Convert `c_{k-2}` to HTML with a subscript of explicit size, which Graphviz needs to size the box."""
     head, _, tail = name.partition("_{")
     if not _INDEXED.fullmatch(name):  # user-defined names are never markup
         return name.replace("\n", "\\n")
@@ -134,16 +134,16 @@ def _sharp(graph: AGraph) -> bytes:
 
 @lru_cache(maxsize=1)
 def _graphviz() -> type[AGraph]:
-    """Return pygraphviz's graphs, configured once to use matplotlib's font, for the same pictures on every machine.
+    """Return pygraphviz's graph class, configured once to use matplotlib's font, for the same pictures on all machines.
 
-    Its font library also reads the machine's templates and warns about newer ones during the first layout; these
+    The font library also reads the machine's templates and warns about newer ones during the first layout; these
     warnings are suppressed. A FONTCONFIG_FILE set by the user is respected.
     """
     try:
         import pygraphviz
     except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", extras.install()) from fault
-    except ImportError as fault:  # a minimal container
+    except ImportError as fault:  # as in a minimal container
         remedy = "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 libxext6`"
         raise UserError("cell pictures", f"pygraphviz cannot be loaded ({fault})", remedy) from fault
     with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
@@ -178,7 +178,7 @@ def _variable(name: str, folder: str) -> Iterator[None]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Suppress what C libraries write to the error stream."""
+    """Suppress the output of C libraries to the error stream."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

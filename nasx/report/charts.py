@@ -1,8 +1,8 @@
 """Charts of a report: small single panels as inline SVG, in the colours of the page.
 
 A panel is drawn by `curves` and then filtered: only drawing elements and attributes are kept (no scripts, no links),
-ids get a prefix, numbers two digits, and the project's colours become CSS variables of the page, so that a chart is
-readable on white and on black. Shapes: groups are {label: [rows of each run]}.
+ids get a prefix, numbers are rounded to two digits, and the project's colours become CSS variables of the page, so that
+a chart is readable on white and on black. Shapes: groups are {label: [rows of each run]}.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def inline(text: str, prefix: str, label: str) -> str:
 
 
 def _strip(node: ET.Element, prefix: str) -> None:
-    """Keep drawing elements only, in place; prefix ids, round numbers, replace colours."""
+    """Remove all but drawing elements in place; prefix ids, round numbers, replace colours."""
     kept = {}
     for key, value in node.attrib.items():
         name = key.rpartition("}")[2]
@@ -100,7 +100,7 @@ def _strip(node: ET.Element, prefix: str) -> None:
 
 
 def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
-    """Return the figure made by `make` as inline SVG without background; empty if it makes none."""
+    """Return the figure that `make` returns as inline SVG without background; empty if it returns None."""
     with figure_style.style():
         made = make()
         return "" if made is None else inline(figure_style.svg(made, transparent=True), prefix, label)

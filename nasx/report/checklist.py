@@ -1,7 +1,7 @@
 """The fourteen best practices of research on architecture search, evaluated on the runs of a report.
 
 Each item is `yes` (the runs show it), `partly`, `missing` (the runs show the opposite), or `yours` (the runs do not
-show it: the author must state it). The wording of the questions is ours.
+show it, so the author must state it). The wording of the questions is not from the paper.
 
 Source: Lindauer and Hutter, "Best practices for scientific research on neural architecture search", JMLR 21 (2020),
 sections 2 to 4.
@@ -24,7 +24,7 @@ ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "rec
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to state"}
 QUESTIONS = load_yaml(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 Answer = tuple[str, str]
-"""State, and the evidence in the runs."""
+"""The state of an item, and the evidence in the runs."""
 
 
 class Item(NamedTuple):
@@ -79,12 +79,12 @@ def _several(values: Iterable[object]) -> list[str]:
 
 
 def _packages(labels: Iterable[str]) -> str:
-    """Return the packages of the user's own files."""
+    """Return the packages that contain the user's own files."""
     return ", ".join(_several(label.rpartition(" ")[0].partition("/")[0].removesuffix(".py") for label in labels))
 
 
 def _code(commits: Sequence[str], changed: bool, which: str, own: Sequence[str]) -> Answer:
-    """Answer for the code `which`; `own` are the `own_code.labels` of the user's own files."""
+    """Return the answer for the code `which`; `own` are the `own_code.labels` of the user's own files."""
     if own:
         files = f"{', '.join(own[:3])}{', …' if len(own) > 3 else ''}"
         at = f"{which}, commit {', '.join(commits[:3])}" if commits else which
@@ -100,7 +100,7 @@ def _benchmark(groups: Sequence[Row]) -> Answer:
     parts = {name: _several(g[column] for g in groups) for name, column in columns.items()}
     mixed = [f"{len(found)} {name} ({', '.join(found[:4])})" for name, found in parts.items() if len(found) > 1]
     if mixed:
-        return "partly", f"{'; '.join(mixed)}: compare within one only"
+        return "partly", f"{'; '.join(mixed)}: compare only within one of them"
     return "yes", ", ".join(found[0] for found in parts.values() if found)
 
 

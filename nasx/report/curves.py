@@ -3,7 +3,7 @@
 For several seeds a line is the mean over the runs that have the epoch, with a band of one sample standard deviation,
 clipped to the range of the quantity (100 % for an accuracy, the optimum for a benchmark accuracy); a single run has no
 band. Accuracies measured by nasx are fractions in the file and percent in the picture. Invalid rows are skipped; of two
-rows of one epoch the later counts (a resumed run).
+rows of one epoch the later one counts (a resumed run).
 """
 
 from __future__ import annotations
@@ -114,13 +114,13 @@ def constant(axes: Axes, value: float, *, vertical: bool = False) -> None:
 
 
 def note(axes: Axes, text: str, y: float, va: str) -> None:
-    """Write words to the right of the axes at the height y of the data."""
+    """Write a text to the right of the axes at the data height y."""
     place, units = (1.0, y), ("axes fraction", "data")
     axes.annotate(text, place, (4, 0), units, "offset points", ha="left", va=va, fontsize=8, color=SOFT)
 
 
 def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
-    """Set title, axis labels, integer epochs up to `last`; clip the axis to the range of the unit."""
+    """Set the title, axis labels and integer epochs up to `last`; clip the axis to the range of the unit."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()
@@ -142,7 +142,7 @@ def last_epoch(groups: Mapping[str, Sequence[Sequence[Row]]]) -> float:
 
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
-    """Draw training and validation loss or metric, distinguished by colour for one group, by dashes for several."""
+    """Draw training and validation loss or metric, distinguished by colour for one group, else by dashes."""
     drawn = False
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
@@ -191,8 +191,8 @@ def trajectory(
 def derived(rows: Sequence[Row]) -> list[Row]:
     """Return the rows with derived quantities.
 
-    `found`: number of operations of each family in the genotype, without reduction cells; `cosine`: of node gradients
-    and of convolution outputs, as means over the stages.
+    `found` is the number of operations of each family in the genotype, without reduction cells; `cosine` contains the
+    cosines of node gradients and of convolution outputs, as means over the stages.
     """
     made: list[Row] = []
     for row in rows:
@@ -213,7 +213,7 @@ def derived(rows: Sequence[Row]) -> list[Row]:
 
 
 def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quantity]:
-    """Expand each quantity with a * to one for each key in the rows."""
+    """Expand each quantity with a * to one quantity for each key in the rows."""
     found: list[Quantity] = []
     for quantity in quantities:
         head, star, _ = quantity.name.partition(".*")
@@ -272,7 +272,7 @@ def anytime(
     reference: Mapping[str, float] | None = None,
     kinds: Sequence[str] = SCREEN,
 ) -> list[Path]:
-    """Draw the benchmark accuracy over the epochs, one line per group, with the lines {"optimum": …, "random": …}."""
+    """Draw the benchmark accuracy over the epochs, a line per group, and the lines of {"optimum": …, "random": …}."""
     read = _read_groups(groups)
     with style():
         made = figure(5.6, 3.6)
@@ -331,7 +331,7 @@ def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
 
 
 def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[str, float]:
-    """Return {"optimum": …, "random": …} over the cells the runs could find, by their records; {} if these differ."""
+    """Return {"optimum": …, "random": …} over the cells the runs could find, by the records; {} if these differ."""
     found = []
     for folder in folders:
         values = value_at(files.read_json(Path(folder) / "result.json"), f"reference.{dataset}.{split}")

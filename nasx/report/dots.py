@@ -1,4 +1,4 @@
-"""Result of each run as a dot, one row per setting, which shows what a mean hides, such as a single failed search.
+"""Results of runs as dots, one row per setting, which reveal facts that a mean hides, such as a failed search.
 
 Shapes: `values` maps a setting to the results of its runs, in the unit of the axis.
 """

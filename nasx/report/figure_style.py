@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 INK, SOFT, FAINT = "#24292f", "#6e7781", "#d0d7de"
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#101418")
-"""Palette of Okabe and Ito, in the order of the lines; not pure black, which matplotlib leaves out as a fill in SVG."""
+"""Palette of Okabe and Ito, in the order of the lines; without pure black, which matplotlib omits as a fill in SVG."""
 FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
 """Operation family -> colour of its edge (darkened for thin lines on white)."""
 FORMATS = ("svg", "png")
@@ -39,7 +39,7 @@ def style() -> Iterator[None]:
     """Use matplotlib with the project's style and without a display, independent of the user's settings."""
     import matplotlib
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it logs its first use on a machine
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # matplotlib logs its first use on a machine
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(matplotlib.rc_params_from_file(MPLSTYLE, use_default_template=False))
@@ -57,7 +57,7 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(made: Figure, path: str | Path, kinds: Sequence[str] = SCREEN) -> list[Path]:
-    """Write `made` in the format of the suffix of `path` (SVG, PNG, PDF), or in all `kinds` without one; no dates."""
+    """Write `made`, without dates, in the format of the suffix of `path` (SVG, PNG, PDF), or in all `kinds` if none."""
     formats: dict[str, Callable[[], bytes]] = {
         "svg": lambda: svg(made).encode(),
         "png": lambda: _bytes(made, "png", {"Software": "nasx"}),
@@ -73,7 +73,7 @@ def _bytes(made: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes
 
 
 def svg(made: Figure, *, transparent: bool = False) -> str:
-    """Return `made` as the text of an SVG file, without date.
+    """Return `made` as the text of an SVG file, without a date.
 
     The last bits of matplotlib's layout differ between processes. Therefore clip paths, whose ids are hashes of
     positions, are numbered, and positions are rounded to a thousandth of a point.
@@ -89,7 +89,7 @@ def svg(made: Figure, *, transparent: bool = False) -> str:
 
 
 def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Path]:
-    """Write a picture in the format of the suffix of `path`, or in all formats of `made` without a suffix."""
+    """Write a picture in the format of the suffix of `path`, or in all formats of `made` if it has none."""
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
     if kind and kind not in made:

@@ -1,4 +1,4 @@
-"""Figures of finished runs as files, for a paper: panels of the page of `nasx report` as PDF, SVG and PNG."""
+"""Figures of finished runs as files for a paper: the panels of `nasx report` as PDF, SVG and PNG."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
 
 PARTS = ("train", "val")
-"""Parts whose losses a row may have; none if a method trains nothing."""
+"""Parts whose losses a row may contain; a row has none if the method trains nothing."""
 
 
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
     """Draw each kind of run, space and dataset: the result of each run, and losses and accuracies over the epochs.
 
-    `frame` is a non-empty result of `collect`. Searches with a benchmark also get the benchmark accuracy of the cell
-    found so far, one file per dataset. Curves have bands over seeds; runs without finished epochs (method=random) have
-    no curve. Returns the files; raises UserError if there is nothing to draw.
+    `frame` is a non-empty result of `collect`. For searches with a benchmark, this includes the benchmark accuracy of
+    the cell at each epoch, one file per dataset. Curves have bands over seeds; runs without finished epochs
+    (method=random) have no curve. Returns the files. Raises UserError if there is nothing to draw.
     """
     written: list[Path] = []
     known = {run["folder"]: run for run in rows_of(frame.drop_duplicates("folder"))}

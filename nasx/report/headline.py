@@ -1,7 +1,7 @@
-"""The headline of a report, as sentences and cards: what was run, the best results, and their significance.
+"""The headline of a report, as sentences and cards: the runs, the best results, and their significance.
 
-Only comparable settings are ranked: of one kind of run, space, dataset, benchmark, protocol and recipe. With several
-such sets there is no overall best.
+Only comparable settings are ranked: those with the same kind of run, space, dataset, benchmark, protocol and recipe. If
+there are several such sets, there is no overall best.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from nasx.core.quantities import better_column, lookups, of_column
 from nasx.results import random_baseline, table_columns
 
 CONTEXTS = 3
-"""Largest number of sets of settings whose best is reported."""
+"""Maximum number of sets of settings for which the best is reported."""
 COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
 """Columns that must be equal for means to be comparable."""
 
@@ -27,7 +27,7 @@ class Best(NamedTuple):
     group: Row
     measure: str
     runs: int
-    """Number of runs of all these settings."""
+    """Number of runs of all settings in the set."""
 
 
 def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
@@ -77,7 +77,7 @@ def unit(measure: str) -> str:
 
 
 def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
-    """Return sentences on what was run, the best results, and their significance."""
+    """Return sentences about the runs, the best results, and their significance."""
 
     def several(column: str) -> str:
         found = sorted({str(g[column]) for g in groups if g[column]})
@@ -114,7 +114,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     else:
         said.append(
             "No setting was compared with random search (method=random, at least two searches of each, with benchmark "
-            "accuracies or the same retraining): the result of chance is not known."
+            "accuracies or the same retraining): the result of random search is unknown."
         )
     bad = sum(r["collapsed"] is True for r in runs)
     unsettled = sum(r["not_converged"] is True for r in runs)

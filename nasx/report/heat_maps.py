@@ -2,7 +2,7 @@
 
 Rows are edges, named as in the drawing of the cell, columns are epochs; the colour is the mixture weight (mean over the
 cells that share the edge). Names of operations come from the run's config.yaml. For NAS-Bench-1Shot1 the rows are
-vertices, and for a vertex that selects its inputs the columns are vertices.
+vertices; for a vertex that selects its inputs, the columns are vertices.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def height(rows: Sequence[Row], name: str) -> float:
 
 
 def draw(parts: Sequence[SubFigure], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
-    """Draw each mixture into its part, all with one colour scale."""
+    """Draw each mixture into its part of the figure, all with one colour scale."""
     # At least 2.5 times the uniform weight, so that an undecided mixture looks undecided.
     most = max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items())
     counts = {name: len(rows[0]["mix"][name][0]) for name, rows in found.items()}
@@ -105,7 +105,7 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
 
 
 def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return mixture name -> rows with (edges, operations) weights, at most four (untied cells have more)."""
+    """Return mixture name -> rows with (edges, operations) weights, at most four of them (untied cells: more)."""
     names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
     shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
     found = {
@@ -115,7 +115,7 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _operations(folder: Path, count: int) -> list[str]:
-    """Return the names of the operations, from config.yaml if its list has `count` names, else numbers."""
+    """Return the names of the operations, from config.yaml if its list has `count` names, otherwise numbers."""
     cfg = records.configuration(folder) or {}
     space, choices = cfg.get("space"), cfg.get("choices")
     for key in ("operations", "ops"):

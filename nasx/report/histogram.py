@@ -23,7 +23,7 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
     """Draw a histogram of `accuracies`, with one row of markers above it per entry of `found` (label -> percent).
 
     The axis starts at the 5 % quantile, or below the lowest marker: most benchmarks have a long tail of cells that do
-    not train. A note states the number of cells left of the axis.
+    not train. A note states the number of cells to the left of the axis.
     """
     marks = np.array([value for values in found.values() for value in values])
     low = float(np.floor(min([np.quantile(accuracies, 0.05), *marks]) - 1))

@@ -8,7 +8,7 @@ RUNS are run folders, folders of runs or globs (default: outputs/). The page con
 of the same protocol and with random search, accuracy over time, losses, mixture weights, recorded diagnostics, the
 found cells, the settings that differ, hardware, cost, and the checklist of best practices of architecture search. It
 follows the light or dark setting of the browser and can be printed. Drawings are limited to keep the page below 2 MB;
-the page states what is omitted.
+the page states the omissions.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ LINES, SEEDS, CONTEXTS, CELLS, DOTS = 7, 12, 3, 3, 30
 settings in the picture of the single runs."""
 EACH_RUN = "One dot per run, a bar at the mean; in the colours of the curves, grey for settings without curves."
 ROWS = 200
-"""Largest number of rows of a table."""
+"""Maximum number of rows of a table."""
 BUDGET = 1_500_000
-"""Characters of SVG after which no picture is added."""
+"""Number of SVG characters after which no picture is added."""
 
 
 class Figure(NamedTuple):
@@ -75,14 +75,14 @@ class Context(NamedTuple):
 
 
 class Album:
-    """Collects pictures until the page becomes too large; counts the omitted ones and notes why one is missing."""
+    """Collection of pictures up to the size limit of the page, with the number of omitted ones and the errors."""
 
     def __init__(self) -> None:
         self.size = self.number = self.left_out = 0
         self.faults: list[str] = []
 
     def add(self, make: Callable[..., str], caption: str = "") -> list[Figure]:
-        """Return the picture in a list, or an empty list. `make(prefix)` returns SVG text, empty for no picture."""
+        """Return the picture in a list, or an empty list. `make(prefix)` returns SVG text, empty if none."""
         if self.size > BUDGET:
             self.left_out += 1
             return []
@@ -107,7 +107,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
 
     table = summary(frame)
     groups = labelled(table)
-    runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may contain one run
+    runs, album = rows_of(frame.drop_duplicates("folder")), Album()  # two studies may contain the same run
     known = {run["folder"]: run for run in runs}
     contexts = [_context(name, own, known, album) for name, own in comparable(groups)[:CONTEXTS]]
     sheets, published_sheets, notes = _sheets(table)
@@ -117,7 +117,7 @@ def page(frame: pd.DataFrame, title: str) -> str:
         "together": _with_hard_spaces,
         "seconds": table_columns.seconds,
         "breakable": lambda text: Markup(re.sub(r"([._])", r"\1<wbr>", str(escape(text)))),
-        "picture": Markup,  # from nasx.report.charts, which keeps drawing elements only
+        "picture": Markup,  # from nasx.report.charts, which keeps only drawing elements
     }
     source = files("nasx").joinpath("report/report.html.j2").read_text(encoding="utf-8")
     notes += album.faults
@@ -174,7 +174,7 @@ def labels(groups: Sequence[Row]) -> list[str]:
 
 
 def _distinguishing(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return those `key=value` of each row that distinguish it, keys with most values first, by their last part."""
+    """Return the `key=value` texts that distinguish each row: keys by their last part, those with most values first."""
     each = [{line.partition("=")[0]: line for line in lines} for lines in rows]
     keys = sorted({key: None for row in each for key in row}, key=lambda key: -len({row.get(key) for row in each}))
     used: list[str] = []
@@ -187,7 +187,7 @@ def _distinguishing(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
-    """Return the tables of results, those of publications with the same protocol and method, and the notes."""
+    """Return the tables of results, tables of publications with the same protocol and method, and the notes."""
     notes = list(table.attrs["notes"])
     found: list[Sheet] = []
     bare = table[table["reference"] == ""].reset_index(drop=True)
@@ -229,7 +229,7 @@ def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
 
 # ----------------------------------------------------------------------------------------------------- pictures
 def comparable(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Group settings by kind, space and dataset, which share charts; those with most runs first."""
+    """Group settings by kind, space and dataset, which share charts; groups with most runs first."""
     found: dict[str, list[Row]] = {}
     for g in groups:
         what = "Searches" if g["kind"] == "search" else "Retrainings"
@@ -243,7 +243,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
     order = sorted(range(len(groups)), key=lambda i: (not curved[i], -groups[i]["n"]))
     shown = [groups[i] for i in sorted(order[:LINES])]
     every = {g["label"]: [rows for folder in g["folders"][:SEEDS] if (rows := metrics(folder))] for g in shown}
-    read = {label: runs for label, runs in every.items() if runs}  # settings without curves get no colour
+    read = {label: runs for label, runs in every.items() if runs}  # settings without curves have no colour
     note = f"Drawn: {len(shown)} of {len(groups)} settings, those with curves and most runs."
     note *= len(shown) < len(groups)
     if any(len(g["folders"]) > SEEDS for g in shown):
@@ -280,7 +280,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
 
 
 def each_run(groups: Sequence[Row], runs: Mapping[str, Row], coloured: Sequence[str]) -> MatplotlibFigure | None:
-    """Return the picture of the results of single runs, of the first settings; None if there is nothing to compare."""
+    """Return a picture of the result of each run of the first settings; None if there is nothing to compare."""
     shown = groups[:DOTS]
     folders = [folder for g in shown for folder in g["folders"] if folder in runs]
     measure = _measure([runs[folder] for folder in folders])
@@ -317,7 +317,7 @@ def lookup_lines(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str,
 
 
 def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
-    """Draw the cells that a setting found most often, the best first, captioned with runs and accuracy."""
+    """Draw the cells that a setting found most often, the best first, with runs and accuracy in the captions."""
     own = [runs[folder] for folder in group["folders"][:ROWS] if folder in runs and runs[folder]["genotype"]]
     measure = _measure(own)
     cells: dict[str, list[Row]] = {}

@@ -1,12 +1,12 @@
-"""Accuracy against cost of the searches of a sweep under a budget, and what they miss of the true front.
+"""Accuracy against cost of the searches of a sweep under a budget, and their gap to the true Pareto front.
 
-    front          points that no other beats in one of accuracy and cost without losing in the other
-    hypervolume    area that the points dominate within the box from (0, worst) to (most, best): cost up to the
-                   costliest cell, accuracy above that of the median cell; as a share of the true front's
-    regret         accuracy of the best cell within the target, minus that of the cell found
+    front          points for which no other point is better in accuracy or cost without being worse in the other
+    hypervolume    area that the points dominate within the box from (0, worst) to (most, best): cost up to that
+                   of the costliest cell, accuracy above that of the median cell; as a share of the true front's
+    regret         accuracy of the best cell within the target, minus that of the found cell
 
-On NAS-Bench-201 accuracy and cost of all cells are known, so that all three are exact. Elsewhere the accuracy is that
-of the supernet, which does not rank architectures, and only the points and their own front are shown.
+On NAS-Bench-201 the accuracy and cost of all cells are known, so all three quantities are exact. On other spaces the
+accuracy is that of the supernet, which does not rank architectures, and only the points and their own front are shown.
 
 Shapes: points (n, 2), cost and accuracy in percent.
 """
@@ -38,11 +38,11 @@ class Point(NamedTuple):
 
     run: str
     label: str
-    """Its method."""
+    """The method of the search."""
     target: float
     cost: float
     accuracy: float
-    """In percent."""
+    """Accuracy in percent."""
 
 
 class Plane(NamedTuple):
@@ -53,33 +53,33 @@ class Plane(NamedTuple):
     title: str
 
     def known(self) -> np.ndarray:
-        """Cost and accuracy (n, 2) of the cells whose accuracy is known."""
+        """Return cost and accuracy (n, 2) of the cells whose accuracy is known."""
         points: np.ndarray = np.column_stack([self.cost, self.accuracy])[~np.isnan(self.accuracy)]
         return points
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Return the non-dominated ones of (n, 2) points (cost, accuracy) by rising cost, without duplicates."""
+    """Return the non-dominated points of (n, 2) points (cost, accuracy), by increasing cost, without duplicates."""
     ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(ordered[:, 1])[:-1]]) if len(ordered) else ordered[:, 1]
     return ordered[ordered[:, 1] > before]
 
 
 def hypervolume(points: np.ndarray, most: float, worst: float) -> float:
-    """Area that points (cost, accuracy) dominate below the cost `most` and above the accuracy `worst`."""
+    """Return the area that points (cost, accuracy) dominate below the cost `most` and above the accuracy `worst`."""
     inside = front(points[(points[:, 0] < most) & (points[:, 1] > worst)])
     ends = np.append(inside[1:, 0], most)
     return float(((ends - inside[:, 0]) * (inside[:, 1] - worst)).sum())
 
 
 def regret(plane: Plane, target: float, accuracy: float) -> float:
-    """Accuracy of the best cell that costs at most `target`, minus `accuracy`, in percentage points."""
+    """Return the accuracy of the best cell that costs at most `target`, minus `accuracy`, in percentage points."""
     return float(np.nanmax(plane.accuracy[plane.cost <= target])) - accuracy
 
 
 # -------------------------------------------------------------------------------------------------------- reading
 def plane_of(config: Config, record: Result) -> Plane | None:
-    """All cells of the benchmark of a run, with the cost that its budget limits; None if there is no table."""
+    """Return all cells of a run's benchmark, with the cost that the budget limits; None if there is no table."""
     from nasx.benchmarks.nb201 import Nb201
     from nasx.config import instantiate
 
@@ -94,7 +94,7 @@ def plane_of(config: Config, record: Result) -> Plane | None:
 
 
 def point_of(record: Result, plane: Plane | None) -> Point | None:
-    """A finished search as a point: by the benchmark where there is a plane, else by its own count and supernet."""
+    """Return a finished search as a point: from the benchmark if there is a plane, else from its count and supernet."""
     budget, method = record["budget"], str(record["choices"].get("method"))
     if plane is None:
         accuracy = (record.get("supernet") or {}).get("valid_accuracy")
@@ -107,8 +107,8 @@ def point_of(record: Result, plane: Plane | None) -> Point | None:
 def after_sweep(notes: Path) -> None:
     """Print the table of a sweep's searches under a budget, and write OUT/pareto-QUANTITY-SPACE-TIME.svg, .png and .md.
 
-    `notes` is the folder OUT/.sweeps/TIME. One of each for every quantity and space that two or more searches have
-    finished with. A fault is only logged.
+    `notes` is the folder OUT/.sweeps/TIME. There is one table and one set of files for every quantity and space with at
+    least two finished searches. Errors are only logged.
     """
     out = notes.parent.parent
     folders = [out / run for job in sweep_log.jobs(notes) for run in job.runs]
@@ -132,7 +132,7 @@ def after_sweep(notes: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------------- showing
 def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
-    """A row for each method and target: means over the runs, the regret, and the hypervolume below."""
+    """Return a table with a row for each method and target: means over the runs, the regret; the hypervolume below."""
     head = ["method", "target", "n", "cost", "within", "accuracy %"]
     exact = ["best within the target %", "regret"] if plane else []
     rows = []
@@ -145,9 +145,9 @@ def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
         rows.append((*row, f"{accuracy:.2f}", *((f"{accuracy + missed:.2f}", f"{missed:.2f}") if exact else ())))
     notes = ["means over the runs"]
     if plane is None:
-        notes.append("accuracy of the supernet, which does not rank architectures: retrain them for that")
+        notes.append("accuracy of the supernet, which does not rank architectures: retrain them to compare them")
     else:
-        best = "the best cell within the target; a cell above it may have less than 0"
+        best = "the best cell within the target; a cell above the target may have a negative regret"
         notes.append(f"regret: percentage points below {best}")
         shares = {label: share(points, label, plane) for label in sorted({p.label for p in points})}
         notes += [f"hypervolume of {label}: {100 * x:.1f} % of the true front's" for label, x in shares.items()]
@@ -155,14 +155,14 @@ def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
 
 
 def share(points: Sequence[Point], label: str, plane: Plane) -> float:
-    """Hypervolume of the points of a method as a share of that of all cells."""
+    """Return the hypervolume of the points of a method as a share of the hypervolume of all cells."""
     own, known = np.array([(p.cost, p.accuracy) for p in points if p.label == label]), plane.known()
     most, worst = float(known[:, 0].max()), float(np.median(known[:, 1]))
     return hypervolume(own, most, worst) / hypervolume(known, most, worst)
 
 
 def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
-    """Points by method, their targets as ticks at the bottom; all cells and the true front where they are known."""
+    """Draw the points by method, and targets as ticks at the bottom; also all cells and the true front if known."""
     scale = 1.0 if quantity == "latency" else 1e-6
     unit = "ms" if quantity == "latency" else "M"
     made = figure_style.figure(6.4, 4.2)
@@ -189,7 +189,7 @@ def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
 
 
 def write(path: Path, points: Sequence[Point], plane: Plane | None, quantity: str) -> None:
-    """Print the table; write it as Markdown, and the picture, next to each other."""
+    """Print the table; write the table as Markdown and the picture to the same folder."""
     made = sheet(points, plane, quantity)
     files.write_atomic(path.with_name(f"{path.name}.md"), markdown([made]))
     with figure_style.style():

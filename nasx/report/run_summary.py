@@ -1,5 +1,5 @@
-"""Print the summary of a finished run: its cell, its benchmark accuracy against the optimum and a random cell, its
-cost. A command ends with `show_next`, the next commands, once for all of its runs."""
+"""Print the summary of a finished run: its cell, its cost, and its benchmark accuracy compared with the optimum and a
+random cell. At its end, a command calls `show_next` once for all of its runs to print the next commands."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def checked_folder(cfg: Config, choices: Result, kind: str) -> Path:
     folder = Path(cfg["out"]) / identity.run_name(cfg, choices, kind)
     if not files.no_link(folder).exists():
         above = next(path for path in folder.absolute().parents if path.exists())
-        try:  # permissions do not show it (/proc); an unnamed file leaves no trace if the process is killed
+        try:  # permissions do not tell (/proc); an unnamed file leaves no trace if the process is killed
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
@@ -71,7 +71,7 @@ def checked_folder(cfg: Config, choices: Result, kind: str) -> Path:
 
 
 def again(cfg: Config, choices: Mapping[str, object], kind: str, *, summary: bool = True) -> Result | None:
-    """Return the record of a finished run with all its pictures, without torch; None if one of them is missing.
+    """Return the record of a finished run with all its pictures, without torch; None if any is missing.
 
     With `summary`, print its summary. Raises UserError like `checked_folder`.
     """
@@ -84,7 +84,7 @@ def again(cfg: Config, choices: Mapping[str, object], kind: str, *, summary: boo
     curves = ["search"] if kind == "search" and records.read_rows(folder) else []
     try:
         missing = lacking(folder, [*cells.names(folder), *curves])
-    except (UserError, OSError, ValueError):  # no genotype
+    except (UserError, OSError, ValueError):  # the run has no genotype
         return None
     if not missing and (changed := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind)))):
         log.warning("%s: %s", folder, changed)
@@ -178,7 +178,7 @@ def show_next(result: Result, folder: Path) -> None:
 
 
 def _budget(budget: Result) -> Iterator[str]:
-    """Yield the cost of the discrete network, whether it meets the budget, and the nearest network that does."""
+    """Yield the cost of the discrete network, whether it meets the budget, and the nearest network that meets it."""
     if not budget:
         return
     quantity, found, near = budget["quantity"], budget["found"], budget["nearest"]
@@ -194,13 +194,13 @@ def _budget(budget: Result) -> Iterator[str]:
     yield f"nearest within the budget ({budgets.text(near['cost'], quantity)}{_compared(near, found)}):"
     yield near["genotype"]
     if budget["enforced"]:
-        yield "it is the result, as budget.enforce=true asks"
+        yield "it is the result of the search because budget.enforce=true"
     else:
         yield "budget.enforce=true makes it the result of the search"
 
 
 def _compared(near: Result, found: Result) -> str:
-    """Validation accuracy on CIFAR-10 of both architectures by the benchmark, where it knows them."""
+    """Return the benchmark's CIFAR-10 validation accuracies of both architectures as text; empty if one is unknown."""
     one, other = (((each.get("lookup") or {}).get("cifar10") or {}).get("valid") for each in (near, found))
     return "" if one is None or other is None else f", {one:.2f} % CIFAR-10 validation instead of {other:.2f} %"
 
@@ -241,7 +241,7 @@ def _lookup(screen: Screen, result: Result) -> None:
 
 
 def _accuracies(result: Result, found: Result) -> Table:
-    """Make the table of accuracies in percent, one row for each dataset and split, 80 columns wide."""
+    """Return the table of accuracies in percent, one row for each dataset and split, 80 columns wide."""
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
@@ -279,12 +279,12 @@ def _accuracies(result: Result, found: Result) -> Table:
 
 
 def over(seeds: float | None) -> str:
-    """Describe the number of seeds in a mean; None: unknown."""
+    """Describe the number of seeds in a mean; None if unknown."""
     return "n/a" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
 
 
 def _costs(found: Result) -> Iterator[str]:
-    """Yield the costs of the cell in the table: multiply-adds, parameters, latency on each requested device."""
+    """Yield the costs of the cell in the benchmark: multiply-adds, parameters, latency on each requested device."""
     if found.get("flops") is not None:
         yield f"{found['flops'] / 1e6:,.2f} M multiply-adds"
     if found.get("params") is not None:
@@ -304,7 +304,7 @@ def foreign(result: Result) -> bool:
 def percent(share: float) -> str:
     """Format a fraction in percent, rounded down: only 1 gives 100 %, and only 0 gives 0 %.
 
-    Below 1 % and from 99 % on it has two digits.
+    Below 1 % and from 99 % up, the text has two decimals.
     """
     exact = Fraction(share).limit_denominator(10**9) * 100
     if exact in (0, 100) or 1 <= exact < 99:

@@ -1,8 +1,8 @@
-"""A search that continues from a kept checkpoint of another one with other settings (`nasx whatif`).
+"""A search that continues from a kept checkpoint of another search with different settings (`nasx whatif`).
 
 The state comes from the checkpoint: weights, architecture, moments of the optimizers, positions of the streams, random
-number generators, rows. All settings, including those of the optimizers, are the branch's own. So a branch without a
-changed setting ends with the bits of its parent.
+number generators, rows. All settings, including those of the optimizers, are the branch's own. A branch without
+changed settings is therefore bit-identical to its parent.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from nasx.tracking import checkpoints
 def branch_state(path: Path, branch: Config, loop: Loop, device: torch.device | str) -> State:
     """Return the state of the kept checkpoint at `path`, with the optimizer settings of `loop`.
 
-    `branch` holds the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or
-    another one, Unfit if the search cannot continue from it.
+    `branch` contains the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or
+    has another sha256, Unfit if the search cannot continue from it.
     """
     where = f"epoch={branch['epoch']}"
     state = (

@@ -1,25 +1,25 @@
-"""A budget: the expected cost of the discrete network is added to the objective of the architecture.
+"""Budget of a search: the expected cost of the discrete network is added to the objective of the architecture.
 
-With E(a) = E[cost](relax(a)) of spaces/expected_cost.py, target T, weight b and the loss L that the search minimizes:
+With E(a) = E[cost](relax(a)) from spaces/expected_cost.py, target T, weight b and the loss L that the search minimizes:
 
     hinge           L + b max(0, E / T - 1)             nasx
     linear          L + b (E - T) / T                   ProxylessNAS, released code: add#linear
     logarithmic     L (log E / log T)^b                 FBNet, eq. 2; ProxylessNAS, released code: mul#log
     multiplicative  L (E / T)^b                         MnasNet, eq. 2, with w = b, for a loss instead of an accuracy
 
-The gradient is added to every architecture gradient (`Search.arch_penalty`) of any method.
+For any method, the penalty's gradient is added to every architecture gradient (`Search.arch_penalty`).
 
 Sources: H. Cai, L. Zhu, S. Han, ProxylessNAS, ICLR 2019, section 3.3 and released code (search/nas_manager.py); B. Wu
 et al., FBNet, CVPR 2019, section 3.3; M. Tan et al., MnasNet, CVPR 2019, section 3.1.
 
 Deviations
-1. The gradient of the products is dL + L d log R, with R the factor of L. The published gradient is R times this (and
-   alpha times for FBNet): a positive factor, which scales the architecture's learning rate but not Adam's steps.
-2. L is the loss of the latest pass of the step, without gradient. Second-order methods evaluate it at other weights, or
-   on another batch, than the hypergradient.
+1. The gradient of the products is dL + L d log R, with R the factor of L. The published gradient is R times as large
+   (for FBNet, alpha R times): a positive factor, which scales the architecture's learning rate but not Adam's steps.
+2. L is the loss of the latest pass of the step, without gradient. Second-order methods evaluate this loss at different
+   weights, or on a different batch, from the hypergradient.
 3. Logarithms are of multiply-adds, parameters, or microseconds.
-4. The mixture is relax(a) also for methods that sample it (DrNAS, GDAS, SNAS): for GDAS and SNAS these are the sampling
-   probabilities, for DrNAS those by which it chooses its architecture.
+4. The mixture is relax(a) also for methods that sample it (DrNAS, GDAS, SNAS): for GDAS and SNAS it contains the
+   sampling probabilities, for DrNAS the weights by which the architecture is chosen.
 
 Shapes: a as in the space; costs in multiply-adds, parameters or milliseconds.
 """
@@ -51,12 +51,12 @@ if TYPE_CHECKING:
 
 WEIGHTS = {"hinge": 1.0, "linear": 0.1, "logarithmic": 0.6, "multiplicative": 0.07}
 """Form -> default weight. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet; multiplicative:
-|w| of MnasNet; hinge: nasx, above the target the cost outweighs the loss."""
+|w| of MnasNet; hinge: nasx, so that above the target the cost outweighs the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoBudget:
-    """No budget."""
+    """No limit on the cost of the discrete network."""
 
     def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> None:
         """Return None: the search has no limit."""
@@ -127,7 +127,7 @@ class Budget:
 
 
 class Counted(TypedDict):
-    """The text of a genotype and the cost of its network; `lookup` are the benchmark's numbers, which the job adds."""
+    """The text of a genotype and the cost of its network; the job adds the benchmark's numbers as `lookup`."""
 
     genotype: str
     cost: float
@@ -135,7 +135,7 @@ class Counted(TypedDict):
 
 
 class Choice(TypedDict):
-    """The record of a budget: the architecture found, the nearest one within the budget, and which of both is kept."""
+    """The record of a budget: the architecture found, the nearest one within the budget, and which one is kept."""
 
     quantity: str
     target: float
@@ -171,7 +171,7 @@ class Limit:
         return {k: slope.to(x.dtype) * x for k, x in gradient(expected, leaves).items()}
 
     def slope(self, expected: Tensor) -> Tensor:
-        """Return the derivative of the penalty by the expected cost, ()."""
+        """Return the derivative of the penalty with respect to the expected cost, ()."""
         b, t, form = self.weight, self.target, self.budget.form
         if form == "hinge":
             return b / t * (expected > t).to(expected.dtype)
@@ -189,7 +189,7 @@ class Limit:
         return float(self.device_model(mix))
 
     def kept(self, mix: Tree) -> tuple[Tree, Choice]:
-        """Return the mixture to discretize, and the record of the found and the nearest architecture within the budget.
+        """Return the mixture to discretize, and a record of the found architecture and the nearest within the budget.
 
         The mixture is that of the nearest architecture if the found one costs more and `enforce` is set.
         """

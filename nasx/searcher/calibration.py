@@ -1,22 +1,23 @@
-"""engine=auto: measure the fastest engine settings (a path) for the steps of a search at its start.
+"""engine=auto: find the fastest engine settings (a path) by measuring steps at the start of a search.
 
-1. The run takes three of its own steps and returns to its initial state; their time predicts that of the whole run. If
-   the share `engine.calibrate` of it is too short for a measurement, steps stay eager.
-2. Another process, killed after that share of the time, builds the same search for each path: eager, and with the
-   settings among channels_last, CUDA graphs and compile that are off. The first step of a path is compared with the
-   eager one from the same state, then its steps are timed, alternating with eager ones. Paths that differ, fail or do
-   not fit into memory are refused.
+1. The run takes three of its own steps and returns to its initial state; their time predicts the time of the whole run.
+   If the share `engine.calibrate` of this time is too short for a measurement, steps remain eager.
+2. Another process, killed after that share of the time, builds the same search for each path: eager, and with those of
+   the settings channels_last, CUDA graphs and compile that are off. The first step of a path is compared with the eager
+   step from the same state; then the path's steps are timed, alternating with eager steps. Paths that differ, fail or
+   do not fit into memory are refused.
 3. The fastest path is written to engine.json in the run folder before the first step, and to the user's cache for runs
-   of the same shape on this machine. The run then has the bits of a run configured with these settings; a resume reads
-   engine.json, a branch (nasx whatif) that of its parent. A run with checkpoints and without that file is eager.
+   of the same shape on this machine. The run is then bit-identical to a run configured with these settings. A resumed
+   run reads engine.json; a branch (nasx whatif) reads its parent's. A run with checkpoints but without the file is
+   eager.
 
 Steps are compared in float64, on a few images of each batch, with the layout, kernels and graphs of the path. In single
-precision they cannot be compared: channels_last alone changed the architecture step of NAS-Bench-201 by 13 % (one cell
-per stage, 16 channels, batch 32), and agreed to 1e-14 in float64, since rounding errors are as large as the gradient.
-In the run's own precision a path is refused only if its step is not finite, or is farther from the eager step than no
-step at all. The architecture is updated by SGD here, since the first step of Adam is a sign.
+precision, rounding errors are as large as the gradient: channels_last alone changed the architecture step of
+NAS-Bench-201 by 13 % (one cell per stage, 16 channels, batch 32), although the steps agreed to 1e-14 in float64. In
+the run's own precision a path is refused only if its step is not finite, or differs from the eager step by more than
+the length of the eager step. The comparison updates the architecture by SGD, since Adam's first step is only a sign.
 
-Precision is never changed. Text, deterministic=true, searches in stages and in several processes stay eager.
+Precision is never changed. Searches on text, in stages, in several processes or with deterministic=true remain eager.
 """
 
 from __future__ import annotations
@@ -60,25 +61,25 @@ KEPT = "engine.json"
 REHEARSED = 3
 """Number of steps that predict the time of a run; the first one warms up."""
 SHORTEST_S = 20.0
-"""Minimum seconds for a measurement: start a process, build the search, take some steps."""
+"""Minimum seconds for a measurement, which starts a process, builds the search and takes some steps."""
 TURNS = 3
-"""Number of pairs of an eager and another step that are timed."""
+"""Number of timed pairs of an eager step and a step of the path."""
 FASTER = 1.05
 """Minimum ratio of eager time to a path's time for choosing the path."""
 COMPARED = 16
 """Images per batch in float64 steps, which need twice the memory per image."""
 EXACT, ROUGH = 1e-6, 1.0
-"""Largest distance of a first step from the eager one, relative to its length: in float64, in the run's precision."""
+"""Maximum distance of a first step from the eager one, relative to its length: in float64, in the run's precision."""
 EXACTLY = {"precision": "fp32"}
 """Settings of the engine for steps in float64, which autocast would round to bf16."""
 EnginePath = dict[str, object]
 CHOICES: EnginePath = {"channels_last": True, "graphs": "auto", "compile": "on"}
-"""The settings that a path can add, with their values."""
+"""The settings that a path can add to the configuration, with their values."""
 
 
 # ------------------------------------------------------------------------------------------------------- the run
 def calibrated(ctx: Session) -> SearchJob:
-    """Return the job of a run, with the path saved in its folder or measured now."""
+    """Return the job of a run, with the path saved in its folder or a newly measured one."""
     path = saved_path(ctx.run.folder)
     branches = bool(ctx.info.origin) and not checkpoints.found(ctx.run.folder)
     if path is None and branches:
@@ -116,7 +117,7 @@ def saved_path(folder: Path) -> EnginePath | None:
 
 
 def can_choose(job: SearchJob) -> bool:
-    """Return whether the path of a run can still be chosen, has alternatives, and the run is long enough to measure."""
+    """Return whether the path of a run can still be chosen, has alternatives, and the run is long enough."""
     config, share = job.ctx.config, job.engine_settings.calibrate
     return (
         share * job.loop.total / job.method.steps_w >= REHEARSED
@@ -142,7 +143,7 @@ def choose(job: SearchJob) -> tuple[list[Row], str] | None:
     log.info("engine=auto: measuring for at most %s of about %s", progress.duration(budget), progress.duration(whole))
     began = time.monotonic()
     rows = measure(job.ctx, candidates(job.engine_settings, job.ctx.device), budget)
-    if rows:  # a process that was killed too early has no rows
+    if rows:  # none if the process was killed too early
         try:
             files.make_folder(cached.parent)
             files.write_atomic(cached, json.dumps({"measured": rows}))
@@ -152,7 +153,7 @@ def choose(job: SearchJob) -> tuple[list[Row], str] | None:
 
 
 def time_step(job: SearchJob) -> float:
-    """Measure the seconds of a step; the job is restored to its initial state."""
+    """Measure the seconds of a step, and restore the job to its initial state."""
     streams = job.loop.train, job.loop.val
     start, random = Position(job.search, job.problem), torch.get_rng_state()
     before = [stream.state_dict() for stream in streams]
@@ -227,7 +228,7 @@ def measure(ctx: Session, paths: Sequence[EnginePath], budget: float) -> list[Ro
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps({**given, "device": str(ctx.device)}, default=str).encode() + b"\n")
-            process.stdin.flush()  # and stays open: the process ends when this one does
+            process.stdin.flush()  # stdin stays open: the process exits when this one does
             while process.poll() is None and time.monotonic() < end:
                 ctx.check_signals(lambda: None)
                 time.sleep(0.1)
@@ -255,7 +256,7 @@ def main() -> None:
 
 
 def build_job(cfg: Config, info: JobInfo, folder: Path, device: torch.device | str, path: EnginePath) -> SearchJob:
-    """Build the search of a configuration with a path; it does not write to the run folder."""
+    """Build the search of a configuration with a path. The search does not write to the run folder."""
     run, signals = run_folder.ReadOnlyRun(folder), environment.Signals()
     return SearchJob(Session(run, torch.device(device), cfg, info, signals), path=path)
 
@@ -277,7 +278,7 @@ class Steps:
         return self.now() - began
 
     def compared(self, batch: Batch) -> Batch:
-        """Return the batch, for a search in float64 only its first images."""
+        """Return the batch; for a search in float64, only its first images."""
         if self.job.problem.dtype != torch.float64:
             return batch
         return batch._replace(x=batch.x[:COMPARED].double(), y=batch.y[:COMPARED])
@@ -297,7 +298,7 @@ class Steps:
         return start, self.position()
 
     def distance(self, start: Position, end: Position, most: float) -> float:
-        """Return the distance of the first step's end from `end`, relative to `end` - `start`. Raises above `most`."""
+        """Return the first step's distance from `end`, relative to `end` - `start`. ArithmeticError above `most`."""
         found = end.apart(self.first()[1], start)
         if not found <= most:  # also raises for NaN
             dtype = self.job.problem.dtype
@@ -306,7 +307,7 @@ class Steps:
 
 
 def measure_paths(build: Callable[[EnginePath], SearchJob], paths: Sequence[EnginePath]) -> Iterator[Row]:
-    """Yield each path's speed relative to eager, its distance from eager in float64, and why it is refused or None."""
+    """Yield each path's speed and float64 distance relative to eager, and the reason why it is refused, or None."""
     eager = Steps(build({}))
     start, end = eager.first()
     with in_float64():
@@ -324,7 +325,7 @@ def measure_paths(build: Callable[[EnginePath], SearchJob], paths: Sequence[Engi
             row["first_s"] = round(time.monotonic() - began, 1)
             times = [(eager.seconds(), other.seconds()) for _ in range(TURNS)]
             row["ratio"] = round(statistics.median(x / y for x, y in times), 3)
-        except Exception as error:  # noqa: BLE001  whatever a path does, the others can be measured
+        except Exception as error:  # noqa: BLE001  the other paths can still be measured
             row["refused"] = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         yield row
 

@@ -2,19 +2,19 @@
 
 The steps of a method are the same device operations with different inputs: batches, numbers computed in Python (epoch,
 updates, progress, learning rate, options of the network), and random numbers. `Replayed` gives all of them fixed
-addresses: batches are copied, numbers are 0-d tensors that are filled, generators are seeded and tensors made on the
-host are copied, from the seeds of the batches (draws.py). One graph serves all epochs but the first, in which schedules
-that begin at zero skip work. Another one is captured if the shapes of the batches or the set of active options change,
+addresses: batches are copied, and numbers are filled into 0-d tensors. From the seeds of the batches, generators are
+seeded and tensors made on the host are copied (draws.py). One graph serves all epochs but the first, in which schedules
+that start at zero skip work. A new graph is captured if the shapes of the batches or the set of active options change,
 and when the warm-up of the architecture ends.
 
 The first step of a kind runs eagerly, which also warms up kernels and optimizers. The second one is captured with the
 batches of the first; its replay is then compared with eager steps from the same state on its own batches, so that
-values that Python baked into the graph show as differences. Eager steps read their numbers from the device too, so an
-eager and a replayed step have the same bits, and so have a resumed and an uninterrupted search.
+values that Python baked into the graph show as differences. Eager steps also read their numbers from the device, so an
+eager and a replayed step are bit-identical, and so are a resumed and an uninterrupted search.
 
-If a step cannot be captured (it reads a value back, for instance by `if` on a number of the search), or its replay
+If a step cannot be captured (for instance because it reads a value back with `if`), or its replay
 differs, weights, optimizers, statistics and counters are restored, and all further steps run eagerly. Steps on text,
-whose batches carry a state to the next one, are not replayed.
+in which each batch carries a state to the next, are not replayed.
 
 Tested on a CPU (bookkeeping, comparison) and on a fake CUDA runtime (tests/fakecuda). tests/program/test_gpu.py needs
 a GPU and has not been run yet.
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nasx")
 CASES = 8
-"""Maximum number of kinds of steps with a graph, for instance whole chunks and the shorter last one of each epoch."""
+"""Maximum number of kinds of steps with a graph, such as full chunks and the shorter last chunk of each epoch."""
 NOISE = 10.0
-"""Largest distance of a replay from an eager step, relative to that of two eager steps (nondeterministic kernels)."""
+"""Maximum distance of a replay from an eager step, relative to that of two eager steps (nondeterministic kernels)."""
 BROKEN: list[torch.cuda.CUDAGraph] = []
 Values = dict[str, Tensor]
 Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
-"""Capture the work of a function that draws from the generators, and return a function that replays it."""
+"""Captures the work of a function that draws from the generators, and returns a function that replays it."""
 
 
 # ------------------------------------------------------------------------------------------------------- inputs
 class Moment:
-    """Numbers computed in Python, as 0-d device tensors at fixed addresses."""
+    """Numbers computed in Python, stored in 0-d device tensors at fixed addresses."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -65,7 +65,7 @@ class Moment:
         self.values: dict[str, float] = {}
 
     def put(self, name: str, value: float, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Return the tensor of this name, filled with `value`."""
+        """Return the tensor with this name, filled with `value`."""
         if name not in self.tensors:
             self.tensors[name] = torch.full((), value, dtype=dtype, device=self.device)
         elif self.values[name] != value:
@@ -104,7 +104,7 @@ class Position:
         self.problem.passes = self.passes
 
     def apart(self, other: Position, start: Position) -> float:
-        """Return the distance of `other`, relative to that of `start`; the maximum over the kinds of tensors."""
+        """Return the distance to `other` divided by the distance to `start`; the maximum over the kinds of tensors."""
         worst = 0.0
         for kind in dict.fromkeys(kind for kind, _ in self.copies):
             keys = [k for k in self.copies if k[0] == kind and k in other.copies and k in start.copies]
@@ -120,7 +120,7 @@ def _norm(tensors: list[Tensor]) -> float:
 # ------------------------------------------------------------------------------------------------------- replay
 @dataclass
 class Case:
-    """One kind of steps: the requests of its first step, and its graph."""
+    """One kind of step: the random draws of its first step, and its graph."""
 
     batches: list[Batch]
     noted: RecordedDraws
@@ -131,18 +131,18 @@ class Case:
 
 
 class Replayed:
-    """`method.step`, replayed from CUDA graphs made by `capture`. Raises UserError if not possible and `required`."""
+    """`method.step`, replayed from CUDA graphs made by `capture`. Raises UserError if `required` but not possible."""
 
     def __init__(self, method: Method, problem: RelaxedProblem, capture: Capture, *, required: bool = False) -> None:
         self.method, self.problem, self.capture, self.required = method, problem, capture, required
         self.moment: Moment | None = None
         self.cases: dict[Hashable, Case] = {}
         self.why: str | None = None
-        """Why all further steps are eager."""
+        """The reason why all further steps are eager; None while they can be replayed."""
         self.needs_host = False
-        """Whether the method needs numbers on the host, so that its steps get no device numbers."""
+        """Whether the method needs numbers on the host, so that its steps receive no device tensors."""
         self.checked = False
-        """Whether a replay has agreed with an eager step."""
+        """Whether some replay has agreed with an eager step."""
 
     def __call__(self, search: Search, train: Sequence[Batch], val: Batch) -> Values:
         batches = [*train, val]
@@ -173,7 +173,7 @@ class Replayed:
         put, problem, options = self.moment.put, self.problem, self.problem.options
         groups = search.w_opt.param_groups
         rates = [group["lr"] for group in groups]
-        fused = any(group.get("fused") for group in groups)  # whose kernel reads the rate in single precision
+        fused = any(group.get("fused") for group in groups)  # the fused kernel reads the rate in single precision
         numbers: dict[str, Any] = {k: put(k, getattr(search, k)) for k in ("updates", "progress")}
         if search.epoch:
             numbers["epoch"] = put("epoch", search.epoch)
@@ -188,7 +188,7 @@ class Replayed:
                 group["lr"] = rate
 
     def _step(self, view: Search, batches: Sequence[Batch], draws: Draws) -> Values:
-        """Do a step that draws from `draws`."""
+        """Take a step that draws its random numbers from `draws`."""
         before, self.problem.draws = self.problem.draws, draws
         try:
             return self.method.step(replace(view, draws=draws), batches[:-1], batches[-1])
@@ -196,13 +196,13 @@ class Replayed:
             self.problem.draws = before
 
     def _first(self, key: Hashable, view: Search, batches: list[Batch]) -> Values | None:
-        """Do an eager step and note its draws. None, with the state restored: the method needs numbers on the host."""
+        """Take an eager step and record its draws. None, with the state restored, if the method needs host numbers."""
         start, noted = Position(view, self.problem), RecordedDraws(batches)
         try:
             values = self._step(view, batches, noted)
         except (UserError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  a plain step shows a fault of the method's own
+        except Exception as error:  # noqa: BLE001  a later plain step raises the method's own errors
             start.restore()
             self._refuse(error_text(error))
             self.needs_host = True
@@ -219,7 +219,7 @@ class Replayed:
         start, why = Position(view, self.problem), ""
         try:
             self._record(case, view)
-        except Exception as error:  # noqa: BLE001  an eager step follows
+        except Exception as error:  # noqa: BLE001  an eager step is taken instead
             why = error_text(error)
         start.restore()
         if why:
@@ -265,7 +265,7 @@ class Replayed:
     def _refuse(self, why: str) -> None:
         """Take all further steps eagerly."""
         self.cases.clear()
-        gc.collect()  # the memory of graphs
+        gc.collect()  # frees the memory of the graphs
         if self.required:
             raise UserError(
                 "engine.graphs=on",
@@ -298,9 +298,9 @@ def cuda(device: torch.device) -> Capture:
 
     def capture(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         nonlocal pool
-        gc.collect()  # no graph of autograd from before may be alive
+        gc.collect()  # no earlier autograd graph may be alive
         graph = torch.cuda.CUDAGraph()
-        if TorchVersion(torch.__version__) < "2.14":  # later versions do it at the first draw
+        if TorchVersion(torch.__version__) < "2.14":  # later versions do this at the first draw
             for generator in generators:
                 graph.register_generator_state(generator)
         before = torch.cuda.current_stream(device)
@@ -322,7 +322,7 @@ def cuda(device: torch.device) -> Capture:
 
 
 def _end(device: torch.device, pool: tuple[int, int]) -> None:
-    """End what torch 2.11 leaves open if the end of a failed capture raises (2.15 does not).
+    """End a failed capture completely: torch 2.11 leaves parts open if ending the capture raises (2.15 does not).
 
     The allocator stays in capture mode (memory used by several streams is never reused), and so does the default
     generator of the device (drawing from it raises). The capture of the pinned memory allocator cannot be ended: the

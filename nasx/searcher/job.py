@@ -37,7 +37,7 @@ from nasx.tracking.session import Session
 
 log = logging.getLogger("nasx")
 LONG = 1000
-"""Updates of a run whose memory is predicted at its start: a prediction takes as long as a few updates."""
+"""Minimum number of updates of a run to predict its memory; a prediction takes as long as a few updates."""
 
 
 class SearchJob(Job):
@@ -48,7 +48,7 @@ class SearchJob(Job):
     def __init__(
         self, ctx: Session, stage: search_stage.Stage | None = None, path: Mapping[str, object] | None = None
     ) -> None:
-        """`path`: settings of the engine that replace those of the configuration, chosen by calibration.py."""
+        """Build the search. `path`: engine settings from calibration.py that replace those of the configuration."""
         self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
         cfg = self.stage.config
 
@@ -143,7 +143,7 @@ class SearchJob(Job):
         """Log the predicted peak memory, with a warning if the GPU has less."""
         try:
             peak = self.memory.peak()
-        except Exception as error:  # noqa: BLE001  a method that reads values back cannot be predicted, but may run
+        except Exception as error:  # noqa: BLE001  a method that reads values back has no prediction, but may run
             log.debug("the peak memory is not predicted: %s", error)
             return
         total, there = peak.total + self.other_memory, environment.available(self.ctx.device)
@@ -153,7 +153,7 @@ class SearchJob(Job):
             log.warning("a step does not fit: %s", ", or ".join(self.needs(peak)[1]))
 
     def graph_step(self, wanted: str, device: torch.device) -> Step | None:
-        """Return a step that replays CUDA graphs, None if not wanted or not possible. Raises UserError for `on`."""
+        """Return a step that replays CUDA graphs; None if not wanted or impossible. `on`: UserError if impossible."""
         if wanted == "off":
             return None
         why = cuda_graphs.reason(device, carries=self.data.carries)
@@ -166,7 +166,7 @@ class SearchJob(Job):
         log.info("steps run eagerly: %s", why)
         return None
 
-    # ------------------------------------------------------------------------------------------- what is found
+    # ------------------------------------------------------------------------------------- found architectures
     def genotype(self, mix: Tree) -> Genotype:
         return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
 
@@ -246,7 +246,7 @@ class SearchJob(Job):
     # ------------------------------------------------------------------------------------------------- the end
     def select(self) -> Tree:
         """Return the mixture to discretize: the method's choice, or the mixture that early stopping returns to."""
-        if not self.stage.last:  # the next stage narrows the space by the mixture itself
+        if not self.stage.last:  # the next stage uses the mixture itself to narrow the space
             return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
@@ -277,7 +277,7 @@ class SearchJob(Job):
 
     def record(self) -> Result:
         method = self.method
-        self.measured = self.measured or (self.final() if method.trains else {})  # a choice may go on training
+        self.measured = self.measured or (self.final() if method.trains else {})  # the selection may continue training
         mix, budget = self.select(), None
         if self.limit is not None:
             mix, budget = self.limit.kept(mix)

@@ -1,6 +1,6 @@
 """The search loop: draw batches, call the method's step, set schedules, average the logged values.
 
-An epoch is counted in weight updates. `state()` holds all that a resume needs: weights, buffers, architecture, both
+Epochs are counted in weight updates. `state()` contains all that a resume needs: weights, buffers, architecture, both
 optimizers, stream positions, running means and counters. A stream is a function of its position and has no other state.
 """
 
@@ -21,7 +21,7 @@ from nasx.core.schedules import rate
 
 
 def on_device_of(optimizer: torch.optim.Optimizer, state: State) -> dict[str, object]:
-    """Return an optimizer's saved state with the kernel settings of this device, which may not be the checkpoint's."""
+    """Return an optimizer's saved state with kernel settings for this device, which may differ from those saved."""
     kernels = ("fused", "foreach", "capturable")
     groups = [
         {**saved, **{k: live[k] for k in kernels if k in live}}
@@ -46,33 +46,33 @@ class Loop:
     settings: SearchProtocol
     updates_per_epoch: int
     span: tuple[int, int] | None = None
-    """Epochs before this search, and in all, of the learning rate schedule; None: 0 and those of `settings`."""
+    """Schedule epochs before this search, and the schedule's total; None: 0 and the epochs of `settings`."""
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, float]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
     advance: Step | None = None
-    """Function that does a step; None: that of the method."""
+    """Function that takes a step; None: the method's `step`."""
     stopped: bool = False
-    """Set at the end of an epoch to end the search there."""
+    """Whether the search ends now; set at the end of an epoch."""
     meter: Meter = field(default_factory=Meter)
 
     @property
     def total(self) -> int:
-        """Weight updates of the whole search."""
+        """Number of weight updates of the whole search."""
         return self.settings.epochs * self.updates_per_epoch if self.method.trains else 0
 
     @property
     def position(self) -> tuple[int, int]:
-        """Weight updates so far, and the current epoch, from 0."""
+        """Number of weight updates so far, and the current epoch (from 0)."""
         return self.search.updates, self.search.epoch
 
     def run(self) -> None:
-        """Run to the end."""
+        """Run the search to its end."""
         for _ in self.steps():
             pass
 
     def steps(self) -> Iterator[int]:
-        """Run step by step; yield the updates so far after each, so that several searches can be interleaved."""
+        """Run step by step; yield the number of updates so far after each step, so that searches can be interleaved."""
         started = -1
         if self.search.updates >= self.total > 0:  # only the selection is left
             self.enter(self.settings.epochs - 1)
@@ -88,7 +88,7 @@ class Loop:
                 self.guard(means)
                 self.meter = Meter()
                 self.end_epoch({"epoch": epoch + 1, "updates": self.search.updates, "lr": self.search.lr, **means})
-            self.tick(self)  # last, so that no checkpoint is taken between an epoch's end and its row
+            self.tick(self)  # last, so that no checkpoint is written between an epoch's end and its row
             yield self.search.updates
 
     def enter(self, epoch: int) -> None:

@@ -1,12 +1,12 @@
-"""The peak memory of a search step, from shapes alone.
+"""The peak memory of a search step, computed from shapes alone.
 
-One step of the method runs on tensors without values (torch's FakeTensorMode, on a CPU whatever the device of the
-search), and every storage is counted from its creation to its end, as the CUDA allocator counts it. So parameters,
-running statistics, optimizer states, gradients, copies of the weights and what autograd keeps are all in the peak, for
-the passes that the method really takes.
+One step of the method runs on tensors without values (torch's FakeTensorMode, always on a CPU), and every storage is
+counted from its creation to its deletion, with the size that the CUDA allocator would use. The peak therefore includes
+parameters, running statistics, optimizer states, gradients, copies of the weights and the tensors that autograd keeps,
+for the passes that the method actually takes.
 
-Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the dataset, and what one kernel allocates and frees
-inside itself. A compiled step and one replayed from a CUDA graph are counted as the eager one.
+Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the dataset, and memory that a kernel allocates and
+frees internally. A compiled step and a step replayed from a CUDA graph are counted like the eager step.
 A space that caches tensors must not cache those of this mode (`Pool` in spaces/edge_operations.py).
 """
 
@@ -37,11 +37,11 @@ BLOCK = 512
 PARTIAL = 4
 """Suggested value of partial channels, from PC-DARTS."""
 WORTH = 0.9
-"""A setting is suggested if it reduces the memory to at most this fraction."""
+"""Maximum fraction of the memory that a suggested setting may leave."""
 
 
 class Peak(NamedTuple):
-    """Bytes of all tensors at the peak of a step, and of those that exist at its start."""
+    """Bytes of all tensors at the peak of a step, and of the tensors that exist at its start."""
 
     total: int
     weights: int
@@ -51,7 +51,7 @@ class Peak(NamedTuple):
 
 
 class Storages(TorchDispatchMode):
-    """Count the bytes of all storages that operations return while the mode is active."""
+    """Counter of the bytes of all storages that operations return while the mode is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -88,7 +88,7 @@ class Storages(TorchDispatchMode):
 
 
 class Shapes(Draws):
-    """Draw random architectures with values, which sampling needs, and convert them to fake tensors."""
+    """Draws of random architectures as tensors with values, which sampling needs, converted to fake tensors."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self.mode = mode
@@ -101,7 +101,7 @@ class Shapes(Draws):
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of a search step, from the components of the search, the classes, and the shape of the items."""
+    """The memory of a search step, given the search's components, the number of classes and the shape of the items."""
 
     space: Space
     method: Method
@@ -111,7 +111,7 @@ class Memory:
     shape: tuple[int, ...]
 
     def batch(self, seed: int) -> Batch:
-        """Return a batch of the search, of fake tensors within FakeTensorMode."""
+        """Return a batch of the search; its tensors are fake within FakeTensorMode."""
         text = self.space.data == "text"
         like = self.space.example(self.settings.batch, self.shape)
         x, y = torch.empty(like.shape, dtype=like.dtype), torch.empty(like.shape[: 2 if text else 1], dtype=torch.long)
@@ -128,7 +128,7 @@ class Memory:
             a = {k: x.requires_grad_() for k, x in method.start(space.init(torch.Generator())).items()}
             w, own = weights(supernet), storages.bytes
             optimizers = weight_optimizer(w, settings), architecture_optimizer(a, settings)
-            for tree, optimizer in zip((w, a), optimizers, strict=True):  # the states that the first step makes
+            for tree, optimizer in zip((w, a), optimizers, strict=True):  # the states that the first step creates
                 for x in tree.values():
                     x.grad = torch.zeros_like(x)
                 optimizer.step()
@@ -140,7 +140,7 @@ class Memory:
             return Peak(storages.peak, own, held - own)
 
     def lighter(self, peak: Peak) -> Iterator[tuple[str, Peak]]:
-        """Yield settings with which the step needs less memory than `peak`, each with its peak."""
+        """Yield settings that reduce the memory of the step below `peak`, each with the resulting peak."""
         space, settings, engine = self.space, self.settings, self.engine
         ways = {
             "engine.checkpoint=true": replace(self, engine=replace(engine, checkpoint=True)),

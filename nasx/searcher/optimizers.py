@@ -41,5 +41,5 @@ def architecture_optimizer(a: Tree, settings: SearchSettings) -> torch.optim.Opt
 
 
 def on_cuda(tree: Tree) -> bool:
-    """Whether fused optimizers are available; they keep their step count on the device."""
+    """Return whether fused optimizers are available; they keep their step count on the device."""
     return all(x.is_cuda for x in tree.values())

@@ -1,7 +1,7 @@
 """A space and its supernet as a bilevel problem.
 
 `RelaxedProblem` combines space, supernet and criterion into the pure functions that methods use. Weights are passed as
-a tree and substituted into the supernet, never copied into it, so a probe at other weights leaves the current ones
+a tree and substituted into the supernet, never copied into it, so a probe at other weights leaves the current weights
 bit-identical.
 
 Loss: cross entropy, plus `auxiliary` times that of the auxiliary head (if any), plus the penalty that the supernet
@@ -11,8 +11,8 @@ a batch use the same numbers, and finite differences through them are exact to t
 With `parallel` each rank computes a slice of the batch, and all ranks get loss, accuracy and derivatives of the whole
 batch (core/distributed.py). Random numbers per image are then drawn from (seed of the batch, rank).
 
-Deviation: the penalty is added on validation batches too; the released code for recurrent cells adds the slowness of
-the states to the loss of weight steps only.
+Deviation: the penalty is also added on validation batches; the released code for recurrent cells adds the slowness
+of the states only to the loss of weight steps.
 """
 
 from __future__ import annotations
@@ -72,10 +72,10 @@ class RelaxedProblem:
         )
         self.passes = 0
         self.last_loss: Tensor | None = None
-        self.masks: dict[str, Tree] = {}  # on the device: a copy at each step would stall it
+        self.masks: dict[str, Tree] = {}  # on the device, since a copy at each step would stall the device
 
     def _prepare(self, engine: EngineSettings) -> None:
-        """Apply memory layout, compilation of the cells (never a silent fallback to eager) and recomputation."""
+        """Apply memory layout, compilation of the cells (without silent fallback to eager) and recomputation."""
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         device = next(self.supernet.parameters()).device
@@ -105,7 +105,7 @@ class RelaxedProblem:
         """Return the discrete network of a mixture at the size of the search, initialized from `seed`."""
         assert self.classes is not None, "made without the number of classes"
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would reach other devices' generators too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed other devices' generators
             network = self.space.standalone(self.space.discretize(mix), self.classes)
         return network.to(self.device, self.dtype)
 
@@ -123,7 +123,7 @@ class RelaxedProblem:
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.passes += 1
         options = {} if evaluation else self.options
-        # salted, since methods draw from the seed itself
+        # salted, since methods draw from the unsalted seed
         salt = 1 + 2 * distributed.rank() if self.parallel else 1
         random = self.noisy or any(isinstance(x, Tensor) or x for x in options.values())
         gen = self.draws.generator(batch, self.device, salt) if random else self.unseeded
@@ -157,7 +157,7 @@ class RelaxedProblem:
         return Outcome(loss, accuracy)
 
     def _entropy(self, logits: Tensor, y: Tensor, n: int) -> Tensor:
-        """Compute the mean cross entropy (), over a batch of n items; with `parallel` this rank's summand of it."""
+        """Compute the mean cross entropy (), over a batch of n items; with `parallel`, this rank's summand."""
         if self.parallel:
             return F.cross_entropy(logits.to(self.dtype), y, reduction="sum") / n
         return F.cross_entropy(logits.to(self.dtype), y)

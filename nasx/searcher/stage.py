@@ -1,4 +1,4 @@
-"""A stage of a search: its configuration, and the state inherited from the stage before."""
+"""A stage of a search: its configuration, and the state inherited from the previous stage."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ class Stage(NamedTuple):
     done: tuple[Result, ...]
     """Records of the earlier stages."""
     epochs: tuple[int, int]
-    """Epochs before this stage, and in all, of the learning rate schedule."""
+    """Epochs of the learning rate schedule: those before this stage, and their total."""
     inherited: tuple[Space, State] | None
-    """Space and last checkpoint of the stage before, if this one continues from it."""
+    """Space and last checkpoint of the previous stage, if this stage continues from it."""
 
 
 def stage(cfg: Config, folder: Path, i: int) -> Stage:
-    """Return stage i (from 0) of the run in `folder`, where the earlier stages have finished.
+    """Return stage i (from 0) of the run in `folder`, whose earlier stages have finished.
 
-    Raises UserError if the checkpoint of the stage before cannot be read, or its space cannot be narrowed.
+    Raises UserError if the checkpoint of the previous stage cannot be read, or its space cannot be narrowed.
     """
     from nasx.config import instantiate
     from nasx.tracking import checkpoints, records
@@ -74,7 +74,7 @@ def component_node(space: DataclassInstance, node: Config) -> dict[str, object]:
 
 
 def total_cost(done: Sequence[Config], **own: object) -> dict[str, object]:
-    """Add the costs of the earlier stages to those of the last one, `own`; list the earlier ones under `stages`."""
+    """Add the costs of the earlier stages to `own`, those of the last stage; list the earlier stages in `stages`."""
     diagnostics = [r["diagnostics"] for r in (*done, own) if r.get("diagnostics")]
     return {
         **{key: value + sum(r[key] for r in done) for key, value in own.items() if key != "diagnostics"},

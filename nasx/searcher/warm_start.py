@@ -1,4 +1,4 @@
-"""Warm start of a search from one on a wider space: kept operations keep their weights and optimizer states.
+"""Warm start of a search from a search on a wider space: kept operations keep their weights and optimizer states.
 
 Supernets merge the weights of one operation on all edges that leave a node, so a warm start selects the kept edges from
 merged tensors. If operations see more channels than before (partial channels with a smaller K), a new channel starts as
@@ -7,8 +7,8 @@ a copy of an old one. Momentum is copied with the weights, Adam's moments with t
 Source: DrNAS (Chen et al. 2021), section 4.2, and its released code (net2wider.py, configure_optimizer).
 
 Deviations
-1. New channels copy the old ones in their order; the released code draws which ones, layer by layer.
-2. As released, and unlike Net2Net, copies are not divided by their number: the new channels read other inputs anyway.
+1. New channels copy the old ones in their order; the released code draws them at random, layer by layer.
+2. As released, and unlike Net2Net, copies are not divided by their number, because the new channels read other inputs.
 
 Shapes: a bank's tensors (edges * C, ...), architecture parameters ([cells,] edges, operations).
 """
@@ -28,7 +28,7 @@ from nasx.spaces.mixed_cell import MixedEdges
 
 
 class TensorSource(NamedTuple):
-    """The origin of a tensor: its former name, the number of edges merged there (0: none), and those that are kept."""
+    """The origin of a tensor: its former name, the number of edges merged in it (0: none), and the kept edges."""
 
     name: str
     edges: int
@@ -36,7 +36,7 @@ class TensorSource(NamedTuple):
 
 
 def warm_start(search: Search, supernet: nn.Module, space: Space, before: Space, state: State, classes: int) -> None:
-    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that has not begun."""
+    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that has not started."""
     with torch.device("meta"):
         old = before.supernet(classes)
     live = {**search.w, **{k: x for k, x in supernet.named_buffers() if x.is_floating_point()}}
@@ -75,7 +75,7 @@ def select_operations(before: Space, space: Space, name: str, x: Tensor) -> Tens
 
 
 def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tree: Tree) -> Tree:
-    """Return a tree with former names under the current names, in the shapes of `live`."""
+    """Convert a tree with former names to the current names and the shapes of `live`."""
     found = {}
     for name, (before, edges, kept) in origins.items():
         if before not in tree or name not in live:
@@ -91,7 +91,7 @@ def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tr
 
 
 def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]]:
-    """Yield (name in `new`, origin in `old`) of all tensors that have one; a bank's origin has the same operation."""
+    """Yield (name in `new`, origin in `old`) of all tensors with an origin; a bank's origin has the same operation."""
     former = {path: {operation(bundle, j): j for j in range(len(bundle.banks))} for path, bundle in bundles(old)}
     places = dict(bundles(old))
     within = set()
@@ -116,5 +116,5 @@ def operation(bundle: MixedEdges, i: int) -> str:
 
 
 def bundles(net: nn.Module) -> Iterator[tuple[str, MixedEdges]]:
-    """Return the edge bundles of a supernet with their names."""
+    """Yield the edge bundles of a supernet with their names."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, MixedEdges))
