@@ -2,7 +2,7 @@
 
 There is one row per finished run. Numbers are in the units of nasx.core.quantities: accuracies in percent, `cost_s` in
 seconds of a single device. Skipped runs are listed in `frame.attrs["notes"]` and counted in `frame.attrs["skipped"]`:
-incomplete records, records of other programs, unfinished runs, duplicate copies of a run (which would count twice in n).
+incomplete records, records of other programs, unfinished runs, duplicate copies of a run (which would count twice).
 
 This module does not import torch; 2,000 runs are read in a few tenths of a second.
 """
