@@ -288,7 +288,7 @@ def test_a_gradient_that_lacks_a_leaf(which: str, broken: str) -> None:
     name = next(iter(getattr(search, which)))
     g: Any = {"empty": {}, "other": {"x": torch.ones(())}, "none": {name: None}, "tensor": torch.ones(())}[broken]
     with pytest.raises(
-        UserError, match=rf"^search\.descend_{which}: its gradient has no tensor for {name}.*; pass grad"
+        UserError, match=rf"^search\.descend_{which}: its gradient has no tensor for {name}.*; pass the result of"
     ):
         getattr(search, f"descend_{which}")(g)
 
