@@ -68,7 +68,7 @@ class SearchProtocol:
 
     protocol: str
     """Name under which results are compared; results of two protocols never share a table."""
-    epochs: NonNegative
+    epochs: Positive
     """Passes over the training split, counted in weight updates (iDARTS: T of them per epoch)."""
     batch: Positive
     lr: PositiveFloat
@@ -108,7 +108,7 @@ class SearchProtocol:
     @property
     def moving_epoch(self) -> int:
         """An epoch in which both weights and architecture move, where there is one."""
-        return min(max(self.arch_warmup, 1), max(self.epochs, 1) - 1)
+        return min(max(self.arch_warmup, 1), self.epochs - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +134,7 @@ class SearchSettings(SearchProtocol):
         Drop-path grows linearly from 0. Dropout on skip connections falls linearly as long as the architecture is
         frozen, and exponentially, from the full rate again, as soon as it moves (P-DARTS, released code).
         """
-        epochs, moving = max(self.epochs, 1), epoch - self.arch_warmup
+        epochs, moving = self.epochs, epoch - self.arch_warmup
         fading = (epochs - epoch - 1) / epochs if moving < 0 else math.exp(-self.FADE * moving)
         return {
             "drop_path": self.drop_path * epoch / epochs,

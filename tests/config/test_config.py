@@ -227,7 +227,7 @@ def test_all_faults_are_reported_at_once() -> None:
     assert len(found) == 7
     assert "method.ordr: Darts has no such setting; did you mean order?" in text
     assert "did you mean order?" in text
-    assert "search.epochs=-1: must be at least 0; the default is search.epochs=50" in text
+    assert "search.epochs=-1: must be above 0; the default is search.epochs=50" in text
     assert "methd.lr: nasx search has no such setting" in text
     assert "did you mean method?" in text
     assert "dataset=digit: unknown dataset 'digit'; did you mean digits?" in text
