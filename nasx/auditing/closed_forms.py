@@ -267,7 +267,8 @@ def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
             values = {"remainder": found.remainder, "earlier": old.remainder}
             yield Finding("stale weights", "fail", text, values, OWN)
             return
-        text = f"{100 * found.remainder:.3g} % of it is of another form than c d/da L2 - M p(H) v"
+        text = f"the update is not a multiple of {of}: "
+        text += f"{100 * found.remainder:.3g} % of it is of another form than c d/da L2 - M p(H) v"
         yield Finding("gradient", "note", text, {"remainder": found.remainder})
         return
     yield Finding("stale weights", "pass", f"taken at the weights of its own step (remainder {found.remainder:.1e})")

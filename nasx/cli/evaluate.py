@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     model = find_model(args.positional[0], args.allowed)
     found = evaluate(model, args, settings)
     accuracy = f"{100 * found.accuracy:.2f} %"
-    facts = {"accuracy": accuracy, "correct": found.correct, "images": found.images, "loss": found.loss}
+    facts = {"accuracy": accuracy, "correct": found.correct, "images": found.images, "loss": f"{found.loss:.3f}"}
     for name, value in facts.items():
         print(f"{name.ljust(10)}{value}")
     if model.folder is not None:

@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from nasx.config import commands as config_commands
-from nasx.config import components, overrides, provenance
+from nasx.config import components, overrides, plugins, provenance
 from nasx.config.compose import make_loader
 from nasx.core import files, spelling
 from nasx.core.plain import Config, Result, Row
@@ -213,7 +213,8 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
     def composed(*chosen: str) -> Config:
         return make_loader(config_dir).compose(command, chosen).cfg
 
-    each = [_inherited(texts, given, parent(name, out), composed) for name in names]
+    folders = plugins.folders(config_dir)
+    each = [_inherited(texts, given, parent(name, out), composed, folders) for name in names]
     found: dict[str, str] = {}
     for key in (key for mine in each for key in mine):
         values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
@@ -226,11 +227,25 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
 
 
 def _inherited(
-    texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[..., Config]
+    texts: Sequence[str],
+    given: Mapping[str, str],
+    run: Parent,
+    composed: Callable[..., Config],
+    folders: Sequence[Path],
 ) -> dict[str, str]:
-    """Return the settings inherited from one parent: key -> value in Hydra's grammar."""
+    """Return the settings inherited from one parent: key -> value in Hydra's grammar. Raises UserError.
+
+    `folders` are those of configurations.
+    """
     choices = {group: str(run.choices[group]) for group in INHERITED_GROUPS if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
+    for group, choice in found.items():
+        if plugins.file(group, choice, *folders) is None:
+            package = str(run.block(group).get("_target_")).partition(".")[0]
+            theirs = ["--config-dir", "FOLDER", *([] if package == "nasx" else [f"allow=[{package}]"])]
+            words = shlex.join(user_options(str(run.record.get("command"))) or theirs)
+            fault = f"was run with {group}={choice}, whose file is in a folder of yours"
+            raise UserError(f"from={run.folder}", fault, f"name that folder as the run did: add {words}")
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
         base = composed(*provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))

@@ -110,6 +110,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
             "nasx status --help",
         ),
         (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),
+        (["table", "name=x"], "name: nasx table has no such setting", "filter=name=... chooses the rows; it has runs"),
         (["info", "genotype=DARTS_V3"], "no published cell has that name", "did you mean DARTS_V"),
         (["info", "genotype=DARTS_V2", "retrain=darts"], "unknown retrain 'darts'", "did you mean darts_cifar?"),
         (["export", "from=nowhere"], "from=nowhere: run not found", "outputs/"),

@@ -112,6 +112,12 @@ def test_values_that_fit(package: str, key: str, value: Any) -> None:
     assert schema.faults(component.fields, {key: value}) == {}
 
 
+def test_settings_that_need_a_value_are_listed_in_their_order() -> None:
+    names = [f"setting{i}" for i in range(20)]
+    found = components.value_faults("", {}, dict.fromkeys(names, "???"), components.no_default)
+    assert [fault.where for fault in found] == names
+
+
 # ---------------------------------------------------------------------------------------------- every file
 @pytest.mark.parametrize("file", ANY_CONF, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_file_gives_exactly_the_fields_of_its_component(file: Path) -> None:

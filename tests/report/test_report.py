@@ -69,8 +69,8 @@ def test_cells_are_shown_with_seeds_and_accuracy_the_best_first(make):
     assert [text for text in captions if "runs" in text] == [
         "darts · 1 of 3 runs · seed 1 · CIFAR-10 validation 91.50 %",
         "darts · 2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 80.00 %",
-        "random · 1 of 1 runs · seed 0 · CIFAR-10 validation 70.00 %",
-        "– · 1 of 1 runs · seed 7 · test accuracy 90.00 %",
+        "random · 1 of 1 run · seed 0 · CIFAR-10 validation 70.00 %",
+        "– · 1 of 1 run · seed 7 · test accuracy 90.00 %",
     ]
 
 
