@@ -83,6 +83,10 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
             with export.consistency_errors(folder):
                 facts = {**export.model_facts(run.config, result, allow), "dataset": run.block("dataset")}
                 return Model(name, facts, folder)
+        near, others = lineage.known_runs(name, "outputs", "retrain")
+        remedy = f"did you mean {near}?" if near else f"name a file written by nasx export, {others}"
+        if path.suffix != ".safetensors":
+            raise UserError(name, "is neither an export nor a finished run of nasx retrain", remedy)
     return Model(name, metadata.facts(name)[1], None)
 
 

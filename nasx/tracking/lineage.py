@@ -67,17 +67,22 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
     """
     folder = records.locate(name, out)
     if folder is None:
-        there = [path for path in Path(out).glob("*/") if not path.name.startswith(".")]
-        if kind:
-            there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
-        known = sorted(path.name for path in there)
-        more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-        listed = f": {', '.join(known[:8])}{more}" if known else " (it has none yet)"
-        near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
-        what = f"finished run of nasx {kind}" if kind else "run"
-        remedy = f"name the folder of a {what}, or a {what} in {out}/{listed}"
-        raise UserError(f"from={name}", "run not found", f"did you mean from={near}?" if near else remedy)
+        near, others = known_runs(name, out, kind)
+        raise UserError(f"from={name}", "run not found", f"did you mean from={near}?" if near else f"name {others}")
     return folder
+
+
+def known_runs(name: str, out: str, kind: str = "") -> tuple[str | None, str]:
+    """Return the run under `out` with the name nearest to `name`, and a text with the names of all."""
+    there = [path for path in Path(out).glob("*/") if not path.name.startswith(".")]
+    if kind:
+        there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
+    known = sorted(path.name for path in there)
+    more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
+    listed = f": {', '.join(known[:8])}{more}" if known else " (it has none yet)"
+    what = f"finished run of nasx {kind}" if kind else "run"
+    near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
+    return near, f"the folder of a {what}, or a {what} in {out}/{listed}"
 
 
 def open_parent(folder: Path) -> Parent:

@@ -177,8 +177,11 @@ def test_faults_of_architectures() -> None:
     for call in (nasx.create_model, nasx.retrain):
         with pytest.raises(nasx.UserError, match=r"DARTS_V3: is neither .* did you mean DARTS_V[12]\?"):
             call("DARTS_V3")  # type: ignore[operator]
-        with pytest.raises(nasx.UserError, match="run not found"):
-            call("no/such/run")  # type: ignore[operator]
+        for name in ("no/such/run", ".", ""):
+            with pytest.raises(
+                nasx.UserError, match=r"neither a published cell nor a run; name a published cell \(all_"
+            ):
+                call(name)  # type: ignore[operator]
 
 
 # --------------------------------------------------------------------------------------------------------- frames

@@ -103,6 +103,10 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         (["search", "--dataset"], "--dataset: unknown option", "; use dataset=NAME\n"),
         (["search", "--experimental-rerun", "x"], "--experimental-rerun: unknown option", "options are"),
         (["retrain", "from=nowhere"], "from=nowhere: run not found", "outputs/"),
+        (["list", "zzzz"], "nasx list zzzz: no entry matches this word", "choose from methods, spaces, datasets"),
+        (["list", "loggers", "zzzz"], "nasx list loggers zzzz: no entry matches this word", "choose from mlflow, none"),
+        (["list", "darts", "dartz"], "no entry matches all of these words", "did you mean darts?"),
+        (["list", "darts", "wandb"], "no entry matches all of these words", "use fewer words: nasx list darts"),
         (["list", "metods"], "nasx list metods: no entry matches this word", "did you mean methods?"),
         (
             ["status", "out=/x"],
@@ -115,6 +119,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         (["info", "genotype=DARTS_V2", "retrain=darts"], "unknown retrain 'darts'", "did you mean darts_cifar?"),
         (["export", "from=nowhere"], "from=nowhere: run not found", "outputs/"),
         (["evaluate"], "nasx evaluate: needs one model", "nasx evaluate outputs/RUN/export"),
+        (["evaluate", "x"], "x: is neither an export nor a finished run of nasx retrain", "outputs/ (it has none yet)"),
         (["completion", "tcsh"], "nasx completion tcsh: is not a supported shell", "bash"),
     ],
 )
