@@ -104,7 +104,7 @@ def show(result: Result, folder: Path) -> None:
     console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
     console.print(result["genotype"], markup=False)
     if result["kind"] == "search":
-        _lookup(console, result)
+        _lookup(console, result, folder)
     elif result.get("test_accuracy") is not None:
         console.print(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
     elif result.get("valid_accuracy") is not None:
@@ -153,8 +153,8 @@ def show_next(result: Result, folder: Path) -> None:
         console.print(line, markup=False)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
         console.print(
-            "test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:\n"
-            f"nasx bench get {TESTS}",
+            f"test accuracies are missing; `{lineage.fill_command(folder.parent)}` adds them to finished runs after "
+            f"this command:\nnasx bench get {TESTS}",
             markup=False,
         )
 
@@ -194,7 +194,7 @@ def untested(lookup: Result) -> bool:
     )
 
 
-def _lookup(console: Console, result: Result) -> None:
+def _lookup(console: Console, result: Result, folder: Path) -> None:
     """Print the benchmark results of a cell, one row for each dataset and split, and its costs.
 
     A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
@@ -204,7 +204,7 @@ def _lookup(console: Console, result: Result) -> None:
         metric_name = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
         console.print(f"no benchmark contains this cell: retrain it to measure its {metric_name}")
         if result.get("missing"):
-            then = "then `nasx bench fill` adds it to finished runs"
+            then = f"then `{lineage.fill_command(folder.parent)}` adds it to finished runs"
             console.print(f"or look it up later: {result['missing']}; {then}", markup=False)
         return
     console.print(f"look-up: {found['source']}", markup=False)

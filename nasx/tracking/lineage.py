@@ -334,6 +334,11 @@ def next_commands(record: Mapping[str, object], folder: Path) -> list[str]:
     return format_commands(*lines)
 
 
+def fill_command(folder: str | Path) -> str:
+    """Return the command that looks up the finished runs below `folder` again, quoted for a shell."""
+    return printable(shlex.join(["nasx", "bench", "fill", str(folder) or "."]))
+
+
 def as_positional(path: Path) -> str:
     """Return a path as an argument that nasx/cli/arguments.py does not read as `key=value`."""
     return f"./{path}" if "=" in str(path) and not path.is_absolute() else str(path)

@@ -99,7 +99,7 @@ def test_info_without_tables_says_what_is_missing_and_how_to_get_it(tmp_path: Pa
 def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_later(tmp_path: Path) -> None:
     shown = said(tmp_path, "search", "space=nb1shot1_1", "method=darts", *TINY, "name=run")
     assert "nasx bench get nb101" in shown
-    assert "nasx bench fill" in shown
+    assert "`nasx bench fill outputs` adds it" in shown
     file = tmp_path / "outputs" / "run" / "result.json"
     result = json.loads(file.read_text())
     assert (result["status"], result["lookup"]) == ("finished", None)
