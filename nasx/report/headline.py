@@ -122,7 +122,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     judged = sum(r["collapsed"] is not None for r in runs)
     if judged:
         ends = f"{unsettled or 'none'} had not converged at the end."
-        said.append(f"{bad or 'None'} of {judged} searches collapsed, {ends}")
+        said.append(f"{bad or 'None'} of {spelling.counted(judged, 'search', 'searches')} collapsed, {ends}")
     return said
 
 
