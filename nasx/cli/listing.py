@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nasx.cli.preflight import FEW
 from nasx.config import experiments, plugins, schema
 from nasx.core import spelling
 from nasx.core.plain import Config
@@ -255,9 +256,11 @@ def main(cfg: Config, folders: Sequence[str]) -> None:
         unknown = next((word for word in words if not any(row.has([word]) for row in rows)), "")
         names = [row.entry.name for row in rows]
         near = spelling.nearest(unknown, names if kind else [*KINDS, *names]) if unknown else None
-        remedy = f"did you mean {near}?" if near else f"choose from {', '.join(names if kind else KINDS)}"
-        if not unknown:
-            remedy = f"use fewer words: nasx list {kind}{words[0]}"
+        remedy = f"choose from {', '.join(names if kind else KINDS)}"
+        if kind and len(names) > FEW:
+            remedy = f"nasx list {kind}prints all {len(names)}"
+        if near or not unknown:
+            remedy = f"did you mean {near}?" if near else f"use fewer words: nasx list {kind}{words[0]}"
         raise UserError(f"nasx list {kind}{' '.join(words)}", fault, remedy)
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:
