@@ -31,7 +31,7 @@ TINY = (
 NB201 = f"search {TINY} space=nb201 space.layers=1"
 DARTS = f"search {TINY} space=darts space.layers=3"
 GRAPHS = "engine.graphs=on"
-EARLY = "stop=eigenvalue stop.window=1 stop.lag=1 stop.start=0 stop.factor=1e6"
+EARLY = "stop=eigenvalue stop.every=1 stop.window=1 stop.lag=1 stop.start=0 stop.factor=1e6"
 RETRAIN = (
     "retrain space=darts genotype=DARTS_V2 dataset=digits dataset.size=32 retrain.epochs=2 "
     "retrain.updates_per_epoch=3 retrain.layers=3 retrain.channels=4 retrain.batch=8 device=cuda threads=1"
