@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.spaces import published
-from nasx.tracking import records
+from nasx.tracking import lineage, records
 
 if TYPE_CHECKING:
     from nasx.api.runs import Run
@@ -40,6 +40,11 @@ def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -
     text = os.fspath(architecture)
     if published.find(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
         return "genotype", text
-    if records.locate(text, out) is None and (near := spelling.nearest(text, published.cells())):
-        raise UserError(text, "is neither a published cell nor a run", f"did you mean {near}?")
+    folder = records.locate(text, out) if text else None
+    if folder is None or not any((folder / name).exists() for name in ("config.yaml", "result.json")):
+        near, others = lineage.known_runs(text, out)
+        near = spelling.nearest(text, published.cells()) or near
+        some = f"name a published cell ({', '.join(list_models()[:3])}, ...: nasx.list_models()), {others}"
+        fault = "is neither a published cell nor a run"
+        raise UserError(text or "architecture=''", fault, f"did you mean {near}?" if near else some)
     return "from", text

@@ -131,7 +131,8 @@ def create_model(
     if own.data != "images":
         raise UserError(value, "is a recurrent cell", f"name a cell for images: {', '.join(list_models()[:3])}, ...")
     if found := list(components.component_faults("retrain", node)):
-        raise UserError.join(found)
+        arguments = [[text.replace("retrain.", "") for text in (each.where, each.fault, each.remedy)] for each in found]
+        raise UserError.join([UserError(*texts) for texts in arguments])
     genotype, settings = own.parse(value if cell else text), instantiate.build(node)
     size, usual = (224, 1000) if settings.stem == "imagenet" else (32, 10)
     images = trained.get("images")

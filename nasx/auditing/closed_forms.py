@@ -269,7 +269,8 @@ def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
             values = {"remainder": found.remainder, "earlier": old.remainder}
             yield Finding("stale weights", "fail", text, values, OWN)
             return
-        text = f"{100 * found.remainder:.3g} % of the gradient does not have the form c d/da L2 - M p(H) v"
+        share = f"{100 * found.remainder:.3g} %"
+        text = f"the update is not a multiple of {of}: {share} of it does not have the form c d/da L2 - M p(H) v"
         yield Finding("gradient", "note", text, {"remainder": found.remainder})
         return
     yield Finding("stale weights", "pass", f"the gradient fits its step's weights (remainder {found.remainder:.1e})")

@@ -30,7 +30,7 @@ from nasx.benchmarks.store import Say, cache_folder, silent
 from nasx.core.spelling import suggest
 from nasx.errors import UserError
 
-FILL = "`nasx bench fill` adds its values to finished runs"
+FILL = "`nasx bench fill outputs` adds its values to the finished runs in outputs/"
 SETTINGS = ("devices", "from", "mirror")
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from nasx.config import field_names, plugins, trust
+from nasx.config import commands, field_names, plugins, trust
 from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.tracking import lineage
@@ -201,6 +201,12 @@ def split_options(words: Sequence[str]) -> Line:
             if given in field_names.OURS:
                 ours = " or ".join(field_names.OURS[given])
                 raise UserError(word, "unknown option", f"settings are written key=value, and this one is {ours}")
+            near, (key, dot, last) = spelling.nearest(name, known), name.lstrip("-").partition(".")
+            groups = {group for entry in commands.COMMANDS.values() for group in (*entry.groups, *commands.DELTAS)}
+            group = key if key in groups else spelling.nearest(key, sorted(groups)) if equals and not near else None
+            if group:
+                value = value or (rest[0] if rest and not re.search("^-|=", rest[0]) else "NAME")
+                raise UserError(word, "unknown option", f"use {group}{dot}{last}={value}")
             remedy = spelling.suggest(name, known, "settings are written key=value; options are")
             raise UserError(word, "unknown option", remedy)
     modes = [option for option in options if option.partition("=")[0] in MODES]

@@ -30,6 +30,7 @@ from nasx.benchmarks.nb101_import import import_nb101
 from nasx.benchmarks.nb201 import Nb201
 from nasx.benchmarks.nb201_import import import_nb201
 from nasx.benchmarks.store import Say, silent
+from nasx.core import spelling
 from nasx.core.files import write_atomic
 from nasx.core.plain import Config, Row
 from nasx.errors import UserError, printable
@@ -236,7 +237,7 @@ def main(words: list[str]) -> int:
             devices = asked(word for word in settings if word not in folders)["devices"]
             rows = bench_fill(folders[0] if folders else "outputs", devices)
             _grid(rows)
-            print(f"{sum(row['state'] == 'filled' for row in rows)} of {len(rows)} runs filled")
+            print(f"{sum(row['state'] == 'filled' for row in rows)} of {spelling.counted(len(rows), 'run')} filled")
             return int(any(row["state"].startswith("unreadable") for row in rows))
         case _:
             raise UserError(f"nasx bench {' '.join(words)}".strip(), "is not a valid call", USAGE)

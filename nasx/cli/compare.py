@@ -27,16 +27,25 @@ from collections.abc import Sequence
 from functools import cache
 
 from nasx.cli import arguments
+from nasx.core import spelling
 from nasx.errors import UserError, printable
-from nasx.results.collect import collect
+from nasx.results.collect import COLUMNS, collect
 from nasx.results.compare import _condition, group, text, written
+from nasx.results.conditions import ALIASES
 
 OPTIONS = {"metric": "auto", "runs": "outputs"}
 
 
+def _option(name: str) -> bool:
+    """Return whether a name is, or is close to, that of an option, and does not name a column of runs."""
+    if name in (*COLUMNS, *ALIASES):
+        return False
+    return name in (*OPTIONS, *arguments.FOLDERS) or spelling.nearest(name, OPTIONS) is not None
+
+
 def main(given: Sequence[str]) -> int:
     """Run `nasx compare A B [metric=...] [runs=...]`: print the comparison."""
-    filters = [word for word in given if _condition(word)]
+    filters = [word for word in given if _condition(word) and not _option(word.partition("=")[0])]
     marked = [
         ",".join(part.replace("=", ":", 1) for part in word.split(",")) if word in filters else word for word in given
     ]

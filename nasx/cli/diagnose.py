@@ -22,7 +22,7 @@ from tabulate import tabulate
 from nasx.cli.arguments import parse
 from nasx.config import commands, components, instantiate
 from nasx.config.job_info import JobInfo
-from nasx.core import files
+from nasx.core import files, spelling
 from nasx.core.plain import Config, Row, State
 from nasx.errors import UserError, printable
 from nasx.tracking import checkpoints, lineage, records, run_folder
@@ -72,7 +72,8 @@ def diagnose(
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
             yield row(job, state, rows[: state["rows"]])
     if not states:
-        raise UserError(f"from={folder}", f"none of its {len(found)} checkpoints can be read", "start the search again")
+        fault = f"none of its {spelling.counted(len(found), 'checkpoint')} can be read"
+        raise UserError(f"from={folder}", fault, "start the search again")
 
 
 def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[Config, list[Path]]:

@@ -58,7 +58,7 @@ def main(words: Sequence[str]) -> int:
     model = find_model(args.positional[0], args.allowed)
     found = evaluate(model, args, settings)
     accuracy = f"{100 * found.accuracy:.2f} %"
-    facts = {"accuracy": accuracy, "correct": found.correct, "images": found.images, "loss": found.loss}
+    facts = {"accuracy": accuracy, "correct": found.correct, "images": found.images, "loss": f"{found.loss:.3f}"}
     for name, value in facts.items():
         print(f"{name.ljust(10)}{value}")
     if model.folder is not None:
@@ -83,6 +83,10 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
             with export.consistency_errors(folder):
                 facts = {**export.model_facts(run.config, result, allow), "dataset": run.block("dataset")}
                 return Model(name, facts, folder)
+        near, others = lineage.known_runs(name, "outputs", "retrain")
+        remedy = f"did you mean {near}?" if near else f"name a file written by nasx export, {others}"
+        if path.suffix != ".safetensors":
+            raise UserError(name, "is neither an export nor a finished run of nasx retrain", remedy)
     return Model(name, metadata.facts(name)[1], None)
 
 

@@ -158,8 +158,10 @@ def request(words: Sequence[str]) -> Request:
         except UserError as error:
             faults.append(UserError(f"{name}={options[name]}", error.fault, error.remedy))
     minutes = options["minutes"]
-    if minutes and (not re.fullmatch(r"\d+(\.\d+)?", minutes) or float(minutes) < 3):
-        faults.append(UserError(f"minutes={minutes}", "is not a number, or is less than 3", "for example minutes=30"))
+    number = re.fullmatch(r"\d+(\.\d+)?", minutes) is not None
+    if minutes and (not number or float(minutes) < 3):
+        said = "is less than 3" if number else "is not a number"
+        faults.append(UserError(f"minutes={minutes}", said, "give at least 3, for example minutes=30"))
     proxy = options["proxy"] or str(SIDE)
     if not proxy.isdecimal() or int(proxy) < SMALLEST:
         faults.append(UserError(f"proxy={proxy}", f"is not an integer of at least {SMALLEST}", "for example proxy=32"))

@@ -144,7 +144,7 @@ def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
     words = ["nasx", "search", f"space={space}", "budget=latency", lineage.override("budget.device", str(path))]
     return [
         *rows,
-        f"{len(whole)} networks: {whole[0]:.3f} to {whole[-1]:.3f} ms ({table.about['runtime']}, "
+        f"{spelling.counted(len(whole), 'network')}: {whole[0]:.3f} to {whole[-1]:.3f} ms ({table.about['runtime']}, "
         f"threads={table.about['threads']}, batch={table.about['batch']}, n={table.networks[0].latency.n})",
         f"additive model on these networks: median relative error {100 * error:.1f} %, Kendall's tau {tau:.2f} "
         f"({table.fixed_ms:.3f} ms + {table.scale:.2f} x operations, fitted to them)",

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from nasx.cli.preflight import FEW
 from nasx.config import experiments, plugins, schema
 from nasx.core import spelling
 from nasx.core.plain import Config
@@ -250,13 +251,17 @@ def main(cfg: Config, folders: Sequence[str]) -> None:
         return
     found = [row for row in rows if row.has(words)]
     if not found:
-        near = spelling.nearest(words[0], [*KINDS, *(row.entry.name for row in rows)])
+        kind = "" if cfg["what"] == "all" else f"{cfg['what']} "
         fault = "no entry matches all of these words" if len(words) > 1 else "no entry matches this word"
-        raise UserError(
-            f"nasx list {' '.join(words)}",
-            fault,
-            f"did you mean {near}?" if near else "use fewer words" if len(words) > 1 else "nasx list prints all",
-        )
+        unknown = next((word for word in words if not any(row.has([word]) for row in rows)), "")
+        names = [row.entry.name for row in rows]
+        near = spelling.nearest(unknown, names if kind else [*KINDS, *names]) if unknown else None
+        remedy = f"choose from {', '.join(names if kind else KINDS)}"
+        if kind and len(names) > FEW:
+            remedy = f"nasx list {kind}prints all {len(names)}"
+        if near or not unknown:
+            remedy = f"did you mean {near}?" if near else f"use fewer words: nasx list {kind}{words[0]}"
+        raise UserError(f"nasx list {kind}{' '.join(words)}", fault, remedy)
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:
             console.print(_table(kind, shown, console.width))

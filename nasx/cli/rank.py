@@ -294,7 +294,7 @@ def of_run(
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
-            fault = f"none of its {len(found)} checkpoints can be read"
+            fault = f"none of its {spelling.counted(len(found), 'checkpoint')} can be read"
             raise UserError(f"from={folder}", fault, "start the search again")
         job.loop.load(state)
         genotypes = sample(job.space, sampling)

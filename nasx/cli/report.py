@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nasx.cli import arguments
+from nasx.core import spelling
 from nasx.core.files import write_atomic
 from nasx.errors import UserError, printable
 from nasx.report import figures
@@ -43,7 +44,7 @@ def main(given: Sequence[str]) -> int:
         raise UserError(f"out={path}", f"folder {path.parent} does not exist", "create it, or choose another file")
     text = printable(page(frame, args.options["title"]))
     write_atomic(path, text, "name another file with out=FILE")
-    print(f"{path}: {frame['folder'].nunique()} runs, {len(text.encode()) / 1e6:.2f} MB")
+    print(f"{path}: {spelling.counted(frame['folder'].nunique(), 'run')}, {len(text.encode()) / 1e6:.2f} MB")
     if args.options["figures"]:
         for figure in figures.write(frame, Path(args.options["figures"]).expanduser()):
             print(figure)

@@ -27,13 +27,13 @@ from pathlib import Path
 import pandas as pd
 
 from nasx.config import overrides
-from nasx.core import files
+from nasx.core import files, spelling
 from nasx.core.plain import Config
 from nasx.errors import UserError
 from nasx.results import table_formats
 from nasx.results.aggregate import errors, summary
 from nasx.results.collect import collect
-from nasx.results.conditions import check_column, pick
+from nasx.results.conditions import check_column, pick, remedy
 from nasx.results.table_columns import sheets
 from nasx.results.table_formats import Sheet
 
@@ -52,7 +52,7 @@ def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame
         turned = column.removesuffix("_mean") == "test_error"  # shown or not, it sorts as the reversed accuracy
         column = "test_accuracy_mean" if turned else column if column in table.columns else f"{column}_mean"
         if not turned:
-            check_column("sort", text, table.columns, column)
+            check_column("sort=", text, table.columns, column)
         columns.append(column)
         rising.append(text.startswith("-") == turned)
     ordered = table.sort_values(columns, ascending=rising, kind="stable", ignore_index=True)
@@ -83,27 +83,27 @@ def main(cfg: Config) -> str:
         if value and form != "latex":
             raise UserError(f"{key}={value}", "is used only in LaTeX tables", "add format=latex")
     if written["label"] and not LABEL.fullmatch(str(written["label"])):
-        remedy = "use letters, digits and : . _ + - only, for example label=tab:results"
-        raise UserError(f"label={written['label']}", "is not a LaTeX label", remedy)
+        rule = "use letters, digits and : . _ + - only, for example label=tab:results"
+        raise UserError(f"label={written['label']}", "is not a LaTeX label", rule)
     frame = collect(roots)
     paper, found = ask.get("paper"), len(frame)
     if not found and not paper:
         skipped = "; ".join(frame.attrs["notes"])
-        remedy = "name the folder of the runs, for example out=outputs"
+        instead = "name the folder of the runs, for example out=outputs"
         if roots == ["outputs"]:
-            remedy = "search first, for example nasx search experiment=quickstart"
+            instead = "search first, for example nasx search experiment=quickstart"
         fault = "contains no finished run" + (f" ({skipped})" if skipped else "")
-        raise UserError(f"{named}={','.join(roots)}", fault, remedy)
+        raise UserError(f"{named}={','.join(roots)}", fault, instead)
     wanted = ask.get("filter")
-    frame = pick(frame, wanted)
+    every, frame = frame, pick(frame, wanted)
     if found and frame.empty:
         if isinstance(wanted, list):
             wanted = [str(text).replace(":", "=", 1) for text in wanted]
-        fault = f"matches none of the {found} runs"
-        raise UserError(f"filter={overrides.format_value(wanted)}", fault, "use a wider filter")
+        fault = f"matches none of the {spelling.counted(found, 'run')}"
+        raise UserError(f"filter={overrides.format_value(wanted)}", fault, remedy(every, wanted))
     group = [group] if isinstance(group := ask.get("group") or [], str) else list(group)
     for column in group:
-        check_column("group", column, frame.columns)
+        check_column("group=", column, frame.columns)
     if paper:
         from nasx.results import published
 

@@ -194,7 +194,7 @@ def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], aske
     choices = {**saved["choices"], **{group: picked[group] for group in groups}}
     check.check(cfg, choices, changes)
     if epoch >= cfg["search"]["epochs"]:
-        fault = f"is not before the end of the branch, which has {cfg['search']['epochs']} epochs"
+        fault = f"is not before the end of the branch, which has {spelling.counted(cfg['search']['epochs'], 'epoch')}"
         raise UserError(f"epoch={epoch}", fault, "choose an earlier epoch, or raise search.epochs")
     digest = checkpoints.checksum(path)
     origin = {"run": folder.name, "identity": saved.get("identity"), "epoch": epoch, "checkpoint": digest}

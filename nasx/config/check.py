@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nasx.config import budget_rules, classes, objectives, space_rules, stage_rules
+from nasx.config import budget_rules, classes, objectives, search_rules, space_rules, stage_rules
 from nasx.config.commands import COMMANDS, DELTAS, HOMES, TRAINING_GROUPS, settings
 from nasx.config.components import (
     DefaultLookup,
@@ -74,6 +74,8 @@ def faults(
         found += space_rules.faults(cfg["space"])
     if not found and command != "retrain" and "stages" in cfg:
         found += stage_rules.faults(cfg, overrides, (*HOMES, *allowed_packages(cfg)))
+    if not found and "search" in TRAINING_GROUPS[command]:
+        found += search_rules.stopping(cfg)
     for group in CHECKED_GROUPS:
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             key = json.dumps([group, cfg[group], allowed_packages(cfg)], sort_keys=True, default=str)

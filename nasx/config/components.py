@@ -54,7 +54,8 @@ def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
         known = [*(name for name in cfg if name not in (*DELTAS, *entry.unread)), *(DELTAS if entry.groups else ())]
         if elsewhere and part == key:
             return UserError(key, f"nasx {command} has no such setting", f"did you mean {' or '.join(elsewhere)}?")
-        return UserError(key, f"nasx {command} has no such setting", theirs or choices_text(part, known))
+        rows = f"filter={part}=... chooses the rows; " * (command == "table" and not nearest(part, known))
+        return UserError(key, f"nasx {command} has no such setting", theirs or rows + choices_text(part, known))
     return None
 
 
@@ -67,7 +68,7 @@ def value_faults(
     prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, object], default_of: DefaultLookup
 ) -> Iterator[UserError]:
     """Yield the faults of missing values and of values that do not have the type of their field."""
-    missing = {key for key, value in values.items() if value == "???"}
+    missing = [key for key, value in values.items() if value == "???"]
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
     for key, must in schema.faults(fields, {k: v for k, v in values.items() if k not in missing}).items():

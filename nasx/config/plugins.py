@@ -110,7 +110,7 @@ def _check_duplicates(among: list[Path]) -> None:
     """Raise UserError if two folders contain a file of the same name: Hydra would silently read the first."""
     seen: dict[Path, Path] = {}
     for folder in among:
-        for file in folder.glob("*/**/*.yaml"):
+        for file in sorted(folder.glob("*/**/*.yaml")):
             first = seen.setdefault(file.relative_to(folder), folder)
             if first != folder:
                 raise UserError(str(file), f"has the same name as a file in {first}", "rename it")

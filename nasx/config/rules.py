@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping
 
 from nasx.config import budget_rules, process_rules, schema, search_rules, space_rules
-from nasx.config.commands import TRAINING_GROUPS
+from nasx.config.commands import COMMANDS, TRAINING_GROUPS
 from nasx.core.constraints import SEEDS
 from nasx.core.plain import Config
 from nasx.core.quantities import value_at
@@ -104,6 +104,8 @@ def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
 
 def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     target, space = str(value_at(cfg, "benchmark._target_")), str(value_at(cfg, "space._target_"))
+    if "benchmark" in COMMANDS[command].unread:
+        return
     for name, home, example in (("nb201", "nb201", "nb201"), ("nb101", "nb1shot1", "nb1shot1_1")):
         if target.startswith(f"nasx.benchmarks.{name}.") and not space.startswith(f"nasx.spaces.{home}."):
             yield UserError(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from nasx.config import components, overrides
+from nasx.config import components, instantiate, overrides
 from nasx.config.commands import HOMES
 from nasx.core import spelling
+from nasx.core.plain import Config
 from nasx.errors import UserError
 
 
@@ -28,6 +29,21 @@ def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
     if rate and space.startswith("nasx.spaces.nb1shot1.space."):
         yield UserError(
             f"search.skip_dropout={rate}", "this space has no skip connections", "set search.skip_dropout=0"
+        )
+
+
+def stopping(cfg: Config) -> Iterator[UserError]:
+    """Fault of a search, of valid values, that is too short for the first decision of its early stopping."""
+    node = cfg.get("stop") or {}
+    if node.get("_target_") != "nasx.diagnostics.stop.EigenvalueStop":
+        return
+    stop, epochs = instantiate.build(node), cfg["search"]["epochs"]
+    if epochs < stop.least_epochs:
+        yield UserError(
+            f"search.epochs={epochs}",
+            f"is too few for stop={'eigenvalue' if stop.acts else 'simulate'}, which needs {stop.least_epochs} epochs "
+            "to detect a growth of the eigenvalue",
+            f"set search.epochs to {stop.least_epochs} or more, or stop=off",
         )
 
 

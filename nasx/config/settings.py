@@ -69,7 +69,7 @@ class SearchProtocol:
 
     protocol: str
     """Name of the protocol; results of different protocols are never in the same table."""
-    epochs: NonNegative
+    epochs: Positive
     """Number of passes over the training split, counted in weight updates (iDARTS: T passes per epoch)."""
     batch: Positive
     lr: PositiveFloat
@@ -109,7 +109,7 @@ class SearchProtocol:
     @property
     def moving_epoch(self) -> int:
         """An epoch in which both weights and architecture are trained, if there is one."""
-        return min(max(self.arch_warmup, 1), max(self.epochs, 1) - 1)
+        return min(max(self.arch_warmup, 1), self.epochs - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,7 @@ class SearchSettings(SearchProtocol):
         Drop-path grows linearly from 0. Dropout on skip connections decays linearly while the architecture is frozen,
         then restarts from the full rate and decays exponentially (P-DARTS, released code).
         """
-        epochs, moving = max(self.epochs, 1), epoch - self.arch_warmup
+        epochs, moving = self.epochs, epoch - self.arch_warmup
         fading = (epochs - epoch - 1) / epochs if moving < 0 else math.exp(-self.FADE * moving)
         return {
             "drop_path": self.drop_path * epoch / epochs,

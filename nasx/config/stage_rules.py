@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from nasx.config.stages import count, stage_config, with_defaults
+from nasx.core import spelling
 from nasx.core.plain import Config
 from nasx.errors import UserError
 
@@ -21,7 +22,7 @@ def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Ite
             if isinstance(value, list | tuple) and len(value) != n:
                 yield UserError(
                     f"stages.{group}.{key}={config_overrides.format_value(value)}",
-                    f"has {len(value)} values for {n} stages",
+                    f"has {spelling.counted(len(value), 'value')} for {spelling.counted(n, 'stage')}",
                     "give one for each stage, or one for all (stages.keep has one entry fewer than there are stages)",
                 )
                 return

@@ -1,4 +1,4 @@
-"""Suggestions for misspelled names: the known name with the fewest edits, if one is similar enough."""
+"""Suggestions for misspelled names: the known name with the fewest edits, if one is similar enough. Plurals."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def suggest(word: str, known: Iterable[str], otherwise: str = "choose from") -> 
     names = list(dict.fromkeys(known))
     near = nearest(word, names)
     return f"did you mean {near}?" if near else f"{otherwise} {', '.join(names)}"
+
+
+def counted(n: int, noun: str, plural: str = "") -> str:
+    """Return a number and its noun: `1 run`, `2 runs`, `1,024 runs`; `plural` is that of a noun that takes no s."""
+    return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
 
 
 def _similar(word: str, names: list[str], cutoff: float) -> list[str]:

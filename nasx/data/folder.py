@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nasx.core import spelling
 from nasx.core.files import NPZ_FAULTS
 from nasx.core.system import physical_memory
 from nasx.data import bounds, decode, fitting, survey
@@ -144,7 +145,7 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
         if not len(arrays["x"]) == arrays["y"].size > 1:
             raise UserError(
                 f"dataset.path={path}",
-                f"has {len(arrays['x'])} images and {arrays['y'].size} labels",
+                f"has {spelling.counted(len(arrays['x']), 'image')} and {spelling.counted(arrays['y'].size, 'label')}",
                 "expected as many labels as images, and at least two",
             )
         train_at, test_at = _cut(path, arrays["y"].reshape(-1), test_fraction)

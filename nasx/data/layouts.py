@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from nasx.core import spelling
 from nasx.core.files import load_yaml
 from nasx.errors import UserError
 
@@ -113,7 +114,9 @@ def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) ->
     counts = np.bincount(y, minlength=classes)
     if (counts != each).any():
         worst = int(np.argmax(np.abs(counts - each)))
-        raise UserError(where, f"has {counts[worst]:,} images of class {worst}, expected {each:,}", remedy)
+        raise UserError(
+            where, f"has {spelling.counted(counts[worst], 'image')} of class {worst}, expected {each:,}", remedy
+        )
 
 
 def joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:

@@ -29,6 +29,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from nasx.core import spelling
 from nasx.errors import UserError, printable
 
 SUFFIXES = (
@@ -201,7 +202,7 @@ def checked(found: Layout) -> Layout:
         inner = first / classes[0] if classes and folders(first / classes[0]) else None
         raise UserError(
             str(first),
-            f"has {len(classes)} class folders, expected at least 2",
+            f"has {spelling.counted(len(classes), 'class folder')}, expected at least 2",
             f"use the folder inside it: dataset.path={inner}"
             if inner and first == found.root
             else "put the images of each class in a separate folder",
@@ -260,7 +261,7 @@ def listed(found: Layout, test_fraction: float) -> Listing:
         parts["test"].append(test)
     if faults:
         raise UserError.join(faults)
-    for part in {*found.train, *([found.test] if found.test else [])}:
+    for part in dict.fromkeys([*found.train, *([found.test] if found.test else [])]):
         unread.update(
             "images outside of the class folders"
             for entry in entries(found.root / part)

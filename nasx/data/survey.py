@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from nasx.core import spelling
 from nasx.core.files import NPZ_FAULTS, write_atomic
 from nasx.core.system import cpus
 from nasx.data import decode
@@ -90,7 +91,7 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
             more += f", all in {log}"
     return UserError(
         where,
-        f"{len(lines):,} of {total:,} images cannot be read: {', '.join(lines[:SHOWN])}{more}",
+        f"{len(lines):,} of {spelling.counted(total, 'image')} cannot be read: {', '.join(lines[:SHOWN])}{more}",
         "repair or remove them and run the same command again; decoded images are cached",
     )
 

@@ -19,6 +19,7 @@ Deviations
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
@@ -92,6 +93,11 @@ class EigenvalueStop:
     def acts(self) -> bool:
         """Whether `found` ends the search; with `simulate` it is only recorded."""
         return self.mode == "stop"
+
+    @property
+    def least_epochs(self) -> int:
+        """Epochs of the shortest search in which `found` can return a stop."""
+        return 2 + self.every * (self.window // 2 + self.lag + math.ceil(self.start / self.every))
 
     def due(self, epoch: int) -> bool:
         """Return whether an eigenvalue is needed after `epoch` (from 1): after 1, 1 + every, 1 + 2 every, ..."""

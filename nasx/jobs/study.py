@@ -30,6 +30,7 @@ from nasx.config import overrides as config_overrides
 from nasx.config.job_info import JobInfo
 from nasx.core import metrics
 from nasx.core.plain import Config, Result
+from nasx.core.spelling import counted
 from nasx.errors import cleaned
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
@@ -174,7 +175,7 @@ def show(result: Result, folder: Path) -> None:
     mean = f"{metric.scale * result[f'test_{metric.name}']:.2f}{deviation} {metric.unit}".rstrip()
     console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)
     console.print(
-        f"cost: {duration(result['wall_s'])} in {len(result['searches'])} searches and "
-        f"{len({*result['retrains'], *(r['run'] for r in result['ranking'])})} retrainings",
+        f"cost: {duration(result['wall_s'])} in {counted(len(result['searches']), 'search', 'searches')} and "
+        f"{counted(len({*result['retrains'], *(r['run'] for r in result['ranking'])}), 'retraining')}",
         markup=False,
     )

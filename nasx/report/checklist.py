@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from nasx.config import own_code
+from nasx.core import spelling
 from nasx.core.files import load_yaml
 from nasx.core.plain import Row
 from nasx.results import random_baseline
@@ -52,7 +53,8 @@ def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[
     release = "publish the commit" + " and its uncommitted changes" * changed
     release += f" and your own code ({packages})" * bool(packages) + " with the results"
     shown = ("yes", "the anytime curve above")
-    used = f"{len(looked)} of {len(searches)} searches, in {', '.join(_several(r['benchmark'] for r in looked))}"
+    tables = ", ".join(_several(r["benchmark"] for r in looked))
+    used = f"{len(looked)} of {spelling.counted(len(searches), 'search', 'searches')}, in {tables}"
     answers = (
         _code(commits, changed, "nasx retrain, or the benchmark's own training", trained),
         _code(commits, changed, "nasx search", searched),
@@ -110,7 +112,7 @@ def _ablation(groups: Sequence[Row]) -> Answer:
         setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
         settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)
     several = {key: len(own) for key, own in settings.items() if len(own) > 1 and key[0]}
-    found = [f"{key[0]} on {key[1]}, {key[2]}: {n} settings" for key, n in several.items()]
+    found = [f"{key[0]} on {key[1]}, {key[2]}: {spelling.counted(n, 'setting')}" for key, n in several.items()]
     return "yes" if found else "missing", "; ".join(found[:4]) or "each method has one setting"
 
 
@@ -130,13 +132,15 @@ def _random(groups: Sequence[Row]) -> Answer:
     if not pools:
         return "missing", "add method=random to the sweep: it costs nothing with a tabular benchmark"
     runs = len({folder for g in pools for folder in g["folders"]})
-    says = f"{runs} random run{'s' * (runs > 1)}, compared with {tested} of {len(own)} settings"
+    says = f"{spelling.counted(runs, 'random run')}, compared with {tested} of {spelling.counted(len(own), 'setting')}"
     return "yes" if 0 < tested == len(own) else "partly", says
 
 
 def _repeated(groups: Sequence[Row]) -> Answer:
     least, most = min(g["n"] for g in groups), max(g["n"] for g in groups)
-    many = f"{least} runs of each setting" if least == most else f"{least} to {most} runs of a setting"
+    many = (
+        f"{spelling.counted(least, 'run')} of each setting" if least == most else f"{least} to {most} runs of a setting"
+    )
     return "yes" if least > 2 else "partly" if most > 1 else "missing", f"{many}; seeds below"
 
 
@@ -146,7 +150,7 @@ def _confounders(runs: Sequence[Row]) -> Answer:
         found, unknown = _several(r[column] for r in runs), sum(not r[column] for r in runs)
         many = "sets of versions" if column == "versions" else f"{one}s"
         says += [f"{len(found)} {many}"] if len(found) > 1 else []
-        says += [f"{unknown} of {len(runs)} runs record no {one}"] if unknown else []
+        says += [f"{unknown} of {spelling.counted(len(runs), 'run')} record no {one}"] if unknown else []
     codes = [(*r["code"], *r["parent_code"]) for r in runs]
     says += [f"different versions of {', '.join(files)}"] if (files := own_code.mixed(codes)) else []
     says += ["uncommitted changes (+)"] if any(r["commit"].endswith("+") for r in runs) else []
@@ -157,7 +161,7 @@ def _confounders(runs: Sequence[Row]) -> Answer:
 def _time(runs: Sequence[Row], searches: Sequence[Row]) -> Answer:
     timed = sum(r["cost_s"] == r["cost_s"] for r in runs)
     if timed < len(runs):
-        return "partly", f"{timed} of {len(runs)} runs record their time"
+        return "partly", f"{timed} of {spelling.counted(len(runs), 'run')} record their time"
     says = "wall time of every run below"
     if len(runs) > len(searches):
         return "yes", says
@@ -174,7 +178,7 @@ def _setup(runs: Sequence[Row]) -> Answer:
         "hardware": [bool(r["device"]) for r in runs],
     }
     incomplete = {name: found.count(False) for name, found in there.items() if not all(found)}
-    lacking = [f"{n} of {len(runs)} runs have no {name}" for name, n in incomplete.items()]
+    lacking = [f"{n} of {spelling.counted(len(runs), 'run')} have no {name}" for name, n in incomplete.items()]
     if not lacking:
         return "yes", (
             "every run folder contains the resolved configuration, seed, versions and hardware; differences are above"

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from nasx.core import spelling
 from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups, of_column
 from nasx.results import random_baseline, table_columns
@@ -85,10 +86,10 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
 
     searches = sum(r["kind"] == "search" for r in runs)
     rest = len(runs) - searches
-    counts = [f"{searches} search{'es' * (searches != 1)}"] if searches else []
-    counts += [f"{rest} retraining{'s' * (rest != 1)}"] if rest else []
+    counts = [spelling.counted(searches, "search", "searches")] if searches else []
+    counts += [spelling.counted(rest, "retraining")] if rest else []
     said = [
-        f"{' and '.join(counts)} in {len(groups)} setting{'s' * (len(groups) > 1)}: {several('method')} on "
+        f"{' and '.join(counts)} in {spelling.counted(len(groups), 'setting')}: {several('method')} on "
         f"{several('space')}, dataset {several('dataset')}."
     ]
     found, single = bests(groups)
@@ -121,7 +122,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
     judged = sum(r["collapsed"] is not None for r in runs)
     if judged:
         ends = f"{unsettled or 'none'} had not converged at the end."
-        said.append(f"{bad or 'None'} of {judged} searches collapsed, {ends}")
+        said.append(f"{bad or 'None'} of {spelling.counted(judged, 'search', 'searches')} collapsed, {ends}")
     return said
 
 
@@ -138,7 +139,7 @@ def cards(groups: Sequence[Row], runs: Sequence[Row]) -> list[tuple[str, str, st
     seeds = len({r["seed"] for r in runs})
     hours = sum(r["cost_s"] for r in runs if r["cost_s"] == r["cost_s"])
     spent = table_columns.cost({"cost_s_mean": hours, "gpu": any(r["gpu"] for r in runs)})
-    made = [("runs", str(len(runs)), f"{len(groups)} settings, {seeds} seeds")]
+    made = [("runs", str(len(runs)), f"{spelling.counted(len(groups), 'setting')}, {spelling.counted(seeds, 'seed')}")]
     if len(found) == 1:  # several sets have no overall best
         best = found[0]
         measure, value = f"{unit(best.measure)} {words_of(best.measure)}", table_columns.value(best.group, best.measure)

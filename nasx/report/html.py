@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pandas as pd
 
 from nasx import __version__
+from nasx.core import spelling
 from nasx.core.plain import Row
 from nasx.core.quantities import better_column, lookups
 from nasx.errors import UserError
@@ -349,7 +350,7 @@ def _measure(runs: Sequence[Row]) -> str:
 def _cell_caption(runs: Sequence[Row], count: int, measure: str) -> str:
     """Describe the runs that found a cell: `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
     seeds = [str(seed) for seed in sorted(run["seed"] for run in runs if run["seed"] is not None)]
-    said = [f"{len(runs)} of {count} runs"]
+    said = [f"{len(runs)} of {spelling.counted(count, 'run')}"]
     if seeds:
         said.append(f"seed{'s' * (len(seeds) > 1)} {', '.join(seeds[:6])}{', …' if len(seeds) > 6 else ''}")
     if measure:

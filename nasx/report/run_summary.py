@@ -125,7 +125,7 @@ def show(result: Result, folder: Path) -> None:
     screen.unwrapped(Text.assemble("\n", (result["name"], "bold"), f"  finished {result['finished']}"))
     screen.unwrapped(result["genotype"])
     if result["kind"] == "search":
-        _lookup(screen, result)
+        _lookup(screen, result, folder)
     elif result.get("test_accuracy") is not None:
         screen.say(f"test accuracy {100 * result['test_accuracy']:.2f} % (last epoch)")
     elif result.get("valid_accuracy") is not None:
@@ -173,7 +173,8 @@ def show_next(result: Result, folder: Path) -> None:
     for line in lineage.next_commands(cleaned(dict(result)), folder):
         screen.unwrapped(line)
     if result["kind"] == "search" and untested(result.get("lookup") or {}):
-        screen.say("test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:")
+        fill = f"`{lineage.fill_command(folder.parent)}`"
+        screen.say(f"test accuracies are missing; {fill} adds them to finished runs after this command:")
         screen.unwrapped(f"nasx bench get {TESTS}")
 
 
@@ -212,7 +213,7 @@ def untested(lookup: Result) -> bool:
     )
 
 
-def _lookup(screen: Screen, result: Result) -> None:
+def _lookup(screen: Screen, result: Result, folder: Path) -> None:
     """Print the benchmark results of a cell, one row for each dataset and split, and its costs.
 
     A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
@@ -222,7 +223,7 @@ def _lookup(screen: Screen, result: Result) -> None:
         metric_name = "perplexity" if "valid_perplexity" in (result.get("supernet") or {}) else "accuracy"
         screen.say(f"no benchmark contains this cell: retrain it to measure its {metric_name}")
         if result.get("missing"):
-            then = "then `nasx bench fill` adds it to finished runs"
+            then = f"then `{lineage.fill_command(folder.parent)}` adds it to finished runs"
             screen.say(f"or look it up later: {result['missing']}; {then}")
         return
     screen.say(f"look-up: {found['source']}")

@@ -17,6 +17,7 @@ import pandas as pd
 
 from nasx.benchmarks.base import Benchmark, Edges
 from nasx.config import own_code
+from nasx.core import spelling
 from nasx.core.plain import Row
 from nasx.core.quantities import lookups, measures
 from nasx.errors import UserError
@@ -185,7 +186,7 @@ def _count(benchmark: str, edges: Edges) -> str:
         n = _benchmark(benchmark).cells(edges)
     except (ImportError, AttributeError, UserError):
         return ""  # the reference row has no values either
-    return f"{n:,} cell{'s' * (n != 1)}"
+    return spelling.counted(n, "cell")
 
 
 def _cells(sets: Sequence[tuple[str, str, Edges]]) -> list[str]:

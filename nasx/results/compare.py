@@ -16,11 +16,11 @@ import pandas as pd
 from nasx.config import own_code
 from nasx.core.plain import Row
 from nasx.core.quantities import lookups, measures, of_column
-from nasx.core.spelling import suggest
+from nasx.core.spelling import counted, suggest
 from nasx.errors import UserError
 from nasx.results import conditions as results_conditions
 from nasx.results import differences, random_baseline
-from nasx.results.collect import COLUMNS, collect, mark, rows_of
+from nasx.results.collect import collect, mark, rows_of
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
 SAME = {"kind": "command", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
@@ -35,9 +35,8 @@ def written(word: str) -> str:
 
 
 def _condition(word: str) -> bool:
-    """Return whether an argument starts with a condition: a column of `collect` or a dotted setting, and a value."""
-    name, *rest = re.split("[=:]", word, maxsplit=1)
-    return bool(rest) and (name in COLUMNS or re.fullmatch(r"[a-z_]+(\.\w+)+", name) is not None)
+    """Return whether an argument starts with a condition: a name and a value."""
+    return re.match(r"[a-z_]\w*(\.\w+)*[=:]", word) is not None
 
 
 def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -> pd.DataFrame:
@@ -51,10 +50,12 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         frame = read(runs)
         found = frame
         for condition in conditions:
-            found = results_conditions.pick(found, condition)
+            found = results_conditions.pick(found, condition, "")
         if found.empty:
-            fault = f"matches none of the {len(frame)} finished runs below {runs}"
-            raise UserError(written(word), fault, "see `nasx table`, or set another folder with runs=FOLDER")
+            fault = f"matches none of the {counted(len(frame), 'finished run')} below {runs}"
+            other = "set another folder with runs=FOLDER"
+            remedy = results_conditions.remedy(frame, conditions) if len(frame) else other
+            raise UserError(written(word), fault, remedy)
         return found.drop_duplicates("folder")  # a run may belong to two studies
     if not os.path.exists(path) and not glob.glob(path):
         remedy = "for example nasx compare method=darts method=random"
@@ -126,7 +127,7 @@ def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFram
     one, other = (dict(pair for row in rows_of(frame) for pair in _marks(row)) for frame in groups)
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
-        shared = f"share {len(twice)} runs ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
+        shared = f"share {counted(len(twice), 'run')} ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
         faults.append(UserError(" and ".join(names), shared, "use groups without common runs"))
     both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
     for column, word in SAME.items():
@@ -187,7 +188,7 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
         return [[float(x) for x in frame[metric].dropna()] for frame in groups], RETRAININGS
     for name, frame, own, n in zip(names, groups, found, known, strict=True):
         if len(own) < 2:
-            has = "has one run" if len(frame) == 1 else f"has {len(frame)} runs"
+            has = f"has {counted(len(frame), 'run')}"
             missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
             fault = f"{has}{missing}: a standard deviation needs at least two"
             raise UserError(name, fault, "run more seeds, for example --multirun seed=0,1,2,3")
@@ -224,7 +225,11 @@ def _signed(x: float) -> str:
 def _configurations(groups: Sequence[pd.DataFrame]) -> list[str]:
     unread = [sum(not differences.configuration(folder) for folder in frame["folder"]) for frame in groups]
     pairs = zip("AB", unread, groups, strict=True)
-    lacking = [f"{letter}: config.yaml of {n} of {len(frame)} runs cannot be read" for letter, n, frame in pairs if n]
+    lacking = [
+        f"{letter}: config.yaml of {n} of {counted(len(frame), 'run')} cannot be read"
+        for letter, n, frame in pairs
+        if n
+    ]
     if any(n == len(frame) for n, frame in zip(unread, groups, strict=True)):
         return [f"configurations: differing settings are unknown ({'; '.join(lacking)})"]
     but = f" ({'; '.join(lacking)})" if lacking else ""

@@ -12,13 +12,39 @@ from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.results import differences
 
+Wanted = Mapping[str, object] | Iterable[str] | None
+"""{column: value(s)}, or `column:value` texts."""
+ALIASES = {"name": "run"}
+"""Setting -> the column that holds it."""
 
-def pick(frame: pd.DataFrame, wanted: Mapping[str, object] | Iterable[str] | None) -> pd.DataFrame:
+
+def pick(frame: pd.DataFrame, wanted: Wanted, key: str = "filter=") -> pd.DataFrame:
     """Return the rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
 
     A column given twice may have either value; `labels` and `overrides` must contain it. A dotted name that is not a
-    column is a setting of the configurations, such as search.lr. Raises UserError for an unknown column or setting.
+    column is a setting of the configurations, such as search.lr. `key` is what the user writes before a condition.
+    Raises UserError for an unknown column or setting.
     """
+    for column, values in _pairs(wanted).items():
+        keep = [not held.isdisjoint(values) for held in _held(frame, column, key)]
+        notes, frame = frame.attrs, frame[keep]
+        frame.attrs = dict(notes)
+    return frame
+
+
+def remedy(frame: pd.DataFrame, wanted: Wanted) -> str:
+    """Name the values that `frame` has of the first condition that none of its runs meets."""
+    for column, values in _pairs(wanted).items():
+        known = sorted(set[str]().union(*_held(frame, column)))
+        if known and values and values.isdisjoint(known):
+            near = spelling.nearest(min(values), known)
+            more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
+            return f"did you mean {column}={near}?" if near else f"choose {column} from {', '.join(known[:8])}{more}"
+    return "use fewer conditions: each one is met by some of the runs, but no run meets all of them"
+
+
+def _pairs(wanted: Wanted) -> dict[str, set[str]]:
+    """Return column or setting -> the accepted values, as texts. Raises UserError."""
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
         pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
@@ -26,32 +52,36 @@ def pick(frame: pd.DataFrame, wanted: Mapping[str, object] | Iterable[str] | Non
             what = "is not of the form column=value", "write filter=method=darts"
             raise UserError.join([UserError(f"filter={text}", *what) for text in wrong])
         wanted = {column: [value for name, value in pairs if name == column] for column, _ in pairs}
+    found: dict[str, set[str]] = {}
     for column, values in wanted.items():
-        choices = {str(v) for v in values} if isinstance(values, (list, tuple)) else {str(values)}
-        if "." in str(column) and column not in frame.columns:
-            cells = _settings(frame, str(column))
-        else:
-            check_column("filter", str(column), frame.columns)
-            cells = list(frame[column])
-        held = (set(c) if isinstance(c, tuple) else {str(c), overrides.format_value(c)} for c in cells)
-        keep = [bool(choices & own) for own in held]
-        notes, frame = frame.attrs, frame[keep]
-        frame.attrs = dict(notes)
-    return frame
+        several = values if isinstance(values, (list, tuple)) else [values]
+        found.setdefault(ALIASES.get(str(column), str(column)), set()).update(map(str, several))
+    return found
 
 
-def _settings(frame: pd.DataFrame, key: str) -> list[object]:
-    """Return the value of a setting in the configuration of each run. Raises UserError if no run has it."""
-    held = [differences.configuration(folder) for folder in frame["folder"]]
-    if not any(key in own for own in held):
-        near = spelling.nearest(key, sorted({name for own in held for name in own}))
-        remedy = f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help"
-        raise UserError(f"filter={key}", "is not a setting of these runs", remedy)
-    return [own.get(key) for own in held]
+def _held(frame: pd.DataFrame, column: str, key: str = "") -> list[set[str]]:
+    """Return the texts that stand for the value of a column or setting in each run. Raises UserError for neither."""
+    cells: list[object] = []
+    if column in frame.columns:
+        cells = list(frame[column])
+    else:
+        settings = [differences.configuration(folder) for folder in frame["folder"]]
+        names = sorted({name for own in settings for name in own})
+        if "." not in column:
+            check_column(key, column, [*frame.columns, *(name for name in names if name.endswith(f".{column}"))])
+        elif column not in names:
+            near = spelling.nearest(column, names)
+            remedy = f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help"
+            raise UserError(f"{key}{column}", "is not a setting of these runs", remedy)
+        cells = [own.get(column) for own in settings]
+    return [set(c) if isinstance(c, tuple) else {str(c), overrides.format_value(c)} for c in cells]
 
 
 def check_column(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
-    """Raise UserError, which suggests the nearest names, unless `column` (None: `text`) is a column."""
+    """Raise UserError, which suggests the nearest names, unless `column` (None: `text`) is a column.
+
+    `key` is the part of the fault's place before `text`.
+    """
     column = column or text
     if column not in columns:
         columns = [name.removesuffix("_mean") for name in columns if not name.endswith(("_std", "_n"))]
@@ -60,4 +90,4 @@ def check_column(key: str, text: str, columns: Iterable[str], column: str | None
         found = parts or [name for name in [spelling.nearest(word, columns)] if name]
         near = ["-" * text.startswith("-") + name for name in found]
         remedy = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(columns)}"
-        raise UserError(f"{key}={text}", "is not a column", remedy)
+        raise UserError(f"{key}{text}", "is not a column", remedy)

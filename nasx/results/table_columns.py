@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -20,13 +21,12 @@ from nasx.core.quantities import TITLES, of_column
 from nasx.results.aggregate import errors
 from nasx.results.collect import rows_of
 from nasx.results.table_formats import Sheet
+from nasx.tracking import lineage
 
 DATASETS = {**TITLES, "imagenet": "ImageNet", "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
 UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
 """Units of time in seconds, largest first."""
-NO_TEST = (
-    "n/a: `nasx bench get nb201-test` downloads test accuracies, `nasx bench fill` then adds them to finished runs"
-)
+NO_TEST = "n/a: `nasx bench get nb201-test` downloads test accuracies, {} then adds them to finished runs"
 
 
 class Measure(NamedTuple):
@@ -275,7 +275,8 @@ def _made(
     if any(" / " in str(row["device"]) for row in own):
         notes.append("cost is a mean over different devices if a row lists several")
     if any(each.name.endswith(".test") and not value(row, each.name) for row in rows for each in measures):
-        notes.append(NO_TEST)
+        roots = sorted({os.path.dirname(folder) for row in own for folder in row.get("folders") or ()})
+        notes.append(NO_TEST.format(" and ".join(f"`{lineage.fill_command(root)}`" for root in roots)))
     left = frozenset(i for i, (head, _) in enumerate(shown) if head in dict(words))
     cells = tuple(tuple(f(row) for _, f in shown) for row in rows)
     rules = frozenset({len(own)} if len(own) < len(rows) else ())

@@ -121,7 +121,7 @@ class Memory:
         """Return the memory of a step in an epoch in which both weights and architecture are updated."""
         space, method, settings = self.space, self.method, self.settings
         eager = replace(self.engine, compile="off", channels_last=False)  # FakeTensorMode refuses `Module.to(layout)`
-        epoch, epochs = settings.moving_epoch, max(settings.epochs, 1)
+        epoch, epochs = settings.moving_epoch, settings.epochs
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, Storages() as storages:
             supernet = space.supernet(self.classes, naive=eager.supernet == "naive")
             problem = RelaxedProblem(space, supernet, method.activate, auxiliary=settings.auxiliary, engine=eager)

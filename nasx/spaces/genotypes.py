@@ -32,6 +32,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from nasx.core import spelling
 from nasx.errors import UserError
 
 Pair = tuple[str, int]
@@ -278,7 +279,7 @@ def _eight(cell: object, where: str) -> Cell:
     if len(found) != 8:
         raise UserError(
             f"genotype, {where}",
-            f"has {len(found)} pairs instead of 8, two for each of the nodes 2 to 5",
+            f"has {spelling.counted(len(found), 'pair')} instead of 8, two for each of the nodes 2 to 5",
             "cells with a different number of nodes (NASNet, AmoebaNet) are not in this space",
         )
     return found
@@ -342,7 +343,11 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
     at = offset
     nodes = text.split("+")
     if len(nodes) != 3:
-        raise UserError(f"genotype, character {at + 1}", f"has {len(nodes)} nodes instead of 3 joined by +", NB201_FORM)
+        raise UserError(
+            f"genotype, character {at + 1}",
+            f"has {spelling.counted(len(nodes), 'node')} instead of 3 joined by +",
+            NB201_FORM,
+        )
     for node, part in enumerate(nodes, start=1):
         words = part.split("|")
         if len(words) != node + 2 or words[0] or words[-1]:

@@ -19,6 +19,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nasx.core import spelling
 from nasx.core.files import write_atomic
 from nasx.core.plain import State
 from nasx.core.system import sync_folder
@@ -96,14 +97,14 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
         if rows is None or "metrics" in state or counted <= rows:
             return state
         short = counted
-        few = f"expects {counted} metrics rows, but metrics.jsonl has {rows} complete ones"
+        few = f"expects {spelling.counted(counted, 'metrics row')}, but metrics.jsonl has {rows} complete ones"
         log.warning("%s: %s; the previous checkpoint is used", path, few)
     if short:
         fault = f"has {rows} complete rows, but the readable checkpoints expect more ({short})"
         remedy = "put a copy of the file back, or move the folder away to restart this run"
         raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:
-        fault = f"none of {len(paths)} checkpoints can be read"
+        fault = f"none of {spelling.counted(len(paths), 'checkpoint')} can be read"
         raise UserError(str(folder / "checkpoints"), fault, "move the folder away to restart this run")
     return None
 

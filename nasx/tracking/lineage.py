@@ -23,7 +23,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 
 from nasx.config import commands as config_commands
-from nasx.config import components, overrides, provenance
+from nasx.config import components, overrides, plugins, provenance
 from nasx.config.compose import make_loader
 from nasx.core import files, spelling
 from nasx.core.plain import Config, Result, Row
@@ -67,17 +67,22 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
     """
     folder = records.locate(name, out)
     if folder is None:
-        there = [path for path in Path(out).glob("*/") if not path.name.startswith(".")]
-        if kind:
-            there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
-        known = sorted(path.name for path in there)
-        more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-        listed = f": {', '.join(known[:8])}{more}" if known else " (it has none yet)"
-        near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
-        what = f"finished run of nasx {kind}" if kind else "run"
-        remedy = f"name the folder of a {what}, or a {what} in {out}/{listed}"
-        raise UserError(f"from={name}", "run not found", f"did you mean from={near}?" if near else remedy)
+        near, others = known_runs(name, out, kind)
+        raise UserError(f"from={name}", "run not found", f"did you mean from={near}?" if near else f"name {others}")
     return folder
+
+
+def known_runs(name: str, out: str, kind: str = "") -> tuple[str | None, str]:
+    """Return the run under `out` with the name nearest to `name`, and a text with the names of all."""
+    there = [path for path in Path(out).glob("*/") if not path.name.startswith(".")]
+    if kind:
+        there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
+    known = sorted(path.name for path in there)
+    more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
+    listed = f": {', '.join(known[:8])}{more}" if known else " (it has none yet)"
+    what = f"finished run of nasx {kind}" if kind else "run"
+    near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
+    return near, f"the folder of a {what}, or a {what} in {out}/{listed}"
 
 
 def open_parent(folder: Path) -> Parent:
@@ -213,7 +218,8 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
     def composed(*chosen: str) -> Config:
         return make_loader(config_dir).compose(command, chosen).cfg
 
-    each = [_inherited(texts, given, parent(name, out), composed) for name in names]
+    folders = plugins.folders(config_dir)
+    each = [_inherited(texts, given, parent(name, out), composed, folders) for name in names]
     found: dict[str, str] = {}
     for key in (key for mine in each for key in mine):
         values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
@@ -226,11 +232,25 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
 
 
 def _inherited(
-    texts: Sequence[str], given: Mapping[str, str], run: Parent, composed: Callable[..., Config]
+    texts: Sequence[str],
+    given: Mapping[str, str],
+    run: Parent,
+    composed: Callable[..., Config],
+    folders: Sequence[Path],
 ) -> dict[str, str]:
-    """Return the settings inherited from one parent: key -> value in Hydra's grammar."""
+    """Return the settings inherited from one parent: key -> value in Hydra's grammar. Raises UserError.
+
+    `folders` are those of configurations.
+    """
     choices = {group: str(run.choices[group]) for group in INHERITED_GROUPS if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
+    for group, choice in found.items():
+        if plugins.file(group, choice, *folders) is None:
+            package = str(run.block(group).get("_target_")).partition(".")[0]
+            theirs = ["--config-dir", "FOLDER", *([] if package == "nasx" else [f"allow=[{package}]"])]
+            words = shlex.join(user_options(str(run.record.get("command"))) or theirs)
+            fault = f"was run with {group}={choice}, whose file is in a folder of yours"
+            raise UserError(f"from={run.folder}", fault, f"name that folder as the run did: add {words}")
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
         base = composed(*provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))
@@ -312,6 +332,11 @@ def next_commands(record: Mapping[str, object], folder: Path) -> list[str]:
         allow = user_options(command, allow_only=True)
         lines += [["nasx", "evaluate", as_positional(folder), *allow], ["nasx", "export", f"from={folder}", *allow]]
     return format_commands(*lines)
+
+
+def fill_command(folder: str | Path) -> str:
+    """Return the command that looks up the finished runs below `folder` again, quoted for a shell."""
+    return printable(shlex.join(["nasx", "bench", "fill", str(folder) or "."]))
 
 
 def as_positional(path: Path) -> str:

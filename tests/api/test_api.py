@@ -177,8 +177,11 @@ def test_faults_of_architectures() -> None:
     for call in (nasx.create_model, nasx.retrain):
         with pytest.raises(nasx.UserError, match=r"DARTS_V3: is neither .* did you mean DARTS_V[12]\?"):
             call("DARTS_V3")  # type: ignore[operator]
-        with pytest.raises(nasx.UserError, match="run not found"):
-            call("no/such/run")  # type: ignore[operator]
+        for name in ("no/such/run", ".", ""):
+            with pytest.raises(
+                nasx.UserError, match=r"neither a published cell nor a run; name a published cell \(all_"
+            ):
+                call(name)  # type: ignore[operator]
 
 
 # --------------------------------------------------------------------------------------------------------- frames
@@ -278,9 +281,9 @@ def test_a_search_gives_its_cell(found: nasx.SearchRun) -> None:
 @pytest.mark.parametrize(
     ("options", "fault"),
     [
-        ({"channels": 0}, "retrain.channels=0"),
-        ({"layers": "five"}, "retrain.layers=five"),
-        ({"drop_path": 1.5}, "retrain.drop_path=1.5"),
+        ({"channels": 0}, "channels=0: must be above 0 and at most 65536, or null; change channels"),
+        ({"layers": "five"}, "above 0 and at most 1000, or null; change layers"),
+        ({"drop_path": 1.5}, "must be at least 0 and below 1; the default is drop_path=0.0"),
         ({"num_classes": -1}, "num_classes=-1: is negative"),
         ({"pretrained": True}, "no weights are published"),
         ({"recipe": "imagenet_drats"}, "unknown retrain 'imagenet_drats'"),

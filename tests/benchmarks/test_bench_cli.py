@@ -99,7 +99,7 @@ def test_info_without_tables_says_what_is_missing_and_how_to_get_it(tmp_path: Pa
 def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_later(tmp_path: Path) -> None:
     shown = said(tmp_path, "search", "space=nb1shot1_1", "method=darts", *TINY, "name=run")
     assert "nasx bench get nb101" in shown
-    assert "nasx bench fill" in shown
+    assert "`nasx bench fill outputs` adds it" in shown
     file = tmp_path / "outputs" / "run" / "result.json"
     result = json.loads(file.read_text())
     assert (result["status"], result["lookup"]) == ("finished", None)
@@ -114,7 +114,7 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
     part = call(tmp_path, "bench", "import", "nb101", "nb101.tfrecord")
     assert part.code == 2, "the command takes the whole benchmark only"
     import_nb101(tmp_path / "nb101.tfrecord", tmp_path / "data" / "benchmarks" / "nb101.npz", complete=False)
-    assert "1 of 1 runs filled" in said(tmp_path, "bench", "fill", "outputs")
+    assert "1 of 1 run filled" in said(tmp_path, "bench", "fill", "outputs")
     filled = json.loads(file.read_text())
     assert filled["lookup"]["cifar10"]["valid"] == pytest.approx(92.0, abs=1e-4)
     assert filled["lookup"]["cifar10"]["test"] == pytest.approx(81.0, abs=1e-4)
@@ -125,7 +125,7 @@ def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_l
     assert filled["rank"] == {"cifar10": {"valid": 1, "test": 1}}
     new = ("lookup", "missing", "reference", "better_than", "rank", "below_optimum", "among")
     assert {k: v for k, v in filled.items() if k not in new} == {k: v for k, v in result.items() if k not in new}
-    assert "0 of 1 runs filled" in said(tmp_path, "bench", "fill", "outputs")
+    assert "0 of 1 run filled" in said(tmp_path, "bench", "fill", "outputs")
     assert "92.00" in said(tmp_path, "bench", "query", result["genotype"])
     again = said(tmp_path, "search", "space=nb1shot1_1", "method=darts", *TINY, "name=run")
     assert "81.00" in again, "the finished run shows it"

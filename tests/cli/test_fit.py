@@ -318,7 +318,8 @@ def test_the_size_follows_the_images_and_the_name_follows_files_and_settings(
         (["images", "macs=20M", "params=1M"], "macs=20M params=1M: cannot be combined"),
         (["images", "macs=20X"], "macs=20X: has the unknown unit 'X'"),
         (["images", "latency=0.5"], "latency=0.5: is a fraction"),
-        (["images", "minutes=2"], "minutes=2: is not a number, or is less than 3"),
+        (["images", "minutes=2"], "minutes=2: is less than 3; give at least 3, for example minutes=30"),
+        (["images", "minutes=soon"], "minutes=soon: is not a number; give at least 3, for example minutes=30"),
         (["images", "proxy=7"], "proxy=7: is not an integer of at least 8"),
         (["images", "proxy=half"], "proxy=half: is not an integer"),
         (

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from composing import faults
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from nasx.cli import hydra_app, main
-from nasx.config import compose
+from nasx.config import compose, paths
 
 LINES = (
     ("search", "method=gdas", "space=nb201", "search.epochs=3", "dataset=digits"),
@@ -87,3 +88,12 @@ def test_errors_of_hydra_are_those_of_nasx() -> None:
 
     with pytest.raises(compose.UserError, match="too much"), hydra_app.application(compose.make_loader()):
         raise HydraException("too much")
+
+
+def test_a_retraining_does_not_read_the_benchmark_of_its_space(tmp_path: Path) -> None:
+    own = (paths.conf_dir() / "space" / "darts.yaml").read_text().replace("benchmark: none", "benchmark: nb201")
+    (tmp_path / "space").mkdir()
+    (tmp_path / "space" / "own.yaml").write_text(own)
+    words = ("space=own", "dataset=digits")
+    assert "has no architectures of Darts" in faults(*words, config_dir=tmp_path)[0]
+    assert not faults(*words, "genotype=DARTS_V2", command="retrain", config_dir=tmp_path)

@@ -112,6 +112,12 @@ def test_values_that_fit(package: str, key: str, value: Any) -> None:
     assert schema.faults(component.fields, {key: value}) == {}
 
 
+def test_settings_that_need_a_value_are_listed_in_their_order() -> None:
+    names = [f"setting{i}" for i in range(20)]
+    found = components.value_faults("", {}, dict.fromkeys(names, "???"), components.no_default)
+    assert [fault.where for fault in found] == names
+
+
 # ---------------------------------------------------------------------------------------------- every file
 @pytest.mark.parametrize("file", ANY_CONF, ids=lambda p: f"{p.parent.name}/{p.stem}")
 def test_every_file_gives_exactly_the_fields_of_its_component(file: Path) -> None:
@@ -227,7 +233,7 @@ def test_all_faults_are_reported_at_once() -> None:
     assert len(found) == 7
     assert "method.ordr: Darts has no such setting; did you mean order?" in text
     assert "did you mean order?" in text
-    assert "search.epochs=-1: must be at least 0; the default is search.epochs=50" in text
+    assert "search.epochs=-1: must be above 0; the default is search.epochs=50" in text
     assert "methd.lr: nasx search has no such setting" in text
     assert "did you mean method?" in text
     assert "dataset=digit: unknown dataset 'digit'; did you mean digits?" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,20 @@ def test_every_transposition_of_a_name_is_understood(group: str) -> None:
         word = name[:i] + name[i + 1] + name[i] + name[i + 2 :]
         if word not in names and len({other for other in names if spelling.edits(word, other) <= 1}) == 1:
             assert spelling.nearest(word, names) == name
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ((0, "run"), "0 runs"),
+        ((1, "run"), "1 run"),
+        ((1024, "run"), "1,024 runs"),
+        ((1, "search", "searches"), "1 search"),
+        ((2, "search", "searches"), "2 searches"),
+    ],
+)
+def test_a_noun_agrees_with_its_number(words: tuple[Any, ...], text: str) -> None:
+    assert spelling.counted(*words) == text
 
 
 def test_names_are_suggested_by_one_rule() -> None:

@@ -80,7 +80,7 @@ def test_faults(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(UserError, match=r"dataset.path=.*nowhere: does not exist"):
         Folder(path=str(tmp_path / "nowhere")).check()
     draw(tmp_path / "one" / "a" / "0.png")
-    with pytest.raises(UserError, match="has 1 class folders, expected at least 2; put the images of each class in a"):
+    with pytest.raises(UserError, match="has 1 class folder, expected at least 2; put the images of each class in a"):
         Folder(path=str(tmp_path / "one")).load()
     with pytest.raises(UserError, match=r"dataset.test_fraction=1.5: is not between 0 and 1"):
         Folder(path=str(tmp_path / "one"), test_fraction=1.5).check()

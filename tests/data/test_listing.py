@@ -175,7 +175,7 @@ def test_names_outside_of_utf8_are_read(tmp_path: Path) -> None:
             ["train/1.png", "train/2.png", "test/1.png", "labels.csv"],
             "has only test/, train/, which contain",
         ),
-        (["pets/a/1.png", "pets/b/1.png"], "has 1 class folders, expected at least 2; use the folder inside it: data"),
+        (["pets/a/1.png", "pets/b/1.png"], "has 1 class folder, expected at least 2; use the folder inside it: data"),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/A/1.png"],
             "val: differs from train/ in its class folders: it lacks b/ and also has A/",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from composing import faults
 from hydra.types import RunMode
 
 from nasx.cli import preflight
@@ -97,6 +98,24 @@ def test_growth_is_seen_six_evaluations_later_and_gives_the_earlier_cell() -> No
 def test_no_stop(values: list[float], epochs: int) -> None:
     # flat; below the factor; falling; too few evaluations; negative; decided in the last epoch only; none
     assert stop.EigenvalueStop().found(rows(values) if values else [], epochs) is None
+
+
+@pytest.mark.parametrize("mode", ["stop", "simulate"])
+@pytest.mark.parametrize(
+    ("least", "rule"),
+    [(24, {}), (3, {"every": 1, "window": 1, "lag": 1, "start": 0}), (30, {"every": 4, "window": 4, "start": 1})],
+)
+def test_a_search_that_is_too_short_for_a_decision_is_refused(least: int, rule: dict[str, int], mode: str) -> None:
+    values = [4.0**k for k in range(60)]
+    own = stop.EigenvalueStop(**rule)
+    assert [epochs for epochs in range(60) if own.found(rows(values, own.every), epochs)] == list(range(least, 60))
+    name = {"stop": "eigenvalue"}.get(mode, mode)
+    words = [f"stop={name}", "dataset=digits", *(f"stop.{key}={value}" for key, value in rule.items())]
+    assert not faults(*words, f"search.epochs={least}")
+    assert faults(*words, f"search.epochs={least - 1}") == [
+        f"search.epochs={least - 1}: is too few for stop={name}, which needs {least} epochs to detect a growth of the "
+        f"eigenvalue; set search.epochs to {least} or more, or stop=off"
+    ]
 
 
 def test_only_its_own_evaluations_count() -> None:

@@ -66,7 +66,7 @@ def test_a_fresh_process_finds_the_accuracy_of_the_network(run: Path, tmp_path: 
         found = printed(done.stdout)
         assert found["accuracy"] == f"{100 * trained['test_accuracy']:.2f} %"
         assert int(found["correct"]) / int(found["images"]) == trained["test_accuracy"]
-        assert float(found["loss"]) == pytest.approx(trained["test_loss"], rel=1e-4)
+        assert float(found["loss"]) == pytest.approx(trained["test_loss"], abs=2e-3)
 
 
 def test_export_prints_a_command_that_evaluates_the_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -31,6 +31,7 @@ TINY = (
 NB201 = f"search {TINY} space=nb201 space.layers=1"
 DARTS = f"search {TINY} space=darts space.layers=3"
 GRAPHS = "engine.graphs=on"
+EARLY = "stop=eigenvalue stop.every=1 stop.window=1 stop.lag=1 stop.start=0 stop.factor=1e6"
 RETRAIN = (
     "retrain space=darts genotype=DARTS_V2 dataset=digits dataset.size=32 retrain.epochs=2 "
     "retrain.updates_per_epoch=3 retrain.layers=3 retrain.channels=4 retrain.batch=8 device=cuda threads=1"
@@ -72,7 +73,7 @@ COMMANDS: dict[str, Command] = {
     "search": Command(NB201),
     "search_darts": Command(DARTS, slow=True),
     "graphs": Command(f"{NB201} method=gdas {GRAPHS} search.diagnose_steps=2", REPLAYED),
-    "diagnosed": Command(f"{NB201} method=gdas {GRAPHS} search.diagnose_every=2 stop=eigenvalue", REPLAYED, slow=True),
+    "diagnosed": Command(f"{NB201} method=gdas {GRAPHS} search.diagnose_every=2 {EARLY}", REPLAYED, slow=True),
     "graphs_noise": Command(
         f"search {TINY} space=s4 space.layers=3 search.drop_path=0.3 {GRAPHS}", REPLAYED, slow=True
     ),

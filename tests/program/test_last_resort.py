@@ -171,9 +171,9 @@ def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path
         ("metrics.jsonl", "status .", 0, "1 run: 1 finished"),
         ("result.json", "status .", 0, "1 run: 1 damaged"),
         ("config.yaml", "status .", 0, "1 run: 1 finished"),
-        ("metrics.jsonl", "report .", 0, "report.html: 1 runs"),
+        ("metrics.jsonl", "report .", 0, "report.html: 1 run"),
         ("result.json", "report .", 2, "left out, record unreadable: 1 (one)"),
-        ("config.yaml", "report .", 0, "report.html: 1 runs"),
+        ("config.yaml", "report .", 0, "report.html: 1 run"),
     ],
 )
 def test_a_file_that_cannot_be_read(name: str, words: str, code: int, said: str, run: Path) -> None:

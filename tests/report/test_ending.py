@@ -115,7 +115,9 @@ def test_only_test_accuracies_are_called_missing(capsys: pytest.CaptureFixture[s
     assert "test accuracies are" not in shown(capsys, found)
     found["lookup"]["cifar100"]["test"] = None
     text = shown(capsys, found)
-    assert "test accuracies are missing; `nasx bench fill` adds them to finished runs after this command:" in text
+    assert (
+        "test accuracies are missing; `nasx bench fill outputs` adds them to finished runs after this command:" in text
+    )
     assert text.endswith("command: nasx bench get nb201-test"), "the last line is the command"
 
 

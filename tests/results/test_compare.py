@@ -171,7 +171,7 @@ def test_too_few_shared_and_missing_runs_are_refused(make):
     for seed in (0, 1):
         make("darts", seed)
     make("random")
-    with pytest.raises(UserError, match="has one run: a standard deviation"):
+    with pytest.raises(UserError, match="has 1 run: a standard deviation"):
         compare.main(["method=darts", "method=random"])
     with pytest.raises(UserError, match="share 2 runs"):
         compare.main(["method=darts", "outputs"])

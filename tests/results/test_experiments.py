@@ -135,7 +135,11 @@ def test_the_list_has_a_row_for_each_and_all_of_one(
     assert "source A. Zela et al., RobustDARTS" in inherited
     assert "edges=pruned" in inherited, "a setting of the space that its file extends"
     for what, words, fault in (
-        ("experiments", ("zzz",), "no entry matches this word; nasx list prints all"),
+        (
+            "experiments",
+            ("zzz",),
+            "nasx list experiments zzz: no entry matches this word; nasx list experiments prints all ",
+        ),
         ("all", ("experimens",), "did you mean experiments?"),
         ("foo", (), "what=foo: unknown kind"),
     ):

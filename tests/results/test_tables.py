@@ -154,7 +154,8 @@ def test_missing_test_accuracies_are_said(make):
     make()
     (sheet,) = table_columns.sheets(summary(collect(make.root), reference=False))
     assert sheet.rows[0][sheet.header.index("CIFAR-10 test")] == "n/a"
-    assert any(note.startswith("n/a: `nasx bench get nb201-test` downloads test accuracies") for note in sheet.notes)
+    [note] = [note for note in sheet.notes if note.startswith("n/a: `nasx bench get nb201-test` downloads test")]
+    assert note.endswith(f"accuracies, `nasx bench fill {make.root}` then adds them to finished runs")
 
 
 def test_reference_rows_are_the_benchmark_and_carry_no_n(make, monkeypatch):
@@ -362,7 +363,8 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"format": "html"}, "format=html: unknown format"),
         ({"filter": {"methd": "x"}}, "did you mean method"),
         ({"filter": ["method"]}, "not of the form column=value"),
-        ({"filter": {"method": "x"}}, "matches none of the 1 runs"),
+        ({"filter": {"method": "x"}}, "matches none of the 1 run; choose method from darts"),
+        ({"filter": ["name:x"]}, "filter=[name=x]: matches none of the 1 run; choose run from run0"),
         ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
         ({"group": ["devise"]}, "did you mean device"),
         ({"paper": "nas"}, "is not a paper; choose from idarts"),
@@ -371,7 +373,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"runs": [], "out": "outputs"}, "out=outputs: contains no finished run; search first"),
         ({"sort": "-cost"}, "sort=-cost: is not a column; did you mean -budget.cost or -cost_s?"),
         ({"sort": "cfar10.valid"}, "sort=cfar10.valid: is not a column; did you mean cifar10.valid"),
-        ({"filter": ["method:dart"]}, "filter=[method=dart]: matches none of the 1 runs"),
+        ({"filter": ["method:dart"]}, "filter=[method=dart]: matches none of the 1 run; did you mean method=darts?"),
     ],
 )
 def test_faults_name_place_and_remedy(make, ask, words):

@@ -125,7 +125,7 @@ def test_darts_faults_name_place_and_fault(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("|nor_conv_3x3~0|", "1 nodes instead of 3"),
+        ("|nor_conv_3x3~0|", "1 node instead of 3"),
         (str(BEST).replace("~2", "~1"), "character 81: 'nor_conv_1x1~1'"),
         (str(BEST).replace("skip_connect", "skip"), "operation 4='skip': is not an operation"),
         ("999999", "9 is not an operation number"),

@@ -144,6 +144,36 @@ def test_a_folder_of_something_else_is_not_a_parent(tmp_path: Path) -> None:
         lineage.parent(str(tmp_path), "outputs")
 
 
+@pytest.mark.parametrize(
+    ("given", "target", "remedy"),
+    [
+        (
+            "nasx search --config-dir mine/conf allow=[mine] space=own",
+            "mine.Own",
+            "--config-dir mine/conf 'allow=[mine]'",
+        ),
+        ("nasx search space=own", "mine.Own", "--config-dir FOLDER 'allow=[mine]'"),
+        ("nasx search space=own", "nasx.spaces.nb201.space.Nb201", "--config-dir FOLDER"),
+    ],
+)
+@pytest.mark.parametrize("command", ["retrain", "study"])
+def test_a_file_in_a_folder_of_the_user_is_asked_for(
+    command: str, given: str, target: str, remedy: str, search: Make
+) -> None:
+    folder = search(space={"_target_": target})
+    for file, old, new in (
+        ("config.yaml", "space: nb201", "space: own"),
+        ("result.json", '"nasx search"', json.dumps(given)),
+    ):
+        (folder / file).write_text((folder / file).read_text().replace(old, new))
+    with pytest.raises(UserError) as error:
+        preflight.normalize(command, cli_arguments.split_options(["from=found"]))
+    assert str(error.value) == (
+        "from=outputs/found: was run with space=own, whose file is in a folder of yours; name that folder as the run "
+        f"did: add {remedy}"
+    )
+
+
 def test_text_of_a_parent_is_never_looked_up(search: Make) -> None:
     search(dataset={**FOLDER, "path": "a ${oc.env:HOME} \\${seed} $(true) 'q\" \\"})
     assert composed("retrain", "from=found")["dataset"]["path"] == "a ${oc.env:HOME} \\${seed} $(true) 'q\" \\"

@@ -386,6 +386,6 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_runs(
     assert "cannot be read safely" in caplog.text
     assert not trace.exists()
     (run.folder / "checkpoints" / "000000001.ckpt").unlink()
-    with pytest.raises(UserError, match="none of 1 checkpoints can be read"):
+    with pytest.raises(UserError, match="none of 1 checkpoint can be read"):
         run.load()
     assert not trace.exists()

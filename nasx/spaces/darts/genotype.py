@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
+from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
@@ -76,7 +77,7 @@ class UntiedDartsGenotype(Genotype):
         if count != len(self.cells):
             raise UserError(
                 f"retrain.layers={count}",
-                f"the genotype has cells for {len(self.cells)} layers",
+                f"the genotype has cells for {spelling.counted(len(self.cells), 'layer')}",
                 f"set retrain.layers={len(self.cells)} or null",
             )
         return self.cells
@@ -92,7 +93,9 @@ def canonical(cell: Cell, where: str) -> Cell:
     """Return the pairs in the order of nodes and predecessors. Raises UserError unless they form a cell."""
     pairs = [(str(name), int(pred)) for name, pred in cell]
     if len(pairs) != 2 * len(NODES):
-        raise UserError(f"genotype, {where}", f"has {len(pairs)} pairs instead of 8", genotypes.DARTS_FORM)
+        raise UserError(
+            f"genotype, {where}", f"has {spelling.counted(len(pairs), 'pair')} instead of 8", genotypes.DARTS_FORM
+        )
     out: list[tuple[str, int]] = []
     for j, node in enumerate(NODES):
         two = pairs[2 * j : 2 * j + 2]

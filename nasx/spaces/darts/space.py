@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 import torch
 from torch import nn
 
+from nasx.core import spelling
 from nasx.core.trees import Activate, Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
@@ -349,7 +350,7 @@ class Darts(Space):
         if len(genotype.cells) != self.layers:
             raise UserError(
                 "genotype",
-                f"has {len(genotype.cells)} cells, but this space has {self.layers}",
+                f"has {spelling.counted(len(genotype.cells), 'cell')}, but this space has {self.layers}",
                 f"set space.layers={len(genotype.cells)}",
             )
         return {

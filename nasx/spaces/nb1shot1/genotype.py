@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
+from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
@@ -32,7 +33,11 @@ class Nb101Genotype(Genotype):
         object.__setattr__(self, "ops", tuple(self.ops))
         n = len(self.matrix)
         if not 2 <= n <= VERTICES:
-            raise UserError("genotype, matrix", f"has {n} rows", f"NAS-Bench-101 has cells of 2 to {VERTICES} vertices")
+            raise UserError(
+                "genotype, matrix",
+                f"has {spelling.counted(n, 'row')}",
+                f"NAS-Bench-101 has cells of 2 to {VERTICES} vertices",
+            )
         for i, row in enumerate(self.matrix):
             if len(row) != n or any(x not in (0, 1) or (x and j <= i) for j, x in enumerate(row)):
                 raise UserError(

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Self
 
+from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype
@@ -25,7 +26,9 @@ class Nb201Genotype(Genotype):
     def __post_init__(self) -> None:
         object.__setattr__(self, "ops", tuple(self.ops))
         if len(self.ops) != len(EDGES):
-            raise UserError("genotype", f"has {len(self.ops)} operations instead of 6", genotypes.NB201_FORM)
+            raise UserError(
+                "genotype", f"has {spelling.counted(len(self.ops), 'operation')} instead of 6", genotypes.NB201_FORM
+            )
         for place, name in enumerate(self.ops, start=1):
             rules.known(name, f"genotype, operation {place}")
 

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Unpack
 import torch
 from torch import Tensor
 
+from nasx.core import spelling
 from nasx.core.trees import Decision, Tree
 from nasx.errors import UserError
 from nasx.spaces import rules
@@ -131,7 +132,7 @@ class Recurrent(Space):
         if len(genotype.nodes) != self.nodes:
             raise UserError(
                 "genotype",
-                f"has {len(genotype.nodes)} nodes, but the cells of this space have {self.nodes}",
+                f"has {spelling.counted(len(genotype.nodes), 'node')}, but the cells of this space have {self.nodes}",
                 f"set space.nodes={len(genotype.nodes)}",
             )
         rules.recurrent_fits(self, genotype.nodes)
