@@ -97,7 +97,7 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
     except NPZ_FAULTS as error:
         raise UserError(str(path), f"cannot be read ({error or type(error).__name__})", remedy) from error
     if not isinstance(about, dict) or about.get("form") not in forms:
-        raise UserError(str(path), f"is not a table of the form '{forms[0]}'", remedy)
+        raise UserError(str(path), f"is not a table in the format '{forms[0]}'", remedy)
     return arrays, about
 
 

@@ -133,7 +133,7 @@ def evaluate(model: Model, args: Arguments, settings: Sequence[str]) -> Tested:
         check_classes(source.name, facts, len(images.classes))
         if list(images.classes) != facts["classes"]:
             here, there = (", ".join(classes[:5]) for classes in (images.classes, facts["classes"]))
-            print(printable(f"note: the classes have other names: {here} here, {there} in training"))
+            print(printable(f"note: the class names differ: {here} here, {there} in training"))
         network = network.to(memory_format=torch.channels_last if measured["channels_last"] else torch.preserve_format)
         batches = images.ordered(given["split"], batch=batch)
         return core_evaluate.means(core_evaluate.sums(network, batches, device, amp=measured["amp"]))

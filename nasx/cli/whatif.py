@@ -278,7 +278,7 @@ def start(folder: Path) -> int:
         raise UserError(str(folder / "metrics.jsonl"), fault, "name the folder of a search") from error
     where = f"nasx whatif {folder} auto"
     if began is None:
-        fault = "no collapse was detected by its eigenvalue or its share of skip connections"
+        fault = "neither its eigenvalue nor its share of skip connections shows a collapse"
         raise UserError(where, fault, "choose the epoch yourself: epoch=E")
     found = [epoch for epoch in checkpoints.kept(folder) if epoch <= began.epoch]
     if not found:

@@ -116,7 +116,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
     """Yield a fault for each override of a group that the command does not read."""
     other = {
         "search": "nasx run searches and retrains; nasx retrain retrains a finished search",
-        "retrain": "set it for the search: nasx search, or nasx run for both",
+        "retrain": "set it in the search (nasx search), or use nasx run, which searches and retrains",
     }
     for text in overrides:
         key = first_part(text)

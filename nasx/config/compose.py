@@ -94,7 +94,10 @@ class Loader(ConfigLoaderImpl):
     """The folder of --config-dir."""
 
     def base_config(self, command: str, cfg: DictConfig, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
-        """Return a composer of nasx's files with `cfg`'s launcher and sweeper; None if there are no other folders."""
+        """Return a function that composes only nasx's own files, with the launcher and sweeper of `cfg`.
+
+        None if there are no other folders of configurations.
+        """
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
         chosen = [

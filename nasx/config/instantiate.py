@@ -91,7 +91,9 @@ def build(node: Config, allow: Sequence[str] = ()) -> Any:
     found = getattr(importlib.import_module(module), name)
     if not trust.is_class(found, name, [module] if target.startswith("nasx.") else allow):
         raise UserError(
-            f"component._target_={target}", "is imported into that module", "name the module that defines the class"
+            f"component._target_={target}",
+            f"is imported into {module}, not defined there",
+            "name the module that defines the class",
         )
     if not target.startswith("nasx."):
         own_code.remember(found, module)

@@ -50,7 +50,7 @@ class SecondDerivative(NamedTuple):
     y: Tree | None = None
 
     def slope(self, x: Tree) -> Tree:
-        """Compute d loss / dy (d loss / dx without `y`) at x. Cost: one pass."""
+        """Compute d loss / dy at x, or d loss / dx if `y` is None. Cost: one pass."""
         if self.y is not None:
             return gradient(self.loss(detached(x), self.y), self.y)
         leaves = detached(x, requires_grad=True)

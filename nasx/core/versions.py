@@ -70,7 +70,7 @@ RENAMED_KEYS = {"doubtful": "warning", "moving": "not_converged"}
 
 
 def renamed_keys(value: Mapping[str, object]) -> dict[str, object]:
-    """Return the verdict of a record of any version, with current keys."""
+    """Return a verdict from a record of any version, with its keys renamed to the current ones."""
     return {RENAMED_KEYS.get(key, key): item for key, item in value.items()}
 
 

@@ -37,7 +37,7 @@ def faults(
         yield UserError(
             f"{place}batch={batch}",
             _too_much(batch, size, needed),
-            f"use at most {physical_memory() // 8 // math.prod(shape):,} (fewer, as the network needs memory too), "
+            f"use at most {physical_memory() // 8 // math.prod(shape):,} (or fewer: the network needs memory too), "
             "or lower dataset.size",
         )
 

@@ -183,7 +183,8 @@ class Decoded(OpenedImages):
             raise UserError(
                 f"workers={self.workers}",
                 f"a worker process died ({str(error).splitlines()[0]})",
-                "lower workers, or give the machine more memory (a container: more /dev/shm); the same command resumes",
+                "lower workers, or give the machine more memory (in a container: a larger /dev/shm); the same command "
+                "resumes",
             ) from error
         finally:
             shut(found)

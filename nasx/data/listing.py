@@ -169,7 +169,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
                 f"put the images of the split {split} into one folder",
             )
     if "train" not in splits:
-        more = "".join(f", but {names[0]}/" for names in splits.values())
+        more = f", but has {names_of([names[0] for names in splits.values()])}" if splits else ""
         raise UserError(
             str(root),
             f"has no train/ with class folders{more}",
@@ -186,7 +186,8 @@ def layout(root: Path, *, published: bool = False) -> Layout:
         raise UserError(
             str(root),
             f"contains images in {names_of(unread)}, which would be ignored (only {said} is read)",
-            "move them elsewhere; a folder of held-out images is named test/ or val/ and holds one folder per class",
+            "move them elsewhere; a folder of held-out images must be named test/ or val/ and contain one folder per "
+            "class",
         )
     train, val, test = splits["train"][0], *(splits[split][0] if split in splits else None for split in ("val", "test"))
     if published:
@@ -254,7 +255,7 @@ def listed(found: Layout, test_fraction: float) -> Listing:
                     "has 1 image, but part of each class is held out as the test set"
                     if train and not found.test
                     else f"has no images ({', '.join(SUFFIXES)})",
-                    "add images, or remove the class from all parts",
+                    "add images, or remove the class from all splits",
                 )
             )
         parts["train"].append(train)

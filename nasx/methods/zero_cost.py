@@ -151,7 +151,7 @@ def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
         raise UserError(
             "space",
             f"{type(network).__name__} has no method features(x, gen), which this search method calls",
-            "define it: it returns the feature map before global pooling (nasx/spaces/base.py, Network)",
+            "define it to return the feature map before global pooling (nasx/spaces/base.py, Network)",
         )
     out: Tensor = found(x, gen)
     return out

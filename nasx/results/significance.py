@@ -24,7 +24,7 @@ LEVEL = 0.95
 
 
 class Difference(NamedTuple):
-    """mean(b) - mean(a) with its 95 % interval, the two-sided p value, degrees of freedom and both n."""
+    """mean(b) - mean(a) with its 95 % interval, two-sided p value, degrees of freedom, and both sample sizes."""
 
     mean: float
     low: float

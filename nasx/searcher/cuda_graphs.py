@@ -239,7 +239,7 @@ class Replayed:
             self.checked = True
             return replayed
         ends[0].restore()
-        self._refuse(f"a replayed step differs from an eager one by {far:.1e} of its length (allowed: {allowed:.1e})")
+        self._refuse(f"replayed and eager steps have a relative difference of {far:.1e} (allowed: {allowed:.1e})")
         return values
 
     def _record(self, case: Case, view: Search) -> None:

@@ -135,7 +135,7 @@ class SearchJob(Job):
         peak = peak or self.memory.peak()
         said = f"a step needs {memory(peak.total + self.other_memory)}"
         if self.other_memory > 0:
-            said += f" with the {memory(self.other_memory)} that data and other runs take"
+            said += f", including the {memory(self.other_memory)} that data and other runs take"
         less = self.memory.lighter(peak)
         return said, [f"set {words} ({memory(lower.total + self.other_memory)})" for words, lower in less]
 
@@ -150,7 +150,7 @@ class SearchJob(Job):
         free = "" if there is None else f"; {memory(there)} are free for this process"
         log.info("predicted peak memory of the tensors of a step: %s%s", memory(total), free)
         if there is not None and total > there:
-            log.warning("a step does not fit: %s", ", or ".join(self.needs(peak)[1]))
+            log.warning("a step does not fit into the free memory: %s", ", or ".join(self.needs(peak)[1]))
 
     def graph_step(self, wanted: str, device: torch.device) -> Step | None:
         """Return a step that replays CUDA graphs; None if not wanted or impossible. `on`: UserError if impossible."""
@@ -158,7 +158,7 @@ class SearchJob(Job):
             return None
         why = cuda_graphs.reason(device, carries=self.data.carries)
         if distributed.world_size() > 1:
-            why = "several processes search together"
+            why = "the search runs in several processes"
         if why is None:
             return cuda_graphs.Replayed(self.method, self.problem, cuda_graphs.cuda(device), required=wanted == "on")
         if wanted == "on":

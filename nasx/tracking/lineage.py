@@ -100,8 +100,8 @@ def open_parent(folder: Path) -> Parent:
     ):
         path = folder / "config.yaml"
         remedy = (
-            "this command reads the settings of the run from this file: copy it again from where the run was made, or "
-            "replace from= by genotype=, space= and dataset="
+            "this command reads the settings of the run from this file: copy it again from the original run folder, or "
+            "replace from= with genotype=, space= and dataset="
         )
         fault = "is damaged or cannot be read" if os.path.lexists(path) else "is missing"
         raise UserError(str(path), fault, remedy)

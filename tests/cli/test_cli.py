@@ -110,7 +110,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         (["list", "metods"], "nasx list metods: no entry matches this word", "did you mean methods?"),
         (
             ["status", "out=/x"],
-            "has no option out; FOLDER is given without out=: nasx status /x",
+            "has no option out; write FOLDER without out=: nasx status /x",
             "nasx status --help",
         ),
         (["table", "fromat=csv"], "fromat: nasx table has no such setting", "did you mean format?"),

@@ -38,17 +38,22 @@ def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> 
 @pytest.mark.parametrize(
     ("options", "plain", "word", "said"),
     [
-        ({}, "FOLDER", "out=/x", "has no option out; FOLDER is given without out=: nasx this /x; see"),
+        ({}, "FOLDER", "out=/x", "has no option out; write FOLDER without out=: nasx this /x; see"),
         ({}, "FOLDER", "ot=/x", "has no option ot; it takes FOLDER; see"),
         ({}, None, "ot=/x", "has no option ot; it has none; see"),
-        ({"metric": "", "runs": ""}, "GROUP", "out=X", "has no option out; the folder of the runs is runs=X; see"),
+        (
+            {"metric": "", "runs": ""},
+            "GROUP",
+            "out=X",
+            "has no option out; set the folder of the runs with runs=X; see",
+        ),
         (
             {"out": "", "title": ""},
             "RUNS",
             "out_file=x",
             "did you mean out?; see",
         ),
-        ({"out": "", "title": ""}, "RUNS", "runs=x", "RUNS is given without runs=: nasx this x; see"),
+        ({"out": "", "title": ""}, "RUNS", "runs=x", "write RUNS without runs=: nasx this x; see"),
     ],
 )
 def test_what_to_write_instead_of_an_option_of_another_command(

@@ -170,7 +170,7 @@ def test_names_outside_of_utf8_are_read(tmp_path: Path) -> None:
             ["train/a/1.png", "train/b/1.png", "training_set/a/1.png", "training_set/b/1.png"],
             "has several folders for one split: train/, training_set/",
         ),
-        (["test/a/1.png", "test/b/1.png"], "has no train/ with class folders, but test/"),
+        (["test/a/1.png", "test/b/1.png"], "has no train/ with class folders, but has test/"),
         (
             ["train/1.png", "train/2.png", "test/1.png", "labels.csv"],
             "has only test/, train/, which contain",

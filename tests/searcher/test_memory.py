@@ -112,7 +112,7 @@ def test_a_step_that_does_not_fit_is_announced(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(Memory, "lighter", lambda self, peak: iter([("engine.checkpoint=true", peak)]))
     text = lines(tmp_path)
     assert re.search(r"predicted peak memory of the tensors of a step: \d+ MB; 1 MB are free for this process\n", text)
-    assert re.search(r"a step does not fit: set engine\.checkpoint=true \(\d+ MB\)\n", text)
+    assert re.search(r"a step does not fit into the free memory: set engine\.checkpoint=true \(\d+ MB\)\n", text)
 
 
 def test_short_runs_say_nothing(tmp_path: Path) -> None:

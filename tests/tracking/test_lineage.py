@@ -129,7 +129,7 @@ def test_defaults_never_stand_in_for_a_parents_settings(
     path = search() / "config.yaml"
     held = yaml.safe_load(path.read_text())
     path.write_text(yaml.safe_dump({"kind": held.pop("kind"), "choices": held.pop("choices")}) + yaml.safe_dump(held))
-    told = rf"^outputs/found/config\.yaml: {fault}; .*copy it again .* or replace from= by genotype="
+    told = rf"^outputs/found/config\.yaml: {fault}; .*copy it again .* or replace from= with genotype="
     damage(path)
     for command in ("retrain", "study"):
         with pytest.raises(UserError, match=told):
