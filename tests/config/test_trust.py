@@ -136,7 +136,7 @@ def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypa
             instantiate.build(node, ["mine_for_trust"])
     assert type(instantiate.build({"_target_": "mine_for_trust.Own"}, ["mine_for_trust"])).__name__ == "Own"
     (tmp_path / "mine_for_trust2.py").write_text("class Own: pass\nimport subprocess\nOwn = subprocess.Popen\n")
-    with pytest.raises(UserError, match="is imported into .*, not defined there"):
+    with pytest.raises(UserError, match=r"is imported into .*, not defined there"):
         instantiate.build({"_target_": "mine_for_trust2.Own", "args": "touch here"}, ["mine_for_trust2"])
     assert not (tmp_path / "here").exists()
 
