@@ -146,7 +146,7 @@ RHO = 0.1
 
 @dataclass
 class Quadratic(ClosedForm):
-    """Problem T2: by default two weights and a (1, 2). The weights are two leaves: global and leaf norms differ.
+    """Problem T2: by default, two weights and `a` (1, 2). The weights are two leaves, so global and leaf norms differ.
 
     A (n, n) symmetric and positive definite, B and D (n, m), c (n,) for n weights and m architecture parameters.
     """

@@ -37,7 +37,7 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
         raise ValueError(
             f"it refers to {asked[1] or asked[2]}, which is not allowed in a table"
             if asked
-            else "it does not contain plain values and tensors only"
+            else "it contains objects other than plain values and tensors"
         ) from None
 
 

@@ -200,7 +200,7 @@ class TableApi(NASBench201API):
             )
         number: int = self.query_index_by_arch(index)
         if number not in self.arch2infos_dict:
-            raise ValueError(f"no results of the cell {number}")
+            raise ValueError(f"no results for cell {number}")
         found = self.arch2infos_dict[number][budget(hp)]
         if is_random is True:
             is_random = random.choice(found.get_dataset_seeds(dataset))
@@ -253,7 +253,7 @@ class TableApi(NASBench201API):
     def get_net_config(self, index: int, dataset: str) -> dict[str, object]:
         """Return the name, channels, cells per stage, cell and classes of the network for a dataset."""
         if index not in self.arch2infos_dict:
-            raise ValueError(f"no results of the cell {index}")
+            raise ValueError(f"no results for cell {index}")
         return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)
 
     def query_info_str_by_arch(self, arch: object, hp: str | int = "12") -> str | None:

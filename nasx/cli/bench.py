@@ -240,7 +240,7 @@ def main(words: list[str]) -> int:
             print(f"{sum(row['state'] == 'filled' for row in rows)} of {spelling.counted(len(rows), 'run')} filled")
             return int(any(row["state"].startswith("unreadable") for row in rows))
         case _:
-            raise UserError(f"nasx bench {' '.join(words)}".strip(), "is not a valid call", USAGE)
+            raise UserError(f"nasx bench {' '.join(words)}".strip(), "is not a valid command", USAGE)
     return 0
 
 

@@ -97,7 +97,7 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
     groups = [group for group in commands.GROUPS if group in saved]
     faults = [fault for group in groups for fault in components.component_faults(group, saved[group], homes)]
     if faults:
-        fault = f"its configuration does not fit this version of nasx ({faults[0]})"
+        fault = f"its configuration is not compatible with this version of nasx ({faults[0]})"
         raise UserError(f"from={folder}", fault, "use the version that wrote it")
     return saved, found
 
@@ -106,7 +106,7 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
 def restored_job(
     folder: Path, saved: Config, device: str, threads: int | None, allow: Sequence[str]
 ) -> Iterator[SearchJob]:
-    """Yield the job of a saved search, without locking its folder, in a process that is set up as for the search."""
+    """Yield the job of a saved search, without locking its folder, in a process set up as it was for the search."""
     from nasx.searcher.job import SearchJob
     from nasx.tracking import environment
     from nasx.tracking.session import Session

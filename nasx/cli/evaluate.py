@@ -51,7 +51,7 @@ def main(words: Sequence[str]) -> int:
     settings, rest = lineage.split_dataset_overrides(words)
     args = parse("evaluate", rest, OPTIONS, positional="MODEL")
     if len(args.positional) != 1:
-        fault = f"needs one model, but {len(args.positional)} are named"
+        fault = f"needs one model, but {len(args.positional)} are given"
         raise UserError("nasx evaluate", fault, "for example nasx evaluate outputs/RUN/export")
     if args.options["split"] not in ("test", "train"):
         raise UserError(f"split={args.options['split']}", "unknown split", "use split=test or split=train")

@@ -114,7 +114,7 @@ def finished_retraining(folder: Path) -> Result:
         remedy = "train the cell: run the same command without relaxed=true"
     elif found.get("valid_accuracy") is not None and found["test_accuracy"] is None:
         fault = "was trained on only part of the images, to rank its cell"
-        remedy = "train it on all: retrain.held_out=false"
+        remedy = "train it on all of them: retrain.held_out=false"
     else:
         return found
     raise UserError(f"from={folder}", fault, remedy)

@@ -357,7 +357,7 @@ def affordable(kind: str, most: float, total: float, each: float, end: float, sp
 
 
 def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
-    """Return the settings of epochs and of updates per epoch, or none if the command line sets one of them."""
+    """Return settings for the epochs and the updates per epoch, or [] if the command line sets either of them."""
     if any(f"{kind}.{key}" in given for key in FIXED):
         return []
     epochs = min(SLICES[kind], math.ceil(updates))

@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def measured(args: Arguments) -> list[str]:
-    """Return the lines of a table, which is measured unless it exists. Raises UserError."""
+    """Return the lines of a table, measuring it first if it does not exist. Raises UserError."""
     from nasx.cli.info import compose_job
 
     given, allow = args.options, args.allowed

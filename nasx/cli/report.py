@@ -39,7 +39,7 @@ def main(given: Sequence[str]) -> int:
         raise UserError(" ".join(roots), fault, "name folders of runs, for example nasx report outputs")
     path = Path(args.options["out"]).expanduser()
     if path.suffix.lower() not in (".html", ".htm"):
-        raise UserError(f"out={path}", "is not the name of an HTML file", "use for example out=report.html")
+        raise UserError(f"out={path}", "is not the name of an HTML file", "for example out=report.html")
     if not path.parent.is_dir():
         raise UserError(f"out={path}", f"folder {path.parent} does not exist", "create it, or choose another file")
     text = printable(page(frame, args.options["title"]))

@@ -83,7 +83,7 @@ def main(cfg: Config) -> str:
         if value and form != "latex":
             raise UserError(f"{key}={value}", "is used only in LaTeX tables", "add format=latex")
     if written["label"] and not LABEL.fullmatch(str(written["label"])):
-        rule = "use letters, digits and : . _ + - only, for example label=tab:results"
+        rule = "use only letters, digits and : . _ + -, for example label=tab:results"
         raise UserError(f"label={written['label']}", "is not a LaTeX label", rule)
     frame = collect(roots)
     paper, found = ask.get("paper"), len(frame)

@@ -93,10 +93,10 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
         return
     if limit := value_at(cfg, "retrain.max_macs"):
         yield UserError(
-            given, f"has no effect: retrain.max_macs={limit} chooses the channels", "add retrain.max_macs=null"
+            given, f"has no effect: retrain.max_macs={limit} sets the number of channels", "add retrain.max_macs=null"
         )
     if _without_search(cfg, command) and (quantity := value_at(cfg, "budget.quantity")):
-        yield UserError(given, f"has no effect: budget={quantity} chooses the channels", "leave it out")
+        yield UserError(given, f"has no effect: budget={quantity} sets the number of channels", "leave it out")
 
 
 def _latency(cfg: Config, node: Config) -> Iterator[UserError]:

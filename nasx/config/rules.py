@@ -70,7 +70,7 @@ def _seeds_per_job(cfg: Config, command: str) -> Iterator[UserError]:
         yield UserError(
             f"name={name}",
             f"would put all runs of seeds_per_job={count} into one folder",
-            "leave the name out: each run is then named by its seed",
+            "leave the name out: each run is then named after its seed",
         )
     elif count > 1 and cfg.get("profile"):
         yield UserError(
@@ -188,7 +188,7 @@ def _text_sizes(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
     if words is not None and words < 2 * batch:
         yield UserError(
             f"search.evaluate_words={words}",
-            f"is fewer than two words for each of search.batch={batch} rows",
+            f"is fewer than two words for each of the search.batch={batch} rows",
             f"use {2 * batch} or more, or null for all",
         )
 
@@ -225,7 +225,7 @@ def _optimizer(cfg: Config, command: str) -> Iterator[UserError]:
         if value_at(cfg, f"{group}.nesterov") and value_at(cfg, f"{group}.momentum") == 0:
             yield UserError(
                 f"{group}.nesterov=true",
-                f"needs momentum, and {group}.momentum=0",
+                f"needs momentum, but {group}.momentum=0",
                 f"set {group}.nesterov=false, or {group}.momentum=0.9",
             )
     if "search" in TRAINING_GROUPS[command] and isinstance(cfg.get("search"), Mapping):

@@ -42,7 +42,7 @@ def stopping(cfg: Config) -> Iterator[UserError]:
         yield UserError(
             f"search.epochs={epochs}",
             f"is too few for stop={'eigenvalue' if stop.acts else 'simulate'}, which needs {stop.least_epochs} epochs "
-            "to detect a growth of the eigenvalue",
+            "to detect growth of the eigenvalue",
             f"set search.epochs to {stop.least_epochs} or more, or stop=off",
         )
 

@@ -159,7 +159,7 @@ def enter_folder(folder: str) -> None:
         raise UserError(
             folder,
             f"does not exist or is not accessible on this machine ({error.strerror})",
-            "start sweeps over several machines in a folder that they share",
+            "start sweeps across several machines in a folder that they share",
         ) from error
 
 

@@ -337,7 +337,7 @@ class Method(ABC):
 
     @property
     def labels(self) -> list[str]:
-        """Return the fault switches that are on; every table shows them."""
+        """Return the names of the enabled fields that reproduce known faults; every table shows them."""
         return [name for name in self.reproduces_faults if getattr(self, name)]
 
     @property

@@ -107,7 +107,9 @@ def process_group(device: torch.device) -> Iterator[None]:
         if not isinstance(error, dist.DistError) and not any(word in str(error) for word in PEER_FAILURES):
             raise
         raise UserError(
-            f"process {rank()} of {world_size()}", PEER_ENDED, "the same command resumes from the last checkpoint"
+            f"process {rank()} of {world_size()}",
+            PEER_ENDED,
+            "run the same command again to resume from the last checkpoint",
         ) from error
 
 

@@ -67,7 +67,7 @@ def absent(name: str, path: str | None, looked: list[Path], expected: str, remed
     origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
     return UserError(
         f"dataset={name}",
-        f"no files found; looked at {places} ({origin}); expected {expected}",
+        f"no files found; looked in {places} ({origin}); expected {expected}",
         f"{remedy}, or set NASX_DATA or dataset.path to their folder; {OFFLINE}",
     )
 

@@ -24,7 +24,7 @@ def faults(
     if pad >= side:
         yield UserError(
             f"dataset.pad={pad}",
-            f"is not below the side of the images ({size}): a random crop may contain only padding",
+            f"is not less than the shorter side of the images ({size}): a random crop may contain only padding",
             f"use at most {side - 1}, or 0 for no crop",
         )
     if cutout > side:

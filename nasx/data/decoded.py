@@ -68,8 +68,8 @@ def pixels(path: Path) -> Tensor:
         raise UserError(
             str(path),
             f"cannot be read ({error})",
-            "repair, replace or remove it; the same command then "
-            "resumes (dataset.verify=true finds all such images before a run)",
+            "repair, replace or remove it, then run the same command again to "
+            "resume (dataset.verify=true finds all such images before a run)",
         ) from error
 
 
@@ -183,8 +183,8 @@ class Decoded(OpenedImages):
             raise UserError(
                 f"workers={self.workers}",
                 f"a worker process died ({str(error).splitlines()[0]})",
-                "lower workers, or give the machine more memory (in a container: a larger /dev/shm); the same command "
-                "resumes",
+                "lower workers, or give the machine more memory (in a container: a larger /dev/shm), then run the same "
+                "command again to resume",
             ) from error
         finally:
             shut(found)

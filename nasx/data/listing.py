@@ -166,7 +166,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
             raise UserError(
                 str(root),
                 f"has several folders for one split: {names_of(names)}",
-                f"put the images of the split {split} into one folder",
+                f"put the images of the {split} split into one folder",
             )
     if "train" not in splits:
         more = f", but has {names_of([names[0] for names in splits.values()])}" if splits else ""

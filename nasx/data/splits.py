@@ -64,7 +64,7 @@ def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarr
     if not w.size or not a.size:
         raise UserError(
             f"dataset.fraction={component.fraction}",
-            f"leaves one part of {n} images empty",
+            f"leaves one part of the split of {n} images empty",
             "use a fraction between 0 and 1",
         )
     return w, a

@@ -54,7 +54,7 @@ class Ptb:
         )
         if len(lacks) < len(FILES):
             raise UserError(str(best), f"is incomplete: no {', '.join(lacks)}", put)
-        raise UserError(f"dataset={self.name}", "no files found; looked at " + ", ".join(map(str, self.places())), put)
+        raise UserError(f"dataset={self.name}", "no files found; looked in " + ", ".join(map(str, self.places())), put)
 
     def check(self) -> None:
         """Check that the files exist, without torch. Raises UserError."""

@@ -118,7 +118,7 @@ def _fault(session: InferenceSession, facts: Facts) -> str:
     wanted = [("images", list(facts["image"]))], [("scores", [len(facts["classes"])])]
     found = [[(x.name, x.shape[1:]) for x in part] for part in (session.get_inputs(), session.get_outputs())]
     if found != list(wanted):
-        return f"the graph maps {found[0]} to {found[1]}, the metadata says {wanted[0]} and {wanted[1]}"
+        return f"the graph maps {found[0]} to {found[1]}, but the metadata says {wanted[0]} and {wanted[1]}"
     return ""
 
 

@@ -110,7 +110,7 @@ def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseEx
             return UserError(
                 f"process {rank} of {count}",
                 f"was killed by {signal.Signals(-code).name}, and the others were terminated",
-                "the same command resumes from the last checkpoint",
+                "run the same command again to resume from the last checkpoint",
             )
     for path in sorted(errors.iterdir(), key=lambda path: (path.stat().st_mtime_ns, path.name)):
         error: BaseException = pickle.loads(path.read_bytes())

@@ -144,7 +144,7 @@ def _graphviz() -> type[AGraph]:
     except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", extras.install()) from fault
     except ImportError as fault:  # as in a minimal container
-        remedy = "install that library; on Debian and Ubuntu it needs `apt install libglib2.0-0 libxrender1 libxext6`"
+        remedy = "install that library; on Debian and Ubuntu, run `apt install libglib2.0-0 libxrender1 libxext6`"
         raise UserError("cell pictures", f"pygraphviz cannot be loaded ({fault})", remedy) from fault
     with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
         first = pygraphviz.AGraph(directed=True)

@@ -128,7 +128,7 @@ def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFram
     twice = sorted({one[mark] for mark in one.keys() & other.keys()})
     if twice:
         shared = f"share {counted(len(twice), 'run')} ({', '.join(twice[:3])}{', …' * (len(twice) > 3)})"
-        faults.append(UserError(" and ".join(names), shared, "use groups without common runs"))
+        faults.append(UserError(" and ".join(names), shared, "use groups with no runs in common"))
     both = pd.concat([frame.assign(side=name) for name, frame in zip(names, groups, strict=True)], ignore_index=True)
     for column, word in SAME.items():
         try:

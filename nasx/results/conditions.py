@@ -71,7 +71,7 @@ def _held(frame: pd.DataFrame, column: str, key: str = "") -> list[set[str]]:
             check_column(key, column, [*frame.columns, *(name for name in names if name.endswith(f".{column}"))])
         elif column not in names:
             near = spelling.nearest(column, names)
-            remedy = f"did you mean {near}?" if near else "see config.yaml of a run, or nasx search --help"
+            remedy = f"did you mean {near}?" if near else "see the config.yaml of a run, or nasx search --help"
             raise UserError(f"{key}{column}", "is not a setting of these runs", remedy)
         cells = [own.get(column) for own in settings]
     return [set(c) if isinstance(c, tuple) else {str(c), overrides.format_value(c)} for c in cells]

@@ -210,7 +210,7 @@ def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Row], mat
     where = f"paper={paper}, {place} ({space})"
     if printed and set(found) - printed:
         named = ", ".join(sorted(printed))
-        fault = f"the paper used the protocol {named}, your runs used {', '.join(found)}"
+        fault = f"the paper used the protocol {named}, but your runs used {', '.join(found)}"
         raise UserError(
             where, fault, f"select the matching runs with filter=protocol={named}, or search again with that protocol"
         )

@@ -111,7 +111,7 @@ def saved_path(folder: Path) -> EnginePath | None:
     path = held.get("path")
     if not isinstance(path, dict) or any(choice not in CHOICES.items() for choice in path.items()):
         raise UserError(
-            str(folder / KEPT), "is damaged", "put a copy of the file back, or move the folder away to restart this run"
+            str(folder / KEPT), "is damaged", "restore a copy of the file, or move the folder away to restart this run"
         )
     return path
 

@@ -65,7 +65,7 @@ def save(folder: Path, state: State, step: int, epoch: int | None = None) -> Non
 
 
 def found(folder: Path) -> list[Path]:
-    """Return the paths of the checkpoints of a run, the newest last."""
+    """Return the paths of the checkpoints of a run, newest last."""
     return sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))
 
 
@@ -101,7 +101,7 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
         log.warning("%s: %s; the previous checkpoint is used", path, few)
     if short:
         fault = f"has {rows} complete rows, but the readable checkpoints expect more ({short})"
-        remedy = "put a copy of the file back, or move the folder away to restart this run"
+        remedy = "restore a copy of the file, or move the folder away to restart this run"
         raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:
         fault = f"none of {spelling.counted(len(paths), 'checkpoint')} can be read"

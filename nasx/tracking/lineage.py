@@ -224,7 +224,7 @@ def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | No
     for key in (key for mine in each for key in mine):
         values = list(dict.fromkeys(mine.get(key, "(default)") for mine in each))
         if len(values) > 1:
-            fault = f"the runs have different settings of {key}: {', '.join(sorted(values))}"
+            fault = f"the runs have different values of {key}: {', '.join(sorted(values))}"
             remedy = f"retrain the runs with one value of {key} at a time, or give {key}=..."
             raise UserError(f"from={','.join(names)}", fault, remedy)
         found[key] = values[0]
@@ -250,7 +250,7 @@ def _inherited(
             theirs = ["--config-dir", "FOLDER", *([] if package == "nasx" else [f"allow=[{package}]"])]
             words = shlex.join(user_options(str(run.record.get("command"))) or theirs)
             fault = f"was run with {group}={choice}, whose file is in a folder of yours"
-            raise UserError(f"from={run.folder}", fault, f"name that folder as the run did: add {words}")
+            raise UserError(f"from={run.folder}", fault, f"give that folder as the original command did: add {words}")
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:
         base = composed(*provenance.choosing([*texts, *(f"{group}={choice}" for group, choice in found.items())]))

@@ -68,7 +68,7 @@ def differing(folder: Path, identity: Mapping[str, object], extra: Collection[st
     keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k, none) != new.get(k, none)]
     shown = ", ".join(f"{k}: {old.get(k, none)} in the folder, {new.get(k, none)} requested" for k in keys[:12])
     more = f", and {len(keys) - 12} more" if len(keys) > 12 else ""
-    fault = f"belongs to a run with another configuration ({shown}{more})"
+    fault = f"belongs to a run with a different configuration ({shown}{more})"
     if not keys:
         fault = "was created by a version of nasx that gives different results for the same configuration"
     return UserError(str(folder), fault, "choose another name=NAME, or leave name out to let nasx name the run")
@@ -118,7 +118,7 @@ class Run:
         if read_yaml(path) is None or unused(self.folder):
             if not unused(self.folder):
                 fault = "is missing or truncated, and nothing else shows which run the files belong to"
-                remedy = "put a copy of the file back, or move the folder away to restart this run"
+                remedy = "restore a copy of the file, or move the folder away to restart this run"
                 raise UserError(str(path), fault, remedy)
             held = {"format": versions.FORMAT, **extra, **self.identity}
             write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))

@@ -196,7 +196,7 @@ def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> I
         found = own_code.fault(error, ctx.config, ctx.info.choices, position())
         if found is None or environment.out_of_memory(error):
             raise
-        kept = f" (the trace is in {ctx.run.folder / 'log.txt'})" if ctx.run.write_trace(error) else ""
+        kept = f" (the traceback is in {ctx.run.folder / 'log.txt'})" if ctx.run.write_trace(error) else ""
         raise UserError(*found, f"correct it and run the same command again{kept}") from error
 
 

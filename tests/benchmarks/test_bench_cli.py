@@ -76,7 +76,7 @@ def test_query_takes_strings_digits_and_names_and_shows_isomorphic_cells(tmp_pat
     [
         (["query", "DARTS_V2"], "which no benchmark covers"),
         (["query", "resnet50"], "not a NAS-Bench-201 cell"),
-        (["query"], "is not a valid call"),
+        (["query"], "is not a valid command"),
         (["query", "{"], "is not a graph"),
         (["fill", "nowhere"], "nowhere: does not exist"),
         (["import", "nb301", "x"], "unknown benchmark"),

@@ -62,7 +62,7 @@ def test_other_code_is_reported_and_changes_nothing(own: Path, monkeypatch: pyte
         again = jobs.nasx(place, *WORDS, "seed=0", *words)
         assert again.code == 0, again
         [line] = [line for line in again.err.splitlines() if "changed" in line]
-        assert f"{CHANGED} this result was computed; to run the new code choose another name=..., or delete" in line
+        assert f"{CHANGED} this result was computed; to run the new code, choose another name=..., or delete" in line
         assert jobs.result(place) == record
     other = jobs.nasx(place, *WORDS, "seed=1")
     assert other.code == 0, other

@@ -31,7 +31,7 @@ CASES = [
     ),
     (
         ["search", "dataset=digits", "dataset.size=16", "dataset.pad=16"],
-        r"dataset.pad=16: is not below the side of the images \(16 x 16\): .*; use at most 15, or 0",
+        r"dataset.pad=16: is not less than the shorter side of the images \(16 x 16\): .*; use at most 15, or 0",
     ),
     (
         ["search", "dataset.size=33"],
@@ -147,7 +147,7 @@ def test_what_only_files_tell_is_checked_when_they_are_read(tmp_path: Path) -> N
     x = np.random.RandomState(0).randint(0, 256, (8, 10, 12)).astype(np.uint8)
     np.savez(tmp_path / "set.npz", x=x, y=np.arange(8) % 2)
     path = str(tmp_path / "set.npz")
-    with pytest.raises(UserError, match=r"dataset.pad=10: is not below the side of the images \(12 x 10\)"):
+    with pytest.raises(UserError, match=r"dataset.pad=10: is not less than the shorter side of the images \(12 x 10\)"):
         Folder(path=path, pad=10).open("cpu")
     with pytest.raises(UserError, match=r"cutout=11: is larger than the images \(12 x 10\)"):
         Folder(path=path).open("cpu", cutout=11)

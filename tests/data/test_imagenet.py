@@ -185,7 +185,7 @@ def test_jitter_moves_colours_only_and_can_be_left_out(tmp_path: Path) -> None:
 
 # ------------------------------------------------------------------------------------------------------- faults
 def test_missing_parts_and_classes(here: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dataset=imagenet: no files found; looked at .*nowhere/imagenet.*train/<cl"):
+    with pytest.raises(UserError, match=r"dataset=imagenet: no files found; looked in .*nowhere/imagenet.*train/<cl"):
         ImageNet(path=str(tmp_path / "nowhere")).check()
     with pytest.raises(UserError, match="dataset=photos needs a folder"):
         Photos().check()

@@ -235,12 +235,12 @@ def test_svhn(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert images.test_y.tolist() == [2, 5]
     assert np.array_equal(images.train_x[3, 2], x[:, :, 2, 3])
     (here / "test_32x32.mat").unlink()
-    with pytest.raises(UserError, match=r"looked at .*svhn.*expected test_32x32.mat.*digits"):
+    with pytest.raises(UserError, match=r"looked in .*svhn.*expected test_32x32.mat.*digits"):
         Svhn(download=False).check()
 
 
 def test_imagenet16(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"looked at .*ImageNet16.*train_data_batch_1, .*val_data.*dataset=digits"):
+    with pytest.raises(UserError, match=r"looked in .*ImageNet16.*train_data_batch_1, .*val_data.*dataset=digits"):
         ImageNet16().check()
     folder = here / "ImageNet16"
     folder.mkdir()

@@ -89,7 +89,7 @@ def test_no_file() -> None:
 
 
 def test_an_empty_part_is_refused() -> None:
-    with pytest.raises(UserError, match=r"dataset.fraction=0.01: leaves one part of 7 images empty"):
+    with pytest.raises(UserError, match=r"dataset.fraction=0.01: leaves one part of the split of 7 images empty"):
         splits(7, Digits(fraction=0.01), seed=0)
 
 

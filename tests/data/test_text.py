@@ -52,7 +52,7 @@ def test_looks_in_the_usual_places(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_missing_files_are_reported_with_places_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NASX_DATA", str(tmp_path))
-    with pytest.raises(UserError, match=r"no files found; looked at .*ptb.*train\.txt, valid\.txt and test\.txt"):
+    with pytest.raises(UserError, match=r"no files found; looked in .*ptb.*train\.txt, valid\.txt and test\.txt"):
         Ptb().check()
     files(tmp_path / "ptb")
     (tmp_path / "ptb" / "valid.txt").unlink()

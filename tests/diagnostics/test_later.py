@@ -64,6 +64,6 @@ def test_what_cannot_be_diagnosed_says_why(runs: Path, tmp_path: Path) -> None:
     path = runs / "runs" / "silent" / "config.yaml"
     text = path.read_text()
     path.write_text(text.replace("diagnose_steps: 0\n", "other_key: 0\n"))
-    with pytest.raises(UserError, match=r"does not fit this version of nasx \(search\..*; use the version"):
+    with pytest.raises(UserError, match=r"is not compatible with this version of nasx \(search\..*; use the version"):
         list(later.diagnose(runs / "runs" / "silent"))
     path.write_text(text)

@@ -113,7 +113,7 @@ def test_a_search_that_is_too_short_for_a_decision_is_refused(least: int, rule: 
     words = [f"stop={name}", "dataset=digits", *(f"stop.{key}={value}" for key, value in rule.items())]
     assert not faults(*words, f"search.epochs={least}")
     assert faults(*words, f"search.epochs={least - 1}") == [
-        f"search.epochs={least - 1}: is too few for stop={name}, which needs {least} epochs to detect a growth of the "
+        f"search.epochs={least - 1}: is too few for stop={name}, which needs {least} epochs to detect growth of the "
         f"eigenvalue; set search.epochs to {least} or more, or stop=off"
     ]
 

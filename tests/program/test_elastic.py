@@ -32,8 +32,8 @@ def test_a_killed_process_ends_all_and_the_same_command_resumes_to_the_same_bits
     code, err = disturbed(tmp_path, 1, signal.SIGKILL)
     assert code == 2
     assert err == (
-        "nasx: process 1 of 2: was killed by SIGKILL, and the others were terminated; the same command resumes from "
-        "the last checkpoint\n"
+        "nasx: process 1 of 2: was killed by SIGKILL, and the others were terminated; run the same "
+        "command again to resume from the last checkpoint\n"
     )
     code, _, err = ended(nasx(tmp_path, *WORDS, "name=torn", "devices=2"))
     assert code == 0, err

@@ -253,7 +253,7 @@ def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path)
     os.kill(other, signal.SIGKILL)
     _, err = started.communicate(timeout=60)
     assert started.returncode != 0
-    lost = "process 0 of 2: lost the connection to the others: one of them died; the same command resumes"
+    lost = "process 0 of 2: lost the connection to the others: one of them died; run the same command"
     assert lost in err or "the same command resumes it" in err, err  # on a busy machine torchrun's SIGTERM comes first
     assert not (folder / "result.json").exists()
     done = one(tmp_path, *words)

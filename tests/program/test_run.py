@@ -327,7 +327,7 @@ def test_a_few_updates_on_real_cifar10(tmp_path: Path) -> None:
         (["method=idart"], "method=idart: unknown method 'idart'", "did you mean idarts?"),
         (["methd.lr=3"], "methd.lr: nasx search has no such setting", "did you mean method?"),
         (["search.epochs=0"], "search.epochs=0: must be above 0", "the default is search.epochs=50"),
-        (["dataset.download=false"], "dataset=cifar10: no files found; looked at ", "offline: use dataset=digits"),
+        (["dataset.download=false"], "dataset=cifar10: no files found; looked in ", "offline: use dataset=digits"),
         (["dataset=digits", "out=file/runs"], "file/runs", "out=FOLDER"),
         (["dataset=digits", "device=cuda:99"], "device=cuda:99: is not available", "device=cpu"),
     ],

@@ -204,7 +204,10 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
         (("space=darts", "search=ptb", "dataset=digits"), "search=TextSearchSettings: is for text"),
         (("space=darts_rnn", "method=lambda"), "method=Lambda: compares the cells of a supernet"),
         (("space=darts_rnn", "method=pc_darts"), "Recurrent has no such setting"),
-        (("space=darts_rnn", "search.evaluate_words=100"), "is fewer than two words for each of search.batch=256 rows"),
+        (
+            ("space=darts_rnn", "search.evaluate_words=100"),
+            "is fewer than two words for each of the search.batch=256 rows",
+        ),
         (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
         (
             ("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"),

@@ -194,7 +194,7 @@ def test_runs_of_different_settings_are_not_retrained_in_one_sweep(search: Make)
     line = ["from=a,b", "--multirun"]
     assert "dataset.size=24" in preflight.normalize("retrain", cli_arguments.split_options(line)).overrides
     with pytest.raises(
-        UserError, match=r"different settings of dataset\.size: 24, 32; retrain the runs with one value of dataset\."
+        UserError, match=r"different values of dataset\.size: 24, 32; retrain the runs with one value of dataset\."
     ):
         preflight.normalize("retrain", cli_arguments.split_options(["from=a,b,c", "--multirun"]))
     search("d", dataset={**FOLDER, "size": None})

@@ -69,7 +69,7 @@ def test_a_name_under_which_nothing_was_kept_is_free(run: run_folder.Run) -> Non
     with run_folder.Run(run.folder, {"seed": 1}, EXTRA) as other:
         assert files.read_yaml(run.folder / "config.yaml") == {"format": versions.FORMAT, **EXTRA, "seed": 1}
         other.append({"epoch": 1})
-    with pytest.raises(UserError, match="belongs to a run with another configuration"):
+    with pytest.raises(UserError, match="belongs to a run with a different configuration"):
         run_folder.Run(run.folder, IDENTITY, EXTRA)
 
 

@@ -144,7 +144,8 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(
 def test_rows_that_every_checkpoint_misses_are_reported(run: run_folder.Run) -> None:
     older(run, 1, 2)
     with pytest.raises(
-        UserError, match=r"metrics\.jsonl: has 0 complete rows, but the readable checkpoints expect more .*; put a copy"
+        UserError,
+        match=r"metrics\.jsonl: has 0 complete rows, but the readable checkpoints expect more .*; restore a copy",
     ):
         run.load()
 

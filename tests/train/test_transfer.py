@@ -121,7 +121,10 @@ def test_an_impossible_target_is_reported_before_training(words: tuple[str, ...]
         (["budget=latency", "budget.target=3ms"], "budget=latency: cannot choose the width of a network"),
         (["budget=macs", "budget.target=1M", "budget.layers=3"], "budget.layers=3: applies only to searches"),
         (["budget=params", "budget.target=1M", "budget.enforce=true"], "budget.enforce=True: applies only to searches"),
-        (["budget=macs", "budget.target=1M", "retrain.channels=8"], "has no effect: budget=macs chooses the channels"),
+        (
+            ["budget=macs", "budget.target=1M", "retrain.channels=8"],
+            "has no effect: budget=macs sets the number of channels",
+        ),
         (
             ["retrain.max_macs=99999", "retrain.channels=8"],
             "has no effect: retrain.max_macs=99999 chooses",

@@ -99,8 +99,8 @@ class Stem(nn.Module):
 class AuxiliaryHead(nn.Module):
     """ReLU, 5x5 average pool, 1x1 to 128, BN, ReLU, 2x2 to 768, [BN,] ReLU, linear: (n, c, h, w) -> (n, classes).
 
-    The input maps have 8 to 10 pixels (cifar: pool of stride 3) or 7 to 8 (imagenet: stride 2, no last BN). `without`
-    is the setting that removes the head.
+    The input maps are 8 to 10 pixels wide and high (cifar: pool with stride 3) or 7 to 8 (imagenet: stride 2, no last
+    BN). `without` is the setting that removes the head.
     """
 
     def __init__(
