@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.config import commands, components, instantiate
-from nasx.core import files
+from nasx.core import files, spelling
 from nasx.data.fitting import Images
 from nasx.errors import UserError
 from nasx.export import metadata
@@ -174,7 +174,7 @@ def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str])
     for node in (settings, space):
         for name, limit in sizes.items():
             if not 0 < (node.get(name) or 1) <= limit:
-                raise ValueError(f"{name}={node[name]} is out of range for a file of {len(weights)} tensors")
+                raise ValueError(f"{name}={node[name]} is out of range for {spelling.counted(len(weights), 'tensor')}")
     if not all(isinstance(name, str) for name in facts["classes"]):
         raise ValueError("a class name is not a string")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nasx.config import identity, instantiate, overrides
-from nasx.core import distributed, metrics
+from nasx.core import distributed, metrics, spelling
 from nasx.core.bilevel import Batch
 from nasx.core.metrics import Metric
 from nasx.core.plain import Config, Result, Row
@@ -233,6 +233,7 @@ def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], 
     """
     shadow = copy.deepcopy(network).to("meta").train()
     piece = -(-settings.batch // settings.accumulate)
+    small = f"micro-batches of {spelling.counted(piece, 'image')} are too small for"
     dtype = next(shadow.parameters()).dtype
     try:
         given = example(piece)
@@ -240,12 +241,12 @@ def rehearse(network: nn.Module, settings: Retraining, example: Callable[[int], 
     except ValueError as error:  # batch norm over a single value per channel
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-            f"micro-batches of {piece} images are too small for batch norm ({error})",
+            f"{small} batch norm ({error})",
             "lower retrain.accumulate or raise retrain.batch",
         ) from error
     if piece < distributed.world_size():
         raise UserError(
             f"retrain.batch={settings.batch}, retrain.accumulate={settings.accumulate}",
-            f"micro-batches of {piece} images are too small for {distributed.world_size()} processes",
+            f"{small} {distributed.world_size()} processes",
             "lower retrain.accumulate, raise retrain.batch, or start fewer processes",
         )

@@ -171,7 +171,7 @@ def broken(kind: str, folder: Path) -> Path:
         ("hostile", "refers to posix.mkdir"),
         ("hostile-folder", "refers to posix.mkdir"),
         ("truncated-folder", "000003"),
-        ("empty-folder", "no NNNNNN"),
+        ("empty-folder", "it contains no file NNNNNN"),
         ("array-folder", "refers to numpy"),  # the function depends on the version of Python
         ("foreign-csv", "no column arch_str or Arch"),
         ("truncated-csv", "EOFError"),

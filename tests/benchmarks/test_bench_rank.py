@@ -132,7 +132,7 @@ BAD = {
     "short": (f"architecture,score\n{cell_text(7)}\n", "line 2:"),
     "twice": (f"architecture,score\n{cell_text(7)},1\n{cell_text(7)},2\n", "line 3: the cell"),
     "index": ("index,score\n15625,1\n", "line 2: the index 15625 is not in the range 0 to 15624"),
-    "one cell": (f"architecture,score\n{cell_text(7)},1\n", "the benchmark has 1 of the 1 cells"),
+    "one cell": (f"architecture,score\n{cell_text(7)},1\n", "the benchmark contains 1 of the 1 cells"),
     "empty": ("", "lacks a required column (it has none)"),
     "bytes": (b"\xff\xfe\x00", "UnicodeDecodeError"),
 }

@@ -78,14 +78,14 @@ def nasx(tmp_path: Path, *words: str) -> str:
         (("search", *WORDS, "search.lr=0.5"), "search.lr: 0.025 in the folder, 0.5 requested"),
         (("run", *WORDS, "search.lr=0.5"), "search.lr: 0.025 in the folder, 0.5 requested"),
         (("search", *WORDS, "out=/dev/null/x"), "cannot be written"),
-        (("evaluate", "nope"), "nope: does not exist"),
+        (("evaluate", "nope"), "nope: is neither an export nor a finished run of nasx retrain"),
     ],
 )
 def test_none_of_it_imports_torch(run: Path, words: tuple[str, ...], told: str) -> None:
     out = [] if any(word.startswith("out=") for word in words) or words[0] == "evaluate" else ["out=."]
     said = nasx(run.parent, *words, *out)
     assert told in said
-    assert ("0 False\n" if "finished" in told else "2 False\n") in said
+    assert ("0 False\n" if "finished today" in told else "2 False\n") in said
     assert "Traceback" not in said
 
 

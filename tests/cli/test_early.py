@@ -213,8 +213,8 @@ def test_a_run_with_classes_of_ones_own_says_that_they_must_be_allowed(tmp_path:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        (None, r"step\(\) returned None; return logs"),
-        (torch.ones(()), r"step\(\) returned Tensor, not a dictionary; return logs"),
+        (None, r"step\(\) returned None; return the result of nasx.core.bilevel.logs"),
+        (torch.ones(()), r"step\(\) returned Tensor, not a dictionary; return the result of nasx.core.bilevel.logs"),
         ({"train_loss": 1.0}, r"step\(\) returned float for 'train_loss'; return 0-d tensors"),
         ({"a": torch.ones(()), "b": None}, r"step\(\) returned NoneType for 'b'; return 0-d tensors"),
         ({"a": torch.ones(2)}, r"step\(\) returned a tensor of shape \(2,\) for 'a'; return 0-d tensors"),

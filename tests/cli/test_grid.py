@@ -194,7 +194,7 @@ def test_a_folder_of_another_configuration_is_reported_before_the_first_job(
     held["search"]["lr"], held["identity"] = 0.5, "0" * 32
     (folder / "config.yaml").write_text(yaml.safe_dump(held, sort_keys=False))
     [found] = faults(*DIGITS, "seed=0,1,2")
-    assert "belongs to a run with a different configuration (search.lr: 0.5 there" in found
+    assert "belongs to a run with a different configuration (search.lr: 0.5 in the folder" in found
 
 
 def test_jobs_of_one_short_name_never_share_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:

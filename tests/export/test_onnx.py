@@ -178,7 +178,7 @@ def test_faults(run: Path, tmp_path: Path) -> None:
         ([changed(run, tmp_path / "other.onnx", format=None)], "is not an export of this version"),
         ([changed(run, tmp_path / "fewer.onnx", classes=["a", "b"])], r"the graph maps .* the metadata says"),
         ([changed(run, tmp_path / "larger.onnx", image=[3, 64, 64])], r"the graph maps .* the metadata says"),
-        ([changed(run, tmp_path / "kept.onnx", test=None)], "metadata is damaged .without test."),
+        ([changed(run, tmp_path / "kept.onnx", test=None)], "metadata is damaged .it lacks test."),
         ([changed(run, tmp_path / "odd.onnx", classes=3)], "metadata is damaged"),
         ([changed(run, tmp_path / "bare.onnx", normalization={})], "metadata is damaged"),
         ([str(whole), "device=cuda"], "device=cuda: nasx runs ONNX files only on the CPU"),

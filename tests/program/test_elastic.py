@@ -99,7 +99,7 @@ def test_an_error_of_a_process_is_raised_where_the_command_was_given(tmp_path: P
     code, _, err = ended(nasx(tmp_path, *WORDS, "name=few", "devices=2", "retrain.accumulate=15"))
     assert code == 2
     assert err == (
-        "nasx: retrain.batch=15, retrain.accumulate=15: pieces of 1 images are too small for 2 processes; lower "
+        "nasx: retrain.batch=15, retrain.accumulate=15: micro-batches of 1 image are too small for 2 processes; lower "
         "retrain.accumulate, raise retrain.batch, or start fewer processes\n"
     )
     assert (tmp_path / "runs" / "few" / "fault.txt").exists()

@@ -189,5 +189,5 @@ def test_a_terminal_gets_whole_words_and_a_pipe_whole_lines(
     assert len(copied) == 5
     assert set(copied) <= set(wrapped.splitlines())
     assert max(len(line) for line in wrapped.splitlines() if line not in copied) <= width
-    assert all(command in wrapped for command in ("`nasx bench get nb101`", "`nasx bench fill`"))
+    assert all(command in wrapped for command in ("`nasx bench get nb101`", "`nasx bench fill outputs`"))
     assert any(len(line) > 150 for line in plain.splitlines()), "a line for grep"

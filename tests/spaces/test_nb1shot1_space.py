@@ -202,7 +202,7 @@ def test_networks_run(variant: int) -> None:
     ("matrix", "ops", "fault"),
     [
         (((0, 1), (1, 0)), ("input", "output"), "not upper triangular"),
-        (((0,),), ("input",), "has 1 rows"),
+        (((0,),), ("input",), "has 1 row;"),
         (((0, 1), (0, 0)), ("output", "input"), "does not label"),
         (((0, 2), (0, 0)), ("input", "output"), "not upper"),
         (((0, 1, 0), (0, 0, 1), (0, 0, 0)), ("input", "conv5x5", "output"), "is not an operation of NAS-Bench-101"),

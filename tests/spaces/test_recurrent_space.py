@@ -154,10 +154,10 @@ def test_text_is_that_of_the_released_code() -> None:
 @pytest.mark.parametrize(
     ("given", "fault"),
     [
-        ("Genotype(recurrent=[('relu', 0)], concat=range(1, 2))", "has 1 nodes"),
+        ("Genotype(recurrent=[('relu', 0)], concat=range(1, 2))", "has 1 node,"),
         ("Genotype(recurrent=[('relu', 1)], concat=range(1, 2))", "is not an earlier node"),
         ("Genotype(recurrent=[('none', 0)], concat=range(1, 2))", "cannot be selected"),
-        ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "join nodes 1 to 2"),
+        ("Genotype(recurrent=[('relu', 0), ('relu', 0)], concat=[2])", "combine nodes 1 to 2"),
         ("Genotype(recurrent=[], concat=[])", "has no .operation, predecessor. pairs|has no list 'recurrent'"),
         ("DARTS_V3", "no published cell"),
         ("DARTS_V2", "a cell of the space darts"),

@@ -221,7 +221,7 @@ def test_settings_that_the_network_cannot_take_are_reported_before_training() ->
 
     with pytest.raises(UserError, match=r"retrain\.drop_path=0\.2"):
         rehearse(network, replace(PLAIN, drop_path=0.2), whole)
-    with pytest.raises(UserError, match=r"retrain\.batch=12, retrain\.accumulate=12: pieces of 1 images"):
+    with pytest.raises(UserError, match=r"retrain\.batch=12, retrain\.accumulate=12: micro-batches of 1 image "):
         rehearse(network, replace(PLAIN, accumulate=12), lambda n: Nb201().example(n, (3, 4, 4)))
     rehearse(network, PLAIN, whole)
 

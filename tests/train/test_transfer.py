@@ -127,7 +127,7 @@ def test_an_impossible_target_is_reported_before_training(words: tuple[str, ...]
         ),
         (
             ["retrain.max_macs=99999", "retrain.channels=8"],
-            "has no effect: retrain.max_macs=99999 chooses",
+            "has no effect: retrain.max_macs=99999 sets the number of",
         ),
         (["budget=macs", "budget.target=1M", "relaxed=true"], "budget=macs: has no effect on a supernet"),
         (
