@@ -119,7 +119,7 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
     make("idarts", seed=1, protocol="nats")
     with pytest.raises(
         UserError,
-        match=r"used the protocol nb201-v1, your runs used nats, nb201-v1; select the matching runs with "
+        match=r"used the protocol nb201-v1, but your runs used nats, nb201-v1; select the matching runs with "
         r"filter=protocol=nb201-v1,",
     ):
         cli_table.main({"runs": str(make.root), "paper": "idarts", "format": "csv"})
@@ -128,7 +128,7 @@ def test_a_paper_table_refuses_to_mix_protocols(make):
     )
     assert "↳ nasx idarts" in text
     make("tse", seed=1)
-    with pytest.raises(UserError, match="used the protocol nats, your runs used nb201-v1"):
+    with pytest.raises(UserError, match="used the protocol nats, but your runs used nb201-v1"):
         cli_table.main({"runs": str(make.root), "paper": "tse", "format": "csv"})
 
 
@@ -231,7 +231,7 @@ def test_a_paper_gives_latex_tables_its_caption_and_label(make, capsys):
     ("more", "fault"),
     [
         ({"format": "markdown", "caption": "x"}, "caption=x: is used only in LaTeX tables; add format=latex"),
-        ({"format": "latex", "label": "a}b"}, "label=a}b: is not a LaTeX label; use letters"),
+        ({"format": "latex", "label": "a}b"}, "label=a}b: is not a LaTeX label; use only letters"),
     ],
 )
 def test_a_wrong_caption_or_label_is_refused_before_runs_are_read(more, fault, tmp_path):
