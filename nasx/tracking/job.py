@@ -159,6 +159,7 @@ class Job(ABC):
             progress.log_kept(self.ctx.run.folder, self.epochs // self.keep_every)
         words = [*progress.metric_texts(self.kind, row), *progress.looked_up(row.get("lookup"))]
         progress.log_epoch(f"{row['epoch']}/{self.epochs}", words)
+        self.display.end_epoch(self.engine.position[0], f"{row['epoch']}/{self.epochs}", row)
 
     def run(self) -> Result:
         """Run to the end and write the record."""

@@ -194,6 +194,11 @@ class Display:
             else:
                 log_epoch(epoch, parts)
 
+    def end_epoch(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
+        """Move the bar at the end of an epoch, which may be a single step (TSE-DARTS); a log has a line per epoch."""
+        if (self.live or self.notebook is not None) and self.due():
+            self.show(done, epoch, means)
+
 
 class NotebookBar:
     """A line with a bar in the output of a notebook's cell, which needs no widgets and is empty after the run."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import nasx
 from nasx.tracking import progress
 
 ROW = {
@@ -93,3 +95,20 @@ def test_a_narrow_terminal_shows_the_bar_and_cuts_no_text(width: int, monkeypatc
     assert shown.count("━") >= 8
     for text in ("epoch 312/600", "123456/234600", *progress.metric_texts("search", ROW), "images/s", "peak 12,345 MB"):
         assert text in shown, text
+
+
+def test_the_bar_moves_if_each_epoch_is_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The running means are empty after the last step of an epoch, so the bar of TSE-DARTS stayed at 0."""
+    monkeypatch.setattr(progress, "CONSOLE", Console(file=io.StringIO(), force_terminal=True))
+    monkeypatch.setattr(progress.Display, "due", lambda self: True)
+    shown: list[tuple[int, str]] = []
+    show = progress.Display.show
+
+    def recorded(self: progress.Display, done: int, epoch: str, means: Mapping[str, float]) -> None:
+        shown.append((done, epoch))
+        show(self, done, epoch, means)
+
+    monkeypatch.setattr(progress.Display, "show", recorded)
+    words = {"dataset.size": 8, "search.epochs": 2, "space.channels": 2, "space.layers": 5}
+    nasx.search(words, experiment="quickstart_search", out=str(tmp_path))
+    assert shown == [(12, "1/2"), (24, "2/2")]
