@@ -41,7 +41,7 @@ def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -
     if published.find(text) or (re.search(r"[|(\[{]", text) and not Path(text).exists()):
         return "genotype", text
     folder = records.locate(text, out) if text else None
-    if folder is None or not any((folder / name).exists() for name in ("config.yaml", "result.json")):
+    if folder is None or not records.is_run(folder):
         near, others = lineage.known_runs(text, out)
         near = spelling.nearest(text, published.cells()) or near
         some = f"name a published cell ({', '.join(list_models()[:3])}, ...: nasx.list_models()), {others}"

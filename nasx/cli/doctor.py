@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from nasx import __version__
 from nasx.cli.arguments import parse
 from nasx.config import instantiate, paths, plugins
-from nasx.core import system
+from nasx.core import spelling, system
 from nasx.core.extras import install
 from nasx.errors import UserError, printable
 
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> int:
             faults.append(UserError(f"nasx doctor, {part.__name__}", f"{type(error).__name__}: {error}", remedy))
     for fault in faults:
         print(tilde(f"problem       {fault}"))
-    print("1 problem found" if len(faults) == 1 else f"{len(faults)} problems found" if faults else "no problems found")
+    print(f"{spelling.counted(len(faults), 'problem') if faults else 'no problems'} found")
     return 1 if faults else 0
 
 

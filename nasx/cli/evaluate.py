@@ -76,7 +76,7 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
         return Model(str(path), runtime.load(path).facts, None)
     if not path.is_file() and not (path / metadata.FILE).is_file():
         folder = records.locate(name, "outputs")
-        if folder is not None and any((folder / name).exists() for name in ("config.yaml", "result.json")):
+        if folder is not None and records.is_run(folder):
             from nasx.cli import export
 
             run, result = lineage.open_parent(folder), export.finished_retraining(folder)

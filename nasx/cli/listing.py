@@ -256,11 +256,14 @@ def main(cfg: Config, folders: Sequence[str]) -> None:
         unknown = next((word for word in words if not any(row.has([word]) for row in rows)), "")
         names = [row.entry.name for row in rows]
         near = spelling.nearest(unknown, names if kind else [*KINDS, *names]) if unknown else None
-        remedy = f"choose from {', '.join(names if kind else KINDS)}"
-        if kind and len(names) > FEW:
+        if not unknown:
+            remedy = f"use fewer words: nasx list {kind}{words[0]}"
+        elif near:
+            remedy = f"did you mean {near}?"
+        elif kind and len(names) > FEW:
             remedy = f"nasx list {kind}prints all {len(names)}"
-        if near or not unknown:
-            remedy = f"did you mean {near}?" if near else f"use fewer words: nasx list {kind}{words[0]}"
+        else:
+            remedy = f"choose from {', '.join(names if kind else KINDS)}"
         raise UserError(f"nasx list {kind}{' '.join(words)}", fault, remedy)
     for kind in kinds:
         if shown := [row for row in found if row.kind == kind]:

@@ -289,10 +289,11 @@ def _after_sweep(command: str, folder: Path) -> None:
     from nasx.report import run_summary
     from nasx.tracking import records, sweep_log
 
-    best = sweep_log.best(folder)
+    jobs = sweep_log.jobs(folder)
+    best = sweep_log.best(folder, jobs)
     if best:
         print(printable(f"best trial: {shlex.join(best.overrides)}"))
-    for job in [*([best] if best else []), *reversed(sweep_log.jobs(folder))]:
+    for job in [*([best] if best else []), *reversed(jobs)]:
         for run in reversed(job.runs if job.ended and not job.fault else []):
             place = folder.parent.parent / run
             with contextlib.suppress(UserError):  # a damaged record

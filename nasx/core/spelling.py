@@ -1,10 +1,10 @@
-"""Suggestions for misspelled names: the known name with the fewest edits, if one is similar enough. Plurals."""
+"""Suggestions for misspelled names (the known name with the fewest edits, if one is similar enough), plurals, lists."""
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -25,6 +25,11 @@ def suggest(word: str, known: Iterable[str], otherwise: str = "choose from") -> 
 def counted(n: int, noun: str, plural: str = "") -> str:
     """Return a number and its noun: `1 run`, `2 runs`, `1,024 runs`; `plural` is that of a noun that takes no s."""
     return f"{n:,} {noun if n == 1 else plural or f'{noun}s'}"
+
+
+def shortened(names: Sequence[str], most: int = 8) -> str:
+    """Return the first `most` names, and how many others there are."""
+    return ", ".join(names[:most]) + (f", … and {len(names) - most} more" if len(names) > most else "")
 
 
 def _similar(word: str, names: list[str], cutoff: float) -> list[str]:

@@ -135,8 +135,8 @@ def show(result: Result, folder: Path) -> None:
             f"test perplexity {result['test_perplexity']:.2f} of the weights after epoch "
             f"{result['best_epoch']}, the best on the validation text ({result['valid_perplexity']:.2f})"
         )
-    for line in _budget(budget := result.get("budget") or {}):
-        (screen.unwrapped if budget["nearest"] and line == budget["nearest"]["genotype"] else screen.say)(line)
+    if result.get("budget"):
+        _budget(screen, result["budget"])
     hardware = result["hardware"]
     threads = f" ({hardware['threads']} threads)" if hardware["device"] == "cpu" else ""
     peak = "" if result["peak_mb"] is None else f", peak {result['peak_mb']:,.0f} MB"  # not measured on Windows
@@ -178,26 +178,24 @@ def show_next(result: Result, folder: Path) -> None:
         screen.unwrapped(f"nasx bench get {TESTS}")
 
 
-def _budget(budget: Result) -> Iterator[str]:
-    """Yield the cost of the discrete network, whether it meets the budget, and the nearest network that meets it."""
-    if not budget:
-        return
+def _budget(screen: Screen, budget: Result) -> None:
+    """Print the cost of the discrete network, whether it meets the budget, and the nearest network that meets it."""
     quantity, found, near = budget["quantity"], budget["found"], budget["nearest"]
     limit = budgets.text(budget["target"], quantity)
     if found["cost"] <= budget["target"]:
-        yield f"budget: {budgets.ratio_text(found['cost'], budget['target'], quantity)}: met"
+        screen.say(f"budget: {budgets.ratio_text(found['cost'], budget['target'], quantity)}: met")
         return
     over = 100 * (found["cost"] / budget["target"] - 1)
-    yield f"budget: {found['genotype']} costs {budgets.text(found['cost'], quantity)}, {over:.1f} % over {limit}"
+    screen.say(f"budget: {found['genotype']} costs {budgets.text(found['cost'], quantity)}, {over:.1f} % over {limit}")
     if near is None:
-        yield "no swap of its operations brings it within the budget: the edges that were chosen cost too much"
+        screen.say("no swap of its operations brings it within the budget: the edges that were chosen cost too much")
         return
-    yield f"nearest within the budget ({budgets.text(near['cost'], quantity)}{_compared(near, found)}):"
-    yield near["genotype"]
+    screen.say(f"nearest within the budget ({budgets.text(near['cost'], quantity)}{_compared(near, found)}):")
+    screen.unwrapped(near["genotype"])
     if budget["enforced"]:
-        yield "it is the result of the search because budget.enforce=true"
+        screen.say("it is the result of the search because budget.enforce=true")
     else:
-        yield "budget.enforce=true makes it the result of the search"
+        screen.say("budget.enforce=true makes it the result of the search")
 
 
 def _compared(near: Result, found: Result) -> str:

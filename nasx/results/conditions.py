@@ -38,8 +38,7 @@ def remedy(frame: pd.DataFrame, wanted: Wanted) -> str:
         known = sorted(set[str]().union(*_held(frame, column)))
         if known and values and values.isdisjoint(known):
             near = spelling.nearest(min(values), known)
-            more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-            return f"did you mean {column}={near}?" if near else f"choose {column} from {', '.join(known[:8])}{more}"
+            return f"did you mean {column}={near}?" if near else f"choose {column} from {spelling.shortened(known)}"
     return "use fewer conditions: each one is met by some of the runs, but no run meets all of them"
 
 

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from nasx.core.spelling import counted
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -118,7 +120,7 @@ def console(
         terminal.print(Text(sheet.title, style="bold"))
         terminal.print(table)
         if more := len(sheet.header) - len(widths):
-            terminal.print(f"{more} more column{'s' * (more > 1)}: widen the terminal, or add format=markdown")
+            terminal.print(f"{counted(more, 'more column')}: widen the terminal, or add format=markdown")
         for line in filter(None, [sheet.caption, *sheet.notes]):
             terminal.print(Text(sentence(line), style="dim"))
         terminal.print()

@@ -158,8 +158,9 @@ class Job(ABC):
         if kept and row["epoch"] == self.keep_every:
             progress.log_kept(self.ctx.run.folder, self.epochs // self.keep_every)
         words = [*progress.metric_texts(self.kind, row), *progress.looked_up(row.get("lookup"))]
-        progress.log_epoch(f"{row['epoch']}/{self.epochs}", words)
-        self.display.end_epoch(self.engine.position[0], f"{row['epoch']}/{self.epochs}", row)
+        epoch = f"{row['epoch']}/{self.epochs}"
+        progress.log_epoch(epoch, words)
+        self.display.end_epoch(self.engine.position[0], epoch, row)
 
     def run(self) -> Result:
         """Run to the end and write the record."""

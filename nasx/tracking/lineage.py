@@ -78,8 +78,7 @@ def known_runs(name: str, out: str, kind: str = "") -> tuple[str | None, str]:
     if kind:
         there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
     known = sorted(path.name for path in there)
-    more = f", … and {len(known) - 8} more" if len(known) > 8 else ""
-    listed = f": {', '.join(known[:8])}{more}" if known else " (it has none yet)"
+    listed = f": {spelling.shortened(known)}" if known else " (it has none yet)"
     what = f"finished run of nasx {kind}" if kind else "run"
     near = spelling.nearest(name.rstrip("/").rpartition("/")[2], known)
     return near, f"the folder of a {what}, or a {what} in {out}/{listed}"

@@ -81,6 +81,11 @@ def locate(name: str, out: str) -> Path | None:
     )
 
 
+def is_run(folder: Path) -> bool:
+    """Return whether a folder contains a configuration or a record."""
+    return (folder / "config.yaml").exists() or (folder / "result.json").exists()
+
+
 def finished(folder: Path) -> Result | None:
     """Return the record in `folder` if its run is finished, else None. Raises UserError if the record is unreadable."""
     path = folder / "result.json"

@@ -70,11 +70,11 @@ def jobs(folder: Path) -> list[Job]:
 
 
 # --------------------------------------------------------------------------------------------------- at its end
-def best(folder: Path) -> Job | None:
-    """Return the job of Optuna's best trial; None without one: another sweeper, or several objectives."""
+def best(folder: Path, found: Sequence[Job]) -> Job | None:
+    """Return the job in `found` of Optuna's best trial; None without one: another sweeper, or several objectives."""
     params = (files.read_yaml(folder / "optimization_results.yaml") or {}).get("best_params")
     words = {f"{key}={value}" for key, value in params.items()} if isinstance(params, dict) else set()
-    return next((job for job in jobs(folder) if words and words <= set(job.overrides)), None)
+    return next((job for job in found if words and words <= set(job.overrides)), None)
 
 
 def summary(folder: Path, fault: BaseException | None) -> int:

@@ -111,7 +111,8 @@ def test_the_last_screen_says_what_the_nearest_network_is(capsys: pytest.Capture
     near = {"genotype": "near", "cost": 9e5, "lookup": {"cifar10": {"valid": 80.0}}}
     found = {"genotype": "far", "cost": 2e6, "lookup": {"cifar10": {"valid": 90.0}}}
     budget = {"quantity": "macs", "target": 1e6, "found": found, "nearest": near, "enforced": False}
-    assert list(run_summary._budget(budget)) == [
+    run_summary._budget(run_summary.Screen(), budget)
+    assert capsys.readouterr().out.splitlines() == [
         "budget: far costs 2.00 M multiply-adds, 100.0 % over 1.00 M multiply-adds",
         "nearest within the budget (0.90 M multiply-adds, 80.00 % CIFAR-10 validation instead of 90.00 %):",
         "near",
