@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,6 +210,7 @@ def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
         if not environment.out_of_memory(error):
             raise
         cfg = ctx.config
+        traceback.clear_frames(error.__traceback__)  # tensors of the failed step: a prediction needs memory as well
         needs, ways = memory_needed(ctx)
         if kind == "retrain":
             ways = [f"set retrain.accumulate={2 * cfg[kind]['accumulate']} (the same batch in smaller pieces)"]
