@@ -18,6 +18,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any
 
 import jobs
 import pytest
+import torch
 from folders import equal, reached
 from search_jobs import configured
 
@@ -32,6 +34,7 @@ from nasx.core import files
 from nasx.data import fetch
 from nasx.errors import UserError
 from nasx.jobs import search
+from nasx.searcher.job import SearchJob
 from nasx.searcher.loop import Loop
 from nasx.tracking import checkpoints, progress
 
@@ -371,3 +374,18 @@ def test_memory_that_runs_out_names_what_to_lower(words: tuple[str, ...], said: 
     assert "Traceback" not in done.err
     assert re.search(said, done.err), done.err
     assert re.search(said, (jobs.folder(tmp_path) / "fault.txt").read_text())
+
+
+def test_a_failed_step_is_freed_before_its_memory_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[weakref.ref[torch.Tensor]] = []
+
+    def fail(self: Loop, left: int) -> None:
+        activations = torch.zeros(3)
+        kept.append(weakref.ref(activations))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Loop, "_step", fail)
+    monkeypatch.setattr(SearchJob, "needs", lambda self: (f"freed: {kept[0]() is None}", []))
+    words = [*jobs.TINY_NB201[1:-1], f"out={tmp_path}", "device=cpu", "quiet=true"]
+    with pytest.raises(UserError, match="does not fit into the memory of cpu: freed: True"):
+        search.search(*configured(*words))
