@@ -74,14 +74,14 @@ def main(given: Sequence[str]) -> int:
         results.append(invoke.call("search", [*words, *own, lineage.override("out", out)]).record)
     table = Nb201()
     accuracies = table.accuracies("cifar10", "valid")
-    hours = CANDIDATES * float(table.table().seconds("cifar10").mean()) / 3600
+    hours = float(table.table().seconds("cifar10").mean()) / 3600
     drawn, scored, searched = results
     chosen = [
-        Chosen("optimum", float(accuracies.max()), "15,625 training runs"),
-        Chosen(f"best of {CANDIDATES} random cells", _found(drawn), f"{CANDIDATES} training runs, {hours:.0f} GPU-h"),
-        Chosen(f"best of {CANDIDATES} by SynFlow", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
+        Chosen("best of all cells", float(accuracies.max()), _trainings(len(accuracies), hours)),
+        Chosen(f"best of {CANDIDATES} random cells", _found(drawn), _trainings(CANDIDATES, hours)),
+        Chosen("SynFlow among the same 100", _found(scored), f"{duration(scored['wall_s'])} on this CPU"),
         Chosen("TSE-DrNAS search on digits", _found(searched), f"{duration(searched['wall_s'])} on this CPU"),
-        Chosen("one random cell (median)", float(np.median(accuracies)), "none"),
+        Chosen("median of all cells", float(np.median(accuracies)), "0"),
     ]
     picture = Path(out).expanduser() / f"quickstart-s{seed}"
     made = histogram.draw(
@@ -97,6 +97,11 @@ def main(given: Sequence[str]) -> int:
     return 0
 
 
+def _trainings(n: int, hours: float) -> str:
+    """Return the cost of training `n` cells; `hours` is the time of one training."""
+    return f"{n:,} trainings, {n * hours:,.0f} GPU-h"
+
+
 def _found(record: Result) -> float:
     return float(record["lookup"]["cifar10"]["valid"])
 
@@ -104,11 +109,11 @@ def _found(record: Result) -> float:
 def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: Path, out: str) -> None:
     """Print the final output: a table of at most 80 columns, its explanation, and the next commands."""
     console = Console(highlight=False, soft_wrap=True)
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("cell chosen by")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("choice")
     for heading in ("accuracy", "better than"):
         table.add_column(heading, justify="right")
-    table.add_column("cost of the choice")
+    table.add_column("cost of choosing")
     for each in chosen:
         better = float((accuracies < each.accuracy).mean())
         table.add_row(each.by, f"{each.accuracy:.2f} %", percent(better), each.cost)
@@ -117,11 +122,11 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: 
     console.print(
         "Accuracy: CIFAR-10 validation after 200 epochs of training (from the benchmark).\n"
         "Better than: share of the 15,625 cells with a lower accuracy.\n"
-        "The search was run on images of digits, not on CIFAR-10."
+        "The search was run on 8 x 8 images of handwritten digits, not on CIFAR-10."
     )
     console.print(f"cell found by the search: {cell}", markup=False)
     console.print(f"picture: {printable(str(picture))}", markup=False)
-    console.print("next: nasx search method=darts space=nb201   a full search on CIFAR-10 (GPU)")
+    console.print("next: nasx search method=drnas space=nb201   a full search on CIFAR-10 (GPU)")
     shown = "nasx table" if out == "outputs" else f"nasx table {lineage.override('out', out)}"
     console.print(f"      {shown:<38} all finished runs" if len(shown) < 39 else f"      {shown}", markup=False)
 

@@ -37,7 +37,7 @@ def test_its_screen_holds_the_accuracies_of_its_runs(done, capsys, monkeypatch):
         assert f"{accuracy:.2f} %" in screen
     long = ("cell found", "picture: ", "      nasx table out=")
     assert all(len(line) <= 80 for line in screen.splitlines() if not line.startswith(long))
-    rows = screen[screen.index("cell chosen by") : screen.index("Accuracy:")].splitlines()
+    rows = screen[screen.index("choice ") : screen.index("Accuracy:")].splitlines()
     assert [row[:7].strip() != "" for row in rows] == [True] * 6, "each choice stands on one line"
     assert (out / "quickstart-s0.png").stat().st_size > 10_000
     assert (out / "quickstart-s0.svg").read_text().rstrip().endswith("</svg>")
