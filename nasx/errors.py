@@ -109,9 +109,9 @@ def of_system(error: BaseException) -> UserError | None:
 
 
 def working_folder() -> UserError | None:
-    """Return an error if the working folder no longer exists, else None."""
+    """Return an error if the current folder no longer exists, else None."""
     try:
         os.getcwd()
     except OSError:
-        return UserError("the working folder", "no longer exists", "change to an existing folder")
+        return UserError("the current folder", "no longer exists", "change to an existing folder")
     return None

@@ -39,7 +39,7 @@ def search(*overrides: Override, config_dir: str | None = None, **settings: obje
         settings: components and settings as keyword arguments: `method="darts"`, `seed=1`, `search={"epochs": 2}`.
 
     Raises:
-        UserError: the command line's error for the same fault, raised before anything is computed.
+        UserError: if a setting is invalid, with the message of the command line and before anything is computed.
         KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
     """
     run = open_run(_call("search", _texts(*overrides, settings), config_dir))
@@ -63,7 +63,7 @@ def retrain(
         overrides, config_dir, settings: see `nasx.search`. The space and dataset of a search are used.
 
     Raises:
-        UserError: the command line's error for the same fault, raised before anything is computed.
+        UserError: if a setting is invalid, with the message of the command line and before anything is computed.
         KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
     """
     key, value = identify(architecture, str(settings.get("out", "outputs")))

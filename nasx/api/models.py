@@ -143,10 +143,12 @@ def create_model(
     network: Network
     if pretrained:
         if run is None:
-            raise UserError("pretrained=True", "no weights are published with nasx", "name a finished retraining")
+            raise UserError(
+                "pretrained=True", "no weights are published with nasx", "name a finished run of nasx retrain"
+            )
         if auxiliary or recipe or layers is not None or channels is not None:
             raise UserError(
-                "pretrained=True", "already determines the network", "leave layers, channels, auxiliary and recipe out"
+                "pretrained=True", "already determines the network", "leave out layers, channels, auxiliary and recipe"
             )
         network, own_classes = _pretrained(run, allow)
     else:

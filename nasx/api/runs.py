@@ -88,7 +88,7 @@ def open_run(folder: Path) -> SearchRun | RetrainRun:
         accuracy = 100 * held_out if isinstance(held_out, float) else found.get("test_accuracy")
         return RetrainRun(**vars(run), accuracy=accuracy, record=record)
     if not isinstance(record, SearchRecord):
-        raise UserError(str(folder), f"is a run of nasx {record.kind}", "name a search or a retraining")
+        raise UserError(str(folder), f"is a run of nasx {record.kind}", "name a run of nasx search or nasx retrain")
     lookup = {name: found[name] for name in found if name.endswith((".valid", ".test"))}
     return SearchRun(
         **vars(run),
@@ -141,7 +141,9 @@ def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outp
     roots = [os.fspath(root)] if isinstance(root, str | os.PathLike) else [os.fspath(each) for each in root]
     for each in roots:
         if not any(letter in each for letter in "*?[") and not os.path.isdir(os.path.expanduser(each)):
-            raise UserError(each, "does not exist", "name the folder of the runs, for example nasx.runs('outputs')")
+            raise UserError(
+                each, "does not exist", "name the folder that contains the runs, for example nasx.runs('outputs')"
+            )
     frame = collect(roots)
     numbers = measures(map(str, frame.columns))
     facts = [str(name) for name in frame.columns if name in COLUMNS and name not in (*FIRST, *numbers)]

@@ -117,7 +117,7 @@ def bench_get(
     if mirror and urlsplit(mirror).scheme == "http" and not brought and not all(file.sha256 for file in files):
         raise UserError(
             f"mirror={mirror}",
-            f"is not encrypted, and {name} has no published checksum to detect a change",
+            f"does not use HTTPS, and {name} has no published checksum to detect a change",
             "write https://HOST/FOLDER",
         )
     folder = cache_folder() / "downloads"
@@ -153,7 +153,9 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
     """Return the requested files whose columns do not exist yet. Raises UserError."""
     offer = OFFERS[name]
     if devices and name != LATENCY:
-        raise UserError(f"devices={','.join(devices)}", f"{name} has no devices", f"leave it out, or get {LATENCY}")
+        raise UserError(
+            f"devices={','.join(devices)}", f"{name} has no numbers per device", f"leave out devices, or get {LATENCY}"
+        )
     if unknown := [device for device in devices if device not in DEVICES]:
         raise UserError(
             f"devices={','.join(unknown)}", "has no published latencies", f"choose from {', '.join(DEVICES)}"

@@ -221,8 +221,8 @@ def import_nb101(
     if lost := sorted(_budgets(out) - {*epochs}):
         raise UserError(
             str(path),
-            f"lacks the accuracies after {', '.join(map(str, lost))} epochs that the table at {out} has",
-            "import a file that has them all, or move the table away",
+            f"lacks the accuracies after {', '.join(map(str, lost))} epochs, which the table at {out} contains",
+            "import a file that contains them, or move the table elsewhere",
         )
     say(f"{path.name}: computing its checksum")
     about = {

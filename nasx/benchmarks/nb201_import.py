@@ -218,7 +218,7 @@ def _present(out: Path) -> dict[str, Column]:
         return merged(known, Table.read(out).columns, silent) if out.exists() else known
     except UserError as error:
         raise UserError(
-            error.where, error.fault, "move the file away: the import then starts from the table shipped with nasx"
+            error.where, error.fault, "move the file elsewhere: the import then starts from the table in the package"
         ) from error
 
 

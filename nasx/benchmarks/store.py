@@ -85,7 +85,7 @@ def pack(arrays: Arrays, about: dict[str, object]) -> bytes:
 
 def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
     """Read a file written by `pack`. Raises UserError if it is damaged or its form is not one of `forms`."""
-    remedy = "move the file away, or import the benchmark again with `nasx bench import`"
+    remedy = "move the file elsewhere, or import the benchmark again with `nasx bench import`"
     try:
         with np.load(path, allow_pickle=False) as archive:
             if sum(entry.file_size for entry in archive.zip.infolist()) > MAX_BYTES:
@@ -109,7 +109,7 @@ def stamp(file: Path, name: str) -> tuple[int, int]:
         raise UserError(
             f"benchmark.path={file}",
             f"no table found ({error.strerror})",
-            f"write one with `nasx bench import {name} FILE`, or set benchmark.path=null",
+            f"create one with `nasx bench import {name} FILE`, or set benchmark.path=null",
         ) from error
     return stat.st_mtime_ns, stat.st_size
 

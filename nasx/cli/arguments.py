@@ -96,7 +96,7 @@ FOLDERS = ("out", "runs", "folder", "from")
 def _instead(where: str, name: str, value: str, options: Collection[str], positional: str | None) -> str:
     """Suggest a replacement for an option that a command does not have."""
     if name in FOLDERS and "runs" in options:
-        return f"set the folder of the runs with runs={value}"
+        return f"set the folder that contains the runs with runs={value}"
     if name in FOLDERS and positional:
         return f"write {positional} without {name}=: {where} {value}".rstrip()
     if near := spelling.nearest(name, options):

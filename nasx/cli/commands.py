@@ -3,7 +3,7 @@
 from nasx.config import commands
 
 COMMANDS = {
-    "quickstart": "compare three ways to choose a cell: a first result in two minutes on a CPU, offline",
+    "quickstart": "compare three ways to choose a cell: a first result in one to two minutes on a CPU, offline",
     "fit": "turn a folder of images into a small trained network in an ONNX file, in one command",
     "search": "search for an architecture, then look it up in the benchmark",
     "retrain": "train a found or published architecture from scratch and test it",

@@ -83,7 +83,7 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
     """
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
-        raise UserError(f"from={folder}", "is not the folder of a search", "name a folder that nasx search has written")
+        raise UserError(f"from={folder}", "is not the folder of a search", "name a folder that nasx search created")
     if own := instantiate.foreign_packages(saved, allow):
         fault = f"uses classes from {', '.join(own)}, which are not trusted"
         raise UserError(f"from={folder}", fault, f"if you trust them, add allow='[{','.join(own)}]'")

@@ -102,7 +102,7 @@ def finished_retraining(folder: Path) -> Result:
     found = records.finished(folder)
     if found is None:
         fault = "contains no finished run (no readable result.json)"
-        remedy = "run the command of that retraining again: it resumes and finishes"
+        remedy = "run that run's command again: it will resume and finish"
     elif found.get("test_perplexity") is not None:
         fault = "contains a language model; only networks that classify images can be exported"
         remedy = "read its weights from the run's last checkpoint"
@@ -258,7 +258,7 @@ WRITERS: dict[str, tuple[str, Callable[[nn.Module, Facts], bytes]]] = {
 def card(
     facts: Facts, result: Mapping[str, object], files: Sequence[str], measured: Mapping[str, object] | None = None
 ) -> str:
-    """Return the model card; `measured` has the measurements of an ONNX file by `nasx fit` (fit_report.written)."""
+    """Return the model card; `measured` holds what `nasx fit` measured for an ONNX file (fit_report.written)."""
     import jinja2
 
     from nasx.results import table_formats

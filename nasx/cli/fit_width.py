@@ -47,8 +47,8 @@ class Networks(NamedTuple):
         if least > target:
             raise UserError(
                 f"{quantity}={target:g}",
-                f"no network of this space costs less than {budgets.text(least, quantity)}",
-                "raise it, or lower dataset.size or retrain.layers",
+                f"no network in this space costs less than {budgets.text(least, quantity)}",
+                f"raise {quantity}, or lower dataset.size or retrain.layers",
             )
 
     def network(self, genotype: str, channels: int) -> Network:
@@ -84,7 +84,7 @@ class Networks(NamedTuple):
         return widest(partial(self.network, genotype), self.space.example(1, self.shape), limits)
 
     def latency(self, genotype: str, channels: int) -> float:
-        """Return the median latency in milliseconds of one image in onnxruntime."""
+        """Return the median latency of onnxruntime for one image, in milliseconds."""
         from nasx.cli import export
         from nasx.export import metadata, runtime
 

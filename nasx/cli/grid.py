@@ -125,7 +125,7 @@ def too_many(overrides: Sequence[Override]) -> UserError | None:
     """Return the error for more combinations than `MAX_JOBS`, or None if there are at most that many."""
     if math.prod(map(count, overrides)) <= MAX_JOBS:
         return None
-    return UserError("--multirun", f"gives more than {MAX_JOBS:,} jobs", "split it into several sweeps")
+    return UserError("--multirun", f"would start more than {MAX_JOBS:,} jobs", "split it into several sweeps")
 
 
 # ---------------------------------------------------------------------------------------------------- jobs

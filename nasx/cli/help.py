@@ -34,7 +34,7 @@ OPTIONS = [
 def overview() -> str:
     """Return the text of `nasx --help`."""
     steps = [
-        ("nasx quickstart", "a first result, offline, in two minutes"),
+        ("nasx quickstart", "a first result, offline, in one to two minutes"),
         ("nasx list", "available methods, spaces, datasets and other choices"),
         ("nasx <command> --help", "settings, defaults and examples of a command"),
         ("nasx --version", ""),

@@ -107,7 +107,7 @@ def main(words: Sequence[str]) -> int:
     sampling = Sampling(args.optional("n", 2), args.number("seed"), args.optional("images", 1))
     sign = -1.0 if args.flag("lower") else 1.0
     if not 0 <= sampling.seed < 2**63:
-        raise UserError(f"seed={sampling.seed}", "is not in 0 ... 2**63 - 1", "use seed=0")
+        raise UserError(f"seed={sampling.seed}", "is not between 0 and 2**63 - 1", "use seed=0")
     written = target(args.options["out_file"])
     rows, cells = [], {}
     for each in scored(args, settings, sampling):

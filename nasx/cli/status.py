@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> int:
         )
     root = Path(args.positional[0] if args.positional else "outputs").expanduser()
     if args.positional and not root.is_dir():
-        raise UserError(f"nasx status {args.positional[0]}", "does not exist", "name the folder of the runs")
+        raise UserError(f"nasx status {args.positional[0]}", "does not exist", "name the folder that contains the runs")
     now = time.time()
     found = {Path(folder): state(Path(folder), root, now) for folder in records.run_folders(root)}
     print(printable("\n".join([text([*found.values()], root, now), *sweeps(root, now, found)])))

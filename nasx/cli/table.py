@@ -89,7 +89,7 @@ def main(cfg: Config) -> str:
     paper, found = ask.get("paper"), len(frame)
     if not found and not paper:
         skipped = "; ".join(frame.attrs["notes"])
-        instead = "name the folder of the runs, for example out=outputs"
+        instead = "name the folder that contains the runs, for example out=outputs"
         if roots == ["outputs"]:
             instead = "search first, for example nasx search experiment=quickstart"
         fault = "contains no finished run" + (f" ({skipped})" if skipped else "")

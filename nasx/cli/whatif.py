@@ -158,7 +158,7 @@ def opened(folder: Path, allow: Sequence[str]) -> Config:
         raise UserError(str(folder), f"is in use by {holder}", "wait for it to finish, or stop it")
     if stages.count(saved) > 1:
         remedy = f"name the folder of a stage other than the last: {folder / stages.name(0)}"
-        raise UserError(str(folder), "is a search in several stages", remedy)
+        raise UserError(str(folder), "is a search with several stages", remedy)
     return saved
 
 
@@ -168,7 +168,7 @@ def kept(folder: Path, epoch: int) -> Path:
     if epoch not in found:
         again = "search again under another name, with name=NAME search.keep_every=1"
         known = f"choose one of the kept epochs {', '.join(map(str, found))}" if found else again
-        raise UserError(f"epoch={epoch}", f"{folder} has no checkpoint of this epoch", known)
+        raise UserError(f"epoch={epoch}", f"{folder} has no checkpoint for this epoch", known)
     return found[epoch]
 
 

@@ -17,14 +17,14 @@ from nasx.spaces import latency, rules
 
 
 def faults(cfg: Config, command: str) -> Iterator[UserError]:
-    """Yield the inconsistencies of the settings of `budget`; nothing if there is no budget."""
+    """Yield the inconsistencies in the settings of `budget`; nothing if there is no budget."""
     node, space = cfg.get("budget"), cfg.get("space") or {}
     if not isinstance(node, Mapping) or node.get("quantity") not in budgets.UNITS:
         return
     if schema.text_constant(space.get("_target_"), "data") not in ("", "images"):
         yield UserError(
             f"budget={node['quantity']}",
-            "applies only to networks for images, but the networks of this space are for text",
+            "applies only to image networks, but this space contains text networks",
             "set budget=none",
         )
         return
@@ -70,7 +70,7 @@ def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[Us
     if node["quantity"] == "latency":
         yield UserError(
             "budget=latency",
-            "cannot choose the width of a network: a table has the latencies of a single width",
+            "cannot choose the width of a network: a latency table covers only one width",
             "use budget=macs or budget=params; nasx fit FOLDER latency=3ms measures networks of several widths",
         )
         return
@@ -79,7 +79,7 @@ def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[Us
         if node[key] != neutral:
             yield UserError(
                 f"budget.{key}={node[key]}",
-                "applies only to searches; a retraining uses the cost of its own network",
+                "applies only to searches; nasx retrain uses the cost of its own network",
                 f"leave budget.{key} out",
             )
     if cfg.get("relaxed"):
@@ -96,7 +96,7 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
             given, f"has no effect: retrain.max_macs={limit} sets the number of channels", "add retrain.max_macs=null"
         )
     if _without_search(cfg, command) and (quantity := value_at(cfg, "budget.quantity")):
-        yield UserError(given, f"has no effect: budget={quantity} sets the number of channels", "leave it out")
+        yield UserError(given, f"has no effect: budget={quantity} sets the number of channels", f"leave out {given}")
 
 
 def _latency(cfg: Config, node: Config) -> Iterator[UserError]:

@@ -170,6 +170,6 @@ def _set_by(choices: Mapping[str, object], where: str, key: str, fault: str) -> 
             return UserError(
                 f"{group}={choice}",
                 f"sets {where}.{key}, but {fault}",
-                f"use another {where} or {group}; the setting exists with {where}={', '.join(fit)}",
+                f"use another {where} or {group}; the setting is available with {where}={', '.join(fit)}",
             )
     return None

@@ -23,7 +23,7 @@ def faults(cfg: Mapping[str, object], command: str, benchmark: Benchmark) -> Ite
     if objective not in known:
         yield UserError(
             f"objective={objective}",
-            f"is not a number that this nasx {command} records",
+            f"is not a value that nasx {command} records here",
             spelling.suggest(str(objective), known, "it records"),
         )
 

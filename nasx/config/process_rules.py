@@ -20,9 +20,9 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
         return
     if schema.text_constant((cfg.get("space") or {}).get("_target_"), "data") == "text":
         # each segment continues from the previous one
-        yield UserError(place, "jobs on text run in one process only", remedy)
+        yield UserError(place, "jobs with text data run in only one process", remedy)
     if command == "retrain" and cfg.get("relaxed"):
-        yield UserError(place, "jobs with relaxed=true run in one process only", remedy)
+        yield UserError(place, "jobs with relaxed=true run in only one process", remedy)
     if command == "search" or (command == "run" and started > 1):
         for found, fault in _alone(cfg):
             if found:
@@ -37,6 +37,6 @@ def _alone(cfg: Config) -> Iterator[tuple[bool, str]]:
     yield not objectives.trains_supernet(method), f"{name} trains no supernet, so there is nothing to share"
     yield count > 1, f"seeds_per_job={count} puts several searches into one process"
     yield stages.count(cfg) > 1, "the stages of a search run in a single process"
-    yield engine.get("compile") == "on", "engine.compile=on does not support several processes"
-    yield engine.get("graphs") == "on", "engine.graphs=on does not support several processes"
+    yield engine.get("compile") == "on", "engine.compile=on does not support multiple processes"
+    yield engine.get("graphs") == "on", "engine.graphs=on does not support multiple processes"
     yield every > 0, f"search.diagnose_every={every} needs the outputs of a whole batch in one process"

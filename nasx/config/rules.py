@@ -127,8 +127,8 @@ def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserErr
             remedy = next(word for word in fits[wanted].split() if word.startswith(group))
             yield UserError(
                 f"{group}={_class_name(cfg, group)}",
-                f"is for {found}, but the networks of this space read {wanted}",
-                f"use {remedy}, or a space whose networks read {found}",
+                f"is for {found}, but the networks in this space take {wanted}",
+                f"use {remedy}, or a space whose networks take {found}",
             )
 
 
@@ -151,8 +151,8 @@ def _method_reads(cfg: Mapping[str, object], command: str) -> Iterator[UserError
         if found and wanted not in ("", found):
             yield UserError(
                 f"method={_class_name(cfg, place)}",
-                f"is for networks that read {wanted}, but those of this space read {found}",
-                f"use a space whose networks read {wanted}, or another method, for example method=random",
+                f"is for networks that take {wanted}, but those in this space take {found}",
+                f"use a space whose networks take {wanted}, or another method, for example method=random",
             )
 
 
@@ -215,7 +215,7 @@ def _eval_mode(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
         if value_at(cfg, f"{place}.perturbation") == "adversarial" and value_at(cfg, f"{place}.ascent") == "eval":
             yield UserError(
                 f"{place}.ascent=eval",
-                "needs running statistics of batch norm, but this supernet keeps none",
+                "needs batch norm's running statistics, but this supernet keeps none",
                 f"set space.batch_norm=tracked, as in the released code, or {place}.ascent=train",
             )
 

@@ -101,7 +101,7 @@ def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | 
                 where,
                 f"{len(other):,} of {len(keys):,} images differ in size from {x.shape[3]} x "
                 f"{x.shape[2]}: {', '.join(lines[: survey.SHOWN])}" + ", ..." * (len(lines) > survey.SHOWN),
-                "set dataset.size to bring all images to one size",
+                "set dataset.size to resize all images to one size",
             )
         )
     raise UserError.join(faults)
@@ -166,7 +166,7 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
         raise UserError(
             f"dataset.path={path}",
             f"has labels that occur only in the test set: {named}",
-            "remove these test images, or add training images of these labels",
+            "remove these test images, or add training images with these labels",
         )
     log.info("%s: %d classes, %s + %s images, %s", path, len(found), f"{cut:,}", f"{len(test_x):,}", how)
     labels = labels.astype(np.int64)
@@ -181,8 +181,8 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
         if len(own) < 2:
             raise UserError(
                 f"dataset.path={path}",
-                f"has 1 image of label {label}, but part of each class is held out as the test set",
-                "add images of this label or remove it, or give train_x, train_y, test_x, test_y",
+                f"has only 1 image with label {label}, but part of each class is held out as the test set",
+                "add images with this label, or remove this image, or give train_x, train_y, test_x, test_y",
             )
         held[own[held_out(len(own), test_fraction)]] = True
     order = np.random.RandomState(0).permutation(len(y))

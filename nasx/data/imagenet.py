@@ -80,7 +80,7 @@ class ImageNet:
                 f"dataset.resize={self.resize}",
                 f"one image of {self.resize} x {self.resize} needs {needed / 2**30:,.1f} GB, more than half of this "
                 "machine's memory",
-                "lower it; the usual value for ImageNet is 256",
+                "lower dataset.resize; the usual value for ImageNet is 256",
             )
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             yield UserError(

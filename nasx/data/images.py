@@ -5,8 +5,8 @@ Sources: Krizhevsky 2009 (CIFAR); Netzer et al. 2011 (SVHN, the `train` part onl
 released code of DARTS and NAS-Bench-201; conf/dataset/ gives the source of each value.
 
 Deviations: (1) CIFAR-100 is read with its 100 fine labels; (2) SVHN's label 10 is the digit 0, as in torchvision;
-(3) the digits are enlarged to `size` by repeating pixels, because the 8 x 8 originals are too small for the
-three resolutions of a network.
+(3) the digits are enlarged to `size` by repeating pixels, by default to 32 x 32, because a network has three
+resolutions and the last would have 2 x 2 pixels for the 8 x 8 originals (as in `nasx quickstart`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class _Cifar(Source):
 
     def remedy(self, folder: Path) -> str:
         again = "the next run downloads it again" if self.download else "set dataset.download=true"
-        return f"move {folder} away; {again}, or unpack {self.layout.url.rsplit('/', 1)[-1]} there; {OFFLINE}"
+        return f"move {folder} elsewhere; {again}, or unpack {self.layout.url.rsplit('/', 1)[-1]} there; {OFFLINE}"
 
     def find(self) -> None:
         if self.locate() is not None:
@@ -168,7 +168,7 @@ class Svhn(Source):
         for file in missing(folder, self.files):
             fetch(self.name, folder, self.url + file, self.files[file], file)
         for file, md5 in self.files.items():
-            verify(folder / file, md5, f"move {folder / file} away and get it again from {self.url}; {OFFLINE}")
+            verify(folder / file, md5, f"move {folder / file} elsewhere and get it again from {self.url}; {OFFLINE}")
             content = loadmat(folder / file, variable_names=("X", "y"))
             y = content["y"].astype(np.int64).reshape(-1)
             parts.append((content["X"].transpose(3, 2, 0, 1), np.where(y == 10, 0, y)))

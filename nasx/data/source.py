@@ -226,7 +226,7 @@ class Source(ABC):
             raise UserError(
                 f"dataset.path={self.path}",
                 "does not exist",
-                f"correct it, or create the folder: {self.name} is then downloaded into it; {OFFLINE}",
+                f"correct it, or create the folder: {self.name} will then be downloaded into it; {OFFLINE}",
             )
         place = self.root
         while not place.exists() and place != place.parent:

@@ -56,7 +56,7 @@ class Probes:
         return found
 
     def state(self) -> State:
-        """Return the tensors to resume from with `load`."""
+        """Return the tensors that `load` needs to resume."""
         return {"sums": dict(self.sums)}
 
     def load(self, state: State) -> None:

@@ -26,7 +26,7 @@ def facts(path: str | Path) -> tuple[Path, Facts]:
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
         run = path if (Path(path) / "result.json").is_file() else "RUN"
-        raise UserError(str(file), "does not exist", f"write it with nasx export from={run}")
+        raise UserError(str(file), "does not exist", f"create it with nasx export from={run}")
     if file.suffix == ".onnx":
         raise UserError(str(file), "is not a torch network", "open it with nasx.export.runtime.load")
     try:

@@ -113,10 +113,10 @@ def save(path: Path, network: nn.Module, facts: Facts) -> None:
 
 
 def packed(network: nn.Module, facts: Facts) -> bytes:
-    """Return the bytes of model.safetensors: contiguous weights in their own precision, and the facts.
+    """Return the bytes of model.safetensors: contiguous weights in their original dtype, with `facts` as metadata.
 
-    The bytes depend only on the network and the facts: the order of the header that safetensors writes differs between
-    processes, so the header is rewritten with sorted names. Offsets in the header count from the end of the header.
+    The bytes depend only on the network and `facts`: safetensors orders the entries of the header differently in each
+    process, so the header is rewritten with sorted names. Offsets in the header are relative to its end.
     """
     from safetensors.torch import save as library
 

@@ -92,7 +92,7 @@ def load(path: str | Path, threads: int = 0) -> OnnxModel:
     """
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
     if not file.is_file():
-        raise UserError(str(file), "does not exist", "write it with nasx export from=RUN format=onnx")
+        raise UserError(str(file), "does not exist", "create it with nasx export from=RUN format=onnx")
     return opened(file, str(file), threads)
 
 

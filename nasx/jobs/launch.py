@@ -141,7 +141,7 @@ def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> Result:
 
 
 def exit_with_parent() -> None:
-    """Request a stop with a checkpoint when the parent process dies."""
+    """When the parent process dies, let this process write a checkpoint and stop."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

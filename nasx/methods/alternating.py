@@ -37,7 +37,7 @@ from nasx.core.bilevel import (
 
 
 class Hypergradient(NamedTuple):
-    """The hypergradient `g` (a tree like `a`) and L2's outcome; for second-order methods also v and s (like `w`).
+    """The hypergradient `g` (a tree like `a`) and L2's outcome; for second-order methods, v and s (trees like `w`).
 
     v = d L2 / dw, and s is the tree that M is applied to: v itself (DARTS), H v (Amended), a series (iDARTS).
     """

@@ -60,7 +60,7 @@ class Zen(ZeroCost):
 
 @contextmanager
 def scales(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Yield a list that receives s, (), of each batch norm run within the block, or 1 if s is 0."""
+    """Yield a list to which each batch norm that runs in the block appends its s, a scalar tensor, or 1 if s is 0."""
     found: list[Tensor] = []
 
     def scale(norm: nn.Module, given: tuple[Tensor, ...]) -> None:

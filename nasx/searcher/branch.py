@@ -34,7 +34,7 @@ def branch_state(path: Path, branch: Config, loop: Loop, device: torch.device | 
         raise UserError(
             where,
             f"{path} is missing, damaged or not the checkpoint that this branch was started from",
-            "restore a copy of it, or choose another epoch",
+            "restore it from a backup, or choose another epoch",
         )
     if not loop.total:
         raise checkpoints.Unfit(where, "the method does not train a supernet", "choose one that does")

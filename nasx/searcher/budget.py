@@ -120,8 +120,8 @@ class Budget:
         if target < least:
             raise UserError(
                 f"budget.target={self.target}",
-                f"no network of this space costs less than {budgets.text(least, self.quantity)}",
-                f"raise it (the mean is {budgets.text(mean, self.quantity)}), or lower budget.channels",
+                f"no network in this space costs less than {budgets.text(least, self.quantity)}",
+                f"raise budget.target (the mean is {budgets.text(mean, self.quantity)}), or lower budget.channels",
             )
         return Limit(self, problem, model, target, count)
 

@@ -111,7 +111,9 @@ def saved_path(folder: Path) -> EnginePath | None:
     path = held.get("path")
     if not isinstance(path, dict) or any(choice not in CHOICES.items() for choice in path.items()):
         raise UserError(
-            str(folder / KEPT), "is damaged", "restore a copy of the file, or move the folder away to restart this run"
+            str(folder / KEPT),
+            "is damaged",
+            "restore the file from a backup, or move the folder elsewhere to restart this run",
         )
     return path
 

@@ -82,7 +82,7 @@ class RelaxedProblem:
         auto = engine.compile == "auto" and device.type == "cuda" and not self.parallel
         self.compiled = engine.compile == "on" or auto
         if self.compiled and self.parallel:
-            raise UserError("engine.compile=on", "does not support several processes", "use engine.compile=off")
+            raise UserError("engine.compile=on", "does not support multiple processes", "use engine.compile=off")
         if self.compiled:
             keep_compiled()
             torch._dynamo.config.recompile_limit = 256

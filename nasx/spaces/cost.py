@@ -125,7 +125,7 @@ def widest(build: Callable[[int], nn.Module], example: Tensor, limits: Sequence[
         raise UserError(
             limit.where,
             f"is too low even for two channels, which cost {budgets.text(found, limit.quantity)}",
-            "raise it, or lower retrain.layers or dataset.size",
+            f"raise {limit.where.partition('=')[0]}, or lower retrain.layers or dataset.size",
         )
     while fits(high):
         low, high = high, 2 * high

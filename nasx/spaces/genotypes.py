@@ -160,7 +160,7 @@ def checked(text: str) -> str:
         raise UserError("genotype=''", "is empty", "give a genotype or the name of a published one")
     if len(text) > MAX_LENGTH:
         raise UserError(
-            "genotype", f"{len(text)} characters are too many (at most {MAX_LENGTH})", "give only the genotype"
+            "genotype", f"has {len(text)} characters, but at most {MAX_LENGTH} are allowed", "give only the genotype"
         )
     return text
 
@@ -230,7 +230,7 @@ def darts_fields(text: str) -> Mapping[str, object]:
             raise UserError("genotype", f"{_short(value)} is not a DARTS genotype", DARTS_FORM)
         return value
     if len(value.args) > len(FIELDS):
-        raise UserError("genotype", f"has {len(value.args)} fields instead of at most {len(FIELDS)}", DARTS_FORM)
+        raise UserError("genotype", f"has {len(value.args)} fields, but at most {len(FIELDS)} are allowed", DARTS_FORM)
     given = dict(zip(FIELDS, value.args, strict=False))
     twice = sorted(given.keys() & value.named.keys())
     known = {*FIELDS, "cells", "recurrent", "concat"}
@@ -323,7 +323,7 @@ def nb201_cell(text: str) -> tuple[str, ...]:
         ):
             return tuple(name for name, _ in flat)
     raise UserError(
-        "genotype", f"{_short(value)} is not a NAS-Bench-201 cell", NB201_FORM + ", or six operation indices of NASLib"
+        "genotype", f"{_short(value)} is not a NAS-Bench-201 cell", NB201_FORM + ", or six NASLib operation indices"
     )
 
 
@@ -352,14 +352,18 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
         words = part.split("|")
         if len(words) != node + 2 or words[0] or words[-1]:
             raise UserError(
-                f"genotype, character {at + 1}", f"node {node} must have {node} operations between |", NB201_FORM
+                f"genotype, character {at + 1}",
+                f"node {node} must have {spelling.counted(node, 'operation')} between two |",
+                NB201_FORM,
             )
         at += 1
         for source, word in enumerate(words[1:-1]):
             name, mark, number = word.partition("~")
             if not mark or number != str(source) or not name:
                 raise UserError(
-                    f"genotype, character {at + 1}", f"{_short(word)} should be an operation and ~{source}", NB201_FORM
+                    f"genotype, character {at + 1}",
+                    f"{_short(word)} should be an operation followed by ~{source}",
+                    NB201_FORM,
                 )
             out.append(name)
             at += len(word) + 1
@@ -386,7 +390,7 @@ def nb101_graph(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]
     if not isinstance(matrix, tuple) or not all(
         isinstance(row, tuple) and all(isinstance(x, int) for x in row) for row in matrix
     ):
-        raise UserError("genotype, matrix", f"{_short(matrix)} is not a list of rows of 0 and 1", NB101_FORM)
+        raise UserError("genotype, matrix", f"{_short(matrix)} is not a list of rows of 0s and 1s", NB101_FORM)
     if not isinstance(ops, tuple) or not all(isinstance(op, str) for op in ops):
         raise UserError("genotype, ops", f"{_short(ops)} is not a list of operation names", NB101_FORM)
     return matrix, ops

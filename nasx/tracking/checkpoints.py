@@ -101,11 +101,11 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
         log.warning("%s: %s; the previous checkpoint is used", path, few)
     if short:
         fault = f"has {rows} complete rows, but the readable checkpoints expect more ({short})"
-        remedy = "restore a copy of the file, or move the folder away to restart this run"
+        remedy = "restore the file from a backup, or move the folder elsewhere to restart this run"
         raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:
         fault = f"none of {spelling.counted(len(paths), 'checkpoint')} can be read"
-        raise UserError(str(folder / "checkpoints"), fault, "move the folder away to restart this run")
+        raise UserError(str(folder / "checkpoints"), fault, "move the folder elsewhere to restart this run")
     return None
 
 

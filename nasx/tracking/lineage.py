@@ -121,7 +121,7 @@ def finished_search(name: str, out: str) -> tuple[Path, Result]:
     found = records.finished(folder)
     if found is None:
         fault = f"{folder} contains no finished run (no readable result.json)"
-        raise UserError(f"from={name}", fault, "run the command of that search again: it resumes and finishes")
+        raise UserError(f"from={name}", fault, "run that search's command again: it will resume and finish")
     if found.get("kind") != "search" or not found.get("genotype"):
         remedy = f"use from={found['parent']}" if found.get("parent") else "name a run of nasx search"
         raise UserError(f"from={name}", f"is a run of nasx {found.get('kind')}, not a search", remedy)
@@ -134,7 +134,7 @@ def epoch_row(folder: Path, epoch: int | None) -> Row:
     epoch = max(found, default=0) if epoch is None else epoch
     if epoch not in found:
         there = f"it has epochs {min(found)} to {max(found)}" if found else "its metrics.jsonl is missing or empty"
-        raise UserError(f"epoch={epoch}", f"{folder} has no cell of this epoch", there)
+        raise UserError(f"epoch={epoch}", f"{folder} has no cell for this epoch", there)
     return found[epoch]
 
 

@@ -69,7 +69,7 @@ class Lock:
             raise in_use(self.folder, _text(self.handle)) from error
         there = _text(self.handle)
         if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # incomplete or zeros after a power loss
-            remedy = "choose another folder, or move the file away"
+            remedy = "choose another folder, or move the file elsewhere"
             raise UserError(str(self.path), "is not a lock file of nasx", remedy)
         if held_elsewhere(there, self.handle):
             lost = f"{holder_name(there)} did not exit cleanly, or is not visible from here"

@@ -226,7 +226,7 @@ class SelectionProgress:
     """Time of the first decision of this process, and the number of decisions."""
 
     def update(self, done: int, total: int) -> None:
-        """Log that `done` of `total` decisions are made, and the time left."""
+        """Log how many of `total` decisions have been made (`done`) and the time left."""
         if self.began is None:
             self.began = time.monotonic(), done
             log.info("the search is done; choosing the architecture: %d of %d decisions", done, total)

@@ -92,9 +92,9 @@ def finished(folder: Path) -> Result | None:
     result = read_json(path)
     if result is None and os.path.lexists(path):
         rest = (
-            "restore a copy of it, or remove it: the same command then continues from the last checkpoint"
+            "restore it from a backup, or remove it: the same command then continues from the last checkpoint"
             if checkpoints.found(folder)
-            else "restore a copy of it, or move the folder away to start the run again"
+            else "restore it from a backup, or move the folder elsewhere to start the run again"
         )
         raise UserError(str(path), "cannot be read as a record: it is damaged, or you lack permission to read it", rest)
     if later := versions.newer(result or {}):

@@ -118,7 +118,7 @@ class Run:
         if read_yaml(path) is None or unused(self.folder):
             if not unused(self.folder):
                 fault = "is missing or truncated, and nothing else shows which run the files belong to"
-                remedy = "restore a copy of the file, or move the folder away to restart this run"
+                remedy = "restore the file from a backup, or move the folder elsewhere to restart this run"
                 raise UserError(str(path), fault, remedy)
             held = {"format": versions.FORMAT, **extra, **self.identity}
             write_atomic(path, yaml.safe_dump(held, sort_keys=False, allow_unicode=True))

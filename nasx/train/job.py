@@ -47,8 +47,8 @@ class RetrainJob(Job):
         if self.data.carries and distributed.world_size() > 1:
             raise UserError(
                 "nasx retrain",
-                f"jobs on text run in one process only, but {distributed.world_size()} were started",
-                "start it without torchrun",
+                f"jobs with text data run in only one process, but {distributed.world_size()} were started",
+                "run the command without torchrun",
             )
         classes, shape = len(self.data.classes), self.data.shape
         if not cfg.get("relaxed"):

@@ -169,7 +169,7 @@ def test_test_accuracies_that_do_not_go_with_the_validation_are_refused(tmp_path
 def test_a_damaged_table_is_not_replaced(tmp_path: Path, cache: Path) -> None:
     cache.parent.mkdir(parents=True)
     cache.write_bytes(b"half a table")
-    with pytest.raises(UserError, match="move the file away: the import then starts"):
+    with pytest.raises(UserError, match="move the file elsewhere: the import then starts"):
         bench.bench_import("nb201", str(foreign_csv(tmp_path / "tests.csv")))
     assert cache.read_bytes() == b"half a table"
 

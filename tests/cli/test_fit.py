@@ -232,7 +232,7 @@ def test_the_width_without_a_budget_and_by_the_work() -> None:
     most = own.cost(CELL, 12).macs
     assert own.widest(CELL, "", math.inf, (8, most)) == 12
     assert own.widest(CELL, "", math.inf, (8, 1)) == 8
-    with pytest.raises(UserError, match="macs=1000: no network of this space costs less than"):
+    with pytest.raises(UserError, match="macs=1000: no network in this space costs less than"):
         own.feasible("macs", 1000)
     with pytest.raises(UserError, match="macs=1000: is too low even for two channels, which cost"):
         own.widest(CELL, "macs", 1000, (8, math.inf))

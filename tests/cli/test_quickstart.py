@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -37,8 +39,54 @@ def test_its_screen_holds_the_accuracies_of_its_runs(done, capsys, monkeypatch):
         assert f"{accuracy:.2f} %" in screen
     long = ("cell found", "picture: ", "      nasx table out=")
     assert all(len(line) <= 80 for line in screen.splitlines() if not line.startswith(long))
-    rows = screen[screen.index("choice ") : screen.index("Accuracy:")].splitlines()
-    assert [row[:7].strip() != "" for row in rows] == [True] * 6, "each choice stands on one line"
+    heading, *rows = screen[screen.index("cell   ") : screen.index("Accuracy:")].splitlines()
+    assert heading.split() == ["cell", "accuracy", "better", "than", "cost", "of", "choosing"]
+    assert [row[:7].strip() != "" for row in rows] == [True] * 5, "each choice stands on one line"
+    assert rows[0].split() == [
+        "best",
+        "of",
+        "all",
+        "cells",
+        "91.61",
+        "%",
+        "99.99",
+        "%",
+        "15,625",
+        "runs,",
+        "7,934",
+        "GPU-h",
+    ]
+    assert rows[-1].split()[-5:] == ["87.31", "%", "49", "%", "none"]
+    [line] = [line for line in screen.splitlines() if line.startswith("next: nasx ")]
+    quickstart.invoke.composed("search", line.split("   ")[0].split()[3:])
+
+
+def test_the_best_cell_is_not_better_than_all_cells(done, capsys, monkeypatch):
+    _, start = done
+    best = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_1x1~2|"
+    table = Nb201()
+    assert table.query(best).datasets["cifar10"]["valid"] == table.accuracies("cifar10", "valid").max()
+    call = quickstart.invoke.call
+    monkeypatch.setattr(
+        quickstart.invoke, "call", lambda *a: SimpleNamespace(record=call(*a).record | {"genotype": best})
+    )
+    start()
+    rows = [row for row in capsys.readouterr().out.splitlines() if " 91.61 %" in row]
+    assert [row.split()[row.split().index("91.61") + 2] for row in rows] == ["99.99"] * 4
+
+
+def test_changed_settings_ask_for_another_folder(done):
+    _, start = done
+    start()
+    with pytest.raises(
+        UserError, match=r"belongs to a run with a different configuration .*; choose another folder with out="
+    ):
+        start("search.batch=9")
+
+
+def test_its_picture_is_drawn(done):
+    out, start = done
+    start()
     assert (out / "quickstart-s0.png").stat().st_size > 10_000
     assert (out / "quickstart-s0.svg").read_text().rstrip().endswith("</svg>")
 

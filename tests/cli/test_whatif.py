@@ -144,7 +144,7 @@ def test_a_method_of_a_folder_of_ones_own_may_not_change_the_space_either(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["epoch=4"], r"epoch=4: .* has no checkpoint of this epoch; choose one of the kept epochs 1, 2, 3"),
+        (["epoch=4"], r"epoch=4: .* has no checkpoint for this epoch; choose one of the kept epochs 1, 2, 3"),
         (["epoch=3"], r"epoch=3: is not before the end of the branch, which has 3 epochs"),
         (["epoch=1", "space=darts"], r"space=darts: would change the shape of the supernet"),
         (["epoch=1", "space.channels=8"], r"space.channels=8: would change the shape of the supernet"),

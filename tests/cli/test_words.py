@@ -45,7 +45,7 @@ def test_what_is_wrong_is_named_with_its_remedy(given: list[str], said: str) -> 
             {"metric": "", "runs": ""},
             "GROUP",
             "out=X",
-            "has no option out; set the folder of the runs with runs=X; see",
+            "has no option out; set the folder that contains the runs with runs=X; see",
         ),
         (
             {"out": "", "title": ""},

@@ -275,7 +275,7 @@ def test_all_faults_are_reported_at_once() -> None:
         (
             ["method=sdarts", "method.perturbation=adversarial"],
             [
-                "method.ascent=eval: needs running statistics of batch norm, but this supernet keeps none; "
+                "method.ascent=eval: needs batch norm's running statistics, but this supernet keeps none; "
                 "set space.batch_norm=tracked"
             ],
         ),

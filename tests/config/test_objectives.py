@@ -135,7 +135,7 @@ def test_what_may_be_an_objective_is_what_a_record_holds(
         assert not faults(*words, f"objective={name}", command=command)
     for name in absent.split():
         [fault] = faults(*words, f"objective={name}", command=command)
-        assert f"objective={name}: is not a number that this nasx {command} records; " in fault
+        assert f"objective={name}: is not a value that nasx {command} records here; " in fault
         assert fault.endswith("?") is (spelling.nearest(name, known) is not None), "a similar name, or all of them"
 
 

@@ -143,7 +143,7 @@ def test_npz_split_and_faults(tmp_path: Path) -> None:
             {"train_x": x, "train_y": y, "test_x": x[:3], "test_y": np.array([7, 8, 5])},
             "has labels that occur only in the test set: 5, 8; remove",
         ),
-        ({"x": x, "y": np.arange(10)}, "has 1 image of label 0, but part of each class is held out"),
+        ({"x": x, "y": np.arange(10)}, "has only 1 image with label 0, but part of each class is held out"),
         ({"x": np.array([{}], dtype=object), "y": y}, "is not a readable .npz"),
     ):
         np.savez(file, **arrays)

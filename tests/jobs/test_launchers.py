@@ -74,7 +74,7 @@ def call(folder: Path, code: str, *words: str) -> subprocess.CompletedProcess[st
         ([*SWEEP, "hydra.job.chdir=true"], ["hydra.job.chdir=true", "leave it out"]),
         (
             [*SWEEP, "objective=supernet.accuracy"],
-            ["objective=supernet.accuracy", "not a number that this nasx search"],
+            ["objective=supernet.accuracy", "not a value that nasx search"],
         ),
         (
             [*SWEEP, "hydra/sweeper=optuna", "objective=supernet.valid_accuracy"],

@@ -209,7 +209,7 @@ def test_networks_of_text_are_refused_before_anything_is_built(method: str) -> N
     words = ["space=darts_rnn", f"method={method}"]
     cfg, choices = preflight.resolved(preflight.make_loader().load_configuration("search", words, RunMode.RUN))
     inside = {**cfg, "method": {"_target_": "nasx.methods.darts_pt.DartsPt", "inner": cfg["method"]}}
-    said = r"is for networks that read images, but those of this space read text"
+    said = r"is for networks that take images, but those in this space take text"
     with pytest.raises(UserError, match=rf"method={method.capitalize()}: {said}"):
         check.check(cfg, choices, words)
     assert (

@@ -1,4 +1,4 @@
-"""System failures during a command: closed pipe, full disk, no file handles, no memory, no working folder."""
+"""System failures during a command: closed pipe, full disk, no file handles, no memory, no current folder."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path
     done = shell(tmp_path, f'mkdir gone && cd gone && rmdir "$PWD" && nasx {words}', code)
     assert (done.returncode, done.stderr, done.stdout) == (
         2,
-        "nasx: the working folder: no longer exists; change to an existing folder\n",
+        "nasx: the current folder: no longer exists; change to an existing folder\n",
         "",
     )
 

@@ -197,9 +197,9 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
     [
         (
             ("space=darts_rnn", "dataset=digits"),
-            "dataset=Digits: is for images, but the networks of this space read text",
+            "dataset=Digits: is for images, but the networks in this space take text",
         ),
-        (("space=nb201", "dataset=ptb"), "dataset=Ptb: is for text, but the networks of this space read images"),
+        (("space=nb201", "dataset=ptb"), "dataset=Ptb: is for text, but the networks in this space take images"),
         (("space=darts_rnn", "search=darts"), "search=SearchSettings: is for images"),
         (("space=darts", "search=ptb", "dataset=digits"), "search=TextSearchSettings: is for text"),
         (("space=darts_rnn", "method=lambda"), "method=Lambda: compares the cells of a supernet"),
@@ -211,7 +211,7 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
         (("space=darts_rnn", "search.cutout=16"), "search.cutout"),
         (
             ("retrain", "space=darts_rnn", "genotype=DARTS_RNN_V1", "devices=2"),
-            "devices=2: jobs on text run in one process only",
+            "devices=2: jobs with text data run in only one process",
         ),
         (("space=darts_rnn", "benchmark=nb201"), "has no architectures of Recurrent"),
     ],

@@ -369,7 +369,10 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"group": ["devise"]}, "did you mean device"),
         ({"paper": "nas"}, "is not a paper; choose from idarts"),
         ({"runs": "/nowhere/at/all"}, "runs=/nowhere/at/all: contains no finished run"),
-        ({"runs": [], "out": "/nowhere"}, "out=/nowhere: contains no finished run; name the folder of the runs"),
+        (
+            {"runs": [], "out": "/nowhere"},
+            "out=/nowhere: contains no finished run; name the folder that contains the runs",
+        ),
         ({"runs": [], "out": "outputs"}, "out=outputs: contains no finished run; search first"),
         ({"sort": "-cost"}, "sort=-cost: is not a column; did you mean -budget.cost or -cost_s?"),
         ({"sort": "cfar10.valid"}, "sort=cfar10.valid: is not a column; did you mean cifar10.valid"),

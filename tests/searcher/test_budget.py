@@ -291,7 +291,7 @@ def test_targets(value: Any, quantity: str, amount: float, relative: bool) -> No
         (["budget=params", "budget.target=true"], "budget.target=true: must be a number, or text"),
         (["budget=params", "budget.weight=0"], "budget.weight=0: must be above 0"),
         (["budget=params", "budget.form=cubic"], "budget.form=cubic: must be one of hinge"),
-        (["budget=macs", "space=darts_rnn"], "budget=macs: applies only to networks for images"),
+        (["budget=macs", "space=darts_rnn"], "budget=macs: applies only to image networks"),
         (["budget=macs", "stages=drnas_nb201", "method=drnas"], "is a fraction of the mean, but the mean differs"),
         (["budget=macs", "budget.stem=imagenet"], "networks of nb201 support only stem"),
         (["budget=macs", "space=nb1shot1_1", "budget.layers=4"], "cells cannot be divided evenly among 3 stacks"),

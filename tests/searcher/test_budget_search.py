@@ -103,7 +103,7 @@ def test_without_a_budget_nothing_is_changed(tmp_path: Path) -> None:
 
 
 def test_a_target_below_every_network_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no network of this space costs less than 73.31 k parameters"):
+    with pytest.raises(UserError, match=r"no network in this space costs less than 73.31 k parameters"):
         recorded(tmp_path, "budget=params", "budget.target=50k")
 
 

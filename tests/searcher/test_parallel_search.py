@@ -164,8 +164,8 @@ def test_a_killed_search_of_two_processes_resumes_to_the_same_bits(tmp_path: Pat
         (["method=random"], "Random trains no supernet"),
         (["seeds_per_job=2"], "seeds_per_job=2 puts several searches into one process"),
         (["stages=pdarts", "space=darts"], "the stages of a search run in a single process"),
-        (["engine.compile=on"], "engine.compile=on does not support several processes"),
-        (["engine.graphs=on"], "engine.graphs=on does not support several processes"),
+        (["engine.compile=on"], "engine.compile=on does not support multiple processes"),
+        (["engine.graphs=on"], "engine.graphs=on does not support multiple processes"),
         (["search.diagnose_every=1"], "search.diagnose_every=1 needs the outputs of a whole batch"),
     ],
 )

@@ -342,7 +342,7 @@ def test_none_readable_says_what_to_move_away(run: run_folder.Run) -> None:
     saved(run, 1, 2)
     for path in paths(run):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="none of 2 checkpoints can be read; move the folder away"):
+    with pytest.raises(UserError, match="none of 2 checkpoints can be read; move the folder elsewhere"):
         run.load()
 
 

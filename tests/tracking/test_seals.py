@@ -145,7 +145,7 @@ def test_rows_that_every_checkpoint_misses_are_reported(run: run_folder.Run) -> 
     older(run, 1, 2)
     with pytest.raises(
         UserError,
-        match=r"metrics\.jsonl: has 0 complete rows, but the readable checkpoints expect more .*; restore a copy",
+        match=r"metrics\.jsonl: has 0 complete rows, but the readable checkpoints expect more .*; restore the file",
     ):
         run.load()
 
@@ -215,7 +215,9 @@ def test_a_broken_seal_is_mended_where_the_text_is_known(
 def test_a_record_that_cannot_be_read_is_an_error(text: str, run: run_folder.Run) -> None:
     path = run.folder / "result.json"
     path.write_text(text)
-    with pytest.raises(UserError, match=r"result\.json: cannot be read as a record.*move the folder away to start"):
+    with pytest.raises(
+        UserError, match=r"result\.json: cannot be read as a record.*move the folder elsewhere to start"
+    ):
         records.finished(run.folder)
     written(run, 1)
     with pytest.raises(UserError, match=r"or remove it: the same command then continues from the last checkpoint"):

@@ -60,7 +60,7 @@ def test_without_epoch_nothing_changes(here: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("from=found", "epoch=5"), "epoch=5: runs/found has no cell of this epoch; it has epochs 1 to 4"),
+        (("from=found", "epoch=5"), "epoch=5: runs/found has no cell for this epoch; it has epochs 1 to 4"),
         (("from=found", "epoch=0"), "epoch=0"),
         (("space=nb201", "epoch=1"), "chooses a cell of a search, but no search is given; add from=RUN"),
         (("from=found", "epoch=1", "genotype=all_3x3"), "from= and genotype= are mutually exclusive"),

@@ -91,5 +91,5 @@ def test_what_has_no_supernet_is_refused(tmp_path: Path) -> None:
 
 def test_several_processes_are_refused() -> None:
     (fault,) = process_rules.faults({"devices": 2, "relaxed": True}, "retrain")
-    assert str(fault).startswith("devices=2: jobs with relaxed=true run in one process only")
+    assert str(fault).startswith("devices=2: jobs with relaxed=true run in only one process")
     assert not list(process_rules.faults({"devices": 2, "relaxed": False}, "retrain"))

@@ -43,7 +43,7 @@ class Nb101Genotype(Genotype):
                 raise UserError(
                     f"genotype, matrix, row {i + 1}",
                     f"{list(row)} is not upper triangular",
-                    f"write {n} numbers 0 or 1, with 1 only right of the diagonal",
+                    f"write {n} numbers, each 0 or 1, with 1 only to the right of the diagonal",
                 )
         if len(self.ops) != n or self.ops[:1] != (INPUT,) or self.ops[-1:] != (OUTPUT,):
             raise UserError(
