@@ -112,8 +112,9 @@ def _runs(n: int, hours: float) -> str:
 def _found(table: Nb201, record: Result) -> float:
     """Return the accuracy in the table; that of the record is rounded, so the best cell could exceed the optimum."""
     score = table.query(record["genotype"])
-    assert score is not None, "the table has every cell"
-    return score.datasets["cifar10"]["valid"]
+    accuracy = score.datasets["cifar10"]["valid"] if score else None
+    assert accuracy is not None, "the table has the accuracy of every cell"
+    return accuracy
 
 
 def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: Path, out: str) -> None:
