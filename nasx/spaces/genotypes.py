@@ -351,11 +351,8 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
     for node, part in enumerate(nodes, start=1):
         words = part.split("|")
         if len(words) != node + 2 or words[0] or words[-1]:
-            raise UserError(
-                f"genotype, character {at + 1}",
-                f"node {node} must have {spelling.counted(node, 'operation')} between two |",
-                NB201_FORM,
-            )
+            fault = f"node {node} must have {spelling.counted(node, 'operation')}, separated by |"
+            raise UserError(f"genotype, character {at + 1}", fault, NB201_FORM)
         at += 1
         for source, word in enumerate(words[1:-1]):
             name, mark, number = word.partition("~")

@@ -213,7 +213,7 @@ def test_an_import_that_knows_less_does_not_replace_one_that_knows_more(tmp_path
     out = tmp_path / "o.npz"
     import_nb101(write(tmp_path / "full.tfrecord", 3, (4, 108)), out, complete=False)
     before = out.read_bytes()
-    with pytest.raises(UserError, match=r"lacks the accuracies after 4 epochs that the table at .*o\.npz has"):
+    with pytest.raises(UserError, match=r"lacks the accuracies after 4 epochs, which the table at .*o\.npz contains"):
         import_nb101(write(tmp_path / "only108.tfrecord", 3), out, complete=False)
     assert out.read_bytes() == before
     import_nb101(tmp_path / "full.tfrecord", out, complete=False)

@@ -100,7 +100,7 @@ def test_a_parent_that_is_not_a_finished_search(run: Path) -> None:
     (run / "result.json").unlink()
     found = faults("from=one", out, "dataset=digits", command="retrain")
     assert len(found) == 1
-    assert "contains no finished run (no readable result.json); run the command of that search again" in found[0]
+    assert "contains no finished run (no readable result.json); run that search's command again" in found[0]
 
 
 def test_what_a_set_says_of_its_classes_is_so() -> None:

@@ -87,7 +87,7 @@ def faults(tmp_path: Path) -> Iterator[tuple[dict[str, Any], str]]:
     yield asked(tmp_path, "nowhere"), r"from=nowhere: run not found"
     yield asked(tmp_path, None), r"retrain: no architecture is given"
     parent(tmp_path, status="running")
-    yield asked(tmp_path, "found"), r"from=found: .*contains no finished run.*resumes"
+    yield asked(tmp_path, "found"), r"from=found: .*contains no finished run.*it will resume"
     parent(tmp_path, kind="retrain", parent="first")
     yield asked(tmp_path, "found"), r"is a run of nasx retrain, not a search; use from=first"
     parent(tmp_path, genotype="|nor_conv_3x3~0|")
