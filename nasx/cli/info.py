@@ -143,7 +143,7 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
         found = records.finished(run.folder) or {}
         if not found.get("genotype"):
             fault = f"{run.folder} contains no finished run"
-            raise UserError(f"from={given['from']}", fault, "run the same command again: it will resume and finish")
+            raise UserError(f"from={given['from']}", fault, "run that run's command again: it will resume and finish")
         if found.get("relaxed"):
             raise UserError(f"from={given['from']}", "contains a supernet, not a cell", f"use from={found['parent']}")
         return str(found["genotype"]), f"{run.folder}: {found['command']}"

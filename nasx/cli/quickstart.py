@@ -133,7 +133,7 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: 
     console.print(
         "Accuracy: CIFAR-10 validation after 200 epochs of training (from the benchmark).\n"
         "Better than: share of the 15,625 cells with a lower accuracy.\n"
-        "Cost: one training run per cell, with the GPU hours of the benchmark.\n"
+        "Cost: one training run per cell; the GPU hours are those of the benchmark.\n"
         "The search was run on 8 x 8 images of handwritten digits, not on CIFAR-10."
     )
     console.print(f"cell found by the search: {cell}", markup=False)
