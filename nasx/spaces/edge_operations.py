@@ -342,7 +342,10 @@ class Separable(EdgeOperations):
         if c <= self.COMPOSED:
             return F.conv2d(r, self.composed(0), stride=self.stride, padding=self.pad, dilation=self.dilation)
         w = self.depthwise[0].view(e, c, 1, k, k).transpose(0, 1).reshape(c * e, 1, k, k)
-        d = F.conv2d(r, w, stride=self.stride, padding=self.pad, dilation=self.dilation, groups=c)
+        stride, pad, dilation = self.stride, self.pad, self.dilation
+        if stride == dilation == 2:  # reads even pixels only; on channels-last maps, the plain convolution is faster
+            r, stride, pad, dilation = r[:, :, ::2, ::2], 1, pad // 2, 1
+        d = F.conv2d(r, w, stride=stride, padding=pad, dilation=dilation, groups=c)
         d = d.unflatten(1, (c, e)).transpose(1, 2).flatten(1, 2)
         return F.conv2d(d, self.pointwise[0], groups=e)
 

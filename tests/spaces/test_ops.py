@@ -71,6 +71,32 @@ def test_compiled_average_pooling_equals_torchs(stride: int, size: int, monkeypa
         torch.testing.assert_close(fast, plain, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("size", [8, 7])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("name", ["dil_conv_3x3", "dil_conv_5x5", "sep_conv_3x3", "sep_conv_5x5"])
+def test_merged_separable_convolutions_equal_those_of_each_edge(
+    name: str, stride: int, size: int, layout: torch.memory_format
+) -> None:
+    """With more channels than are composed: the merged depthwise convolution, which reads even pixels at stride 2."""
+    channels = edge_operations.Separable.COMPOSED + 2
+    torch.manual_seed(0)
+    op = operations.merge(name, 2, channels, stride, Style()).double()
+    x = image(channels, size).contiguous(memory_format=layout).requires_grad_()
+    scale = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    found = []
+    for merged in (True, False):
+        y = (
+            op(x, F.relu(x), scale, None)
+            if merged
+            else torch.stack([s * op.single(x, i, None) for i, s in enumerate(scale)], 1)
+        )
+        firsts = torch.autograd.grad((y**3).sum(), [x, *op.parameters()], create_graph=True)
+        found.append([y, *firsts, *torch.autograd.grad(sum((g**2).sum() for g in firsts), [x, *op.parameters()])])
+    for fast, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fast, plain, rtol=1e-10, atol=1e-10 * float(plain.detach().abs().max()))
+
+
 def test_factorized_reduce_reads_even_and_odd_pixels() -> None:
     x = image()
     op = modules.FactorizedReduce(4, 6, modules.batch_norm(affine=False)).double()
