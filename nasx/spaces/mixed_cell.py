@@ -205,9 +205,10 @@ class RelaxedCell(Cell[list[Tensor]]):
         style: Style,
         partial: int = 1,
         skip: int = 0,
+        outputs: int = 0,
     ) -> None:
         super().__init__()
-        self.inputs, self.nodes, self.partial = inputs, nodes, partial
+        self.inputs, self.nodes, self.partial, self.outputs = inputs, nodes, partial, outputs or nodes
         self.width = channels // partial
         by_source = [[e for e in edges if e.source == s] for s in range(inputs + nodes)]
         self.sources = [s for s, leaving in enumerate(by_source) if leaving]
@@ -234,7 +235,7 @@ class RelaxedCell(Cell[list[Tensor]]):
         skip_dropout: Number = 0.0,
         bias: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return the outputs of the computed nodes, each (n, C, h', w').
+        """Return the outputs of the last `outputs` nodes (0: of all computed nodes), each (n, C, h', w').
 
         `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) are in the order of
         `order`: by source node. An edge's bias is added to all entries of its mixed output.
@@ -283,7 +284,7 @@ class RelaxedCell(Cell[list[Tensor]]):
                 shares = beta[node].unbind() if beta else [None] * len(bundle.edges)
                 for edge, share in zip(bundle.edges, shares, strict=True):
                     passing[edge.target] = add(passing[edge.target], rest if share is None else rest * share)
-        return states[self.inputs :]
+        return states[-self.outputs :]
 
     def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
         """Return a node's output from its sums; with partial channels, concatenated and shuffled."""

@@ -53,7 +53,7 @@ class Nb201Supernet(Supernet):
                 self.reductions[str(len(self.cells))] = ResidualReduction(c, 2 * c, tracked=tracked)
                 c *= 2
             for _ in range(layers):
-                self.cells.append(RelaxedCell(edges, 1, 3, c, style, partial, skip))
+                self.cells.append(RelaxedCell(edges, 1, 3, c, style, partial, skip, outputs=1))
         self.ordered = EdgeOrder(self.cells[0].order, skip)  # type: ignore[arg-type]
         self.norm = Norm(c, affine=True, tracked=tracked)
         self.classifier = nn.Linear(c, classes)
