@@ -235,7 +235,7 @@ class RelaxedCell(Cell[list[Tensor]]):
         skip_dropout: Number = 0.0,
         bias: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return the outputs of the last `outputs` nodes (0: of all computed nodes), each (n, C, h', w').
+        """Return the outputs of the computed nodes, each (n, C, h', w'); a compiled cell, of the last `outputs` nodes.
 
         `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) are in the order of
         `order`: by source node. An edge's bias is added to all entries of its mixed output.
@@ -284,7 +284,8 @@ class RelaxedCell(Cell[list[Tensor]]):
                 shares = beta[node].unbind() if beta else [None] * len(bundle.edges)
                 for edge, share in zip(bundle.edges, shares, strict=True):
                     passing[edge.target] = add(passing[edge.target], rest if share is None else rest * share)
-        return states[-self.outputs :]
+        # gradients of nodes that nothing reads would cost a compiled cell additions of zeros; hooks read all nodes
+        return states[-self.outputs if torch.compiler.is_compiling() else self.inputs :]
 
     def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
         """Return a node's output from its sums; with partial channels, concatenated and shuffled."""
