@@ -46,7 +46,7 @@ INTRODUCED: dict[str, dict[str, object]] = {
     "nasx.config.settings.SearchSettings": ADDED_TO_SEARCH,
     "nasx.config.settings.TextSearchSettings": ADDED_TO_SEARCH,
     "nasx.config.settings.StudySettings": {"vary": {}},
-    "nasx.spaces.nb201.space.Nb201": {"edge_norm": False},
+    "nasx.spaces.nb201.space.Nb201": {"edge_norm": False, "derive_none": True},
     "nasx.methods.gdas.Gdas": {"gradient": "straight_through"},
     "nasx.methods.sdarts.Sdarts": {"random_start": False, "ascent": "train"},
     "nasx.methods.tse.Tse": {"gradient": "first_order"},

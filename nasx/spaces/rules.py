@@ -115,9 +115,11 @@ def darts(space: Settings) -> None:
         )
 
 
-def nb201(space: object) -> None:
+def nb201(space: Settings) -> None:
     lists(space, "cell", len(NB201_EDGES))
     divided(space)
+    for i, row in enumerate([] if space.derive_none else rows(space, "cell", len(NB201_EDGES))):
+        choosable(row, _place(space, "cell", i))
 
 
 def nb1shot1(space: Settings) -> None:
@@ -159,13 +161,12 @@ SPACES: dict[str, Callable[[object], None]] = {
 
 
 # ---------------------------------------------------------------------------------------------------- genotypes
-def nb201_fits(space: object, cell: Sequence[str]) -> None:
+def nb201_fits(space: Settings, cell: Sequence[str]) -> None:
     """Raise UserError unless the space has the cell's operation on each of its six edges."""
     for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
-        if name not in own:
-            raise UserError(
-                f"genotype, edge {source}->{target}", f"this space has no operation {name}", f"it has {', '.join(own)}"
-            )
+        if name not in own or (name == "none" and not space.derive_none):
+            place, known = f"genotype, edge {source}->{target}", [x for x in own if x != "none" or space.derive_none]
+            raise UserError(place, f"this space has no operation {name}", f"it has {', '.join(known)}")
 
 
 def darts_fits(space: Settings, cells: Sequence[Cell]) -> None:

@@ -144,7 +144,7 @@ def test_a_component_that_computes_otherwise_gets_a_new_identity_and_takes_no_fo
     assert versions.stable(settings, 0) == settings
     moved = {"_target_": "nasx.spaces.nb201.space.Nb201", "layers": 5}
     assert versions.stable(moved) == {**moved, "_target_": "nasx.spaces.nb201.Nb201"}
-    assert versions.completed(versions.stable(moved)) == {**moved, "edge_norm": False}
+    assert versions.completed(versions.stable(moved)) == {**moved, "edge_norm": False, "derive_none": True}
     (tmp_path / "config.yaml").write_text(json.dumps({"kind": "search", "identity": "x", **settings}))
     (tmp_path / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="a version of nasx that gives different results for the same configuration"):

@@ -74,6 +74,28 @@ def test_sample_is_uniform() -> None:
     assert statistic < 103.4
 
 
+def test_sample_draws_the_numbers_of_one_vector() -> None:
+    """The bits of 0.1.0, which drew the six operations at once."""
+    for seed in range(50):
+        drawn = torch.randint(5, (6,), generator=generator(seed)).tolist()
+        assert Nb201().sample(generator(seed)).ops == tuple(OPERATIONS[i] for i in drawn)
+
+
+def test_derive_none_false_never_selects_none() -> None:
+    space = Nb201(layers=1, derive_none=False)
+    for seed in range(50):
+        a = torch.randn(6, 5, generator=generator(seed))
+        found = space.discretize(space.relax({"cell": a}, softmax))
+        assert found.ops == tuple(OPERATIONS[1 + int(row[1:].argmax())] for row in a)
+        assert "none" not in space.sample(generator(seed)).ops
+    assert space.size() == 4**6
+    assert [d.options for d in space.decisions()[0]] == [tuple((e, o) for o in range(1, 5)) for e in range(6)]
+    with pytest.raises(UserError, match="edge 0->1: this space has no operation none; it has skip_connect, nor_conv"):
+        space.parse("033133")
+    with pytest.raises(UserError, match=r"space\.operations=\[none\]: no operation can be selected"):
+        Nb201(operations=("none",), derive_none=False)
+
+
 def test_space_refuses_what_it_does_not_have() -> None:
     space = Nb201(operations=("none", "skip_connect"))
     with pytest.raises(UserError, match="edge 0->1: this space has no operation nor_conv_3x3"):

@@ -19,27 +19,31 @@ from nasx.spaces.selection import Lists
 
 
 class CellCosts(CostModel):
-    """Cost model from a table with the cost of each cell of a space."""
+    """Cost model from a table with the cost of each cell of a space; `choices` are the indices of operations on it."""
 
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
+    def __init__(self, table: Tensor, choices: Sequence[Tensor]) -> None:
+        self.table, self.choices = table, choices
 
     @classmethod
-    def of(cls, values: Sequence[float], lists: Lists) -> CellCosts:
-        """Create the model from the values of all 15,625 cells in benchmark order: base-5 numbers, first edge first."""
+    def of(cls, values: Sequence[float], lists: Lists, choices: Sequence[Sequence[int]]) -> CellCosts:
+        """Create the model from the values of all 15,625 cells in benchmark order: base-5 numbers, first edge first.
+
+        `lists` are the operations of each edge, and `choices` the indices of those that a genotype may have.
+        """
         table = torch.as_tensor(values, dtype=torch.float64).reshape((len(OPERATIONS),) * len(EDGES))
-        for edge, names in enumerate(lists):
-            table = table.index_select(edge, torch.tensor([OPERATIONS.index(name) for name in names]))
-        return cls(table)
+        for edge, (names, own) in enumerate(zip(lists, choices, strict=True)):
+            table = table.index_select(edge, torch.tensor([OPERATIONS.index(names[i]) for i in own]))
+        return cls(table, [torch.tensor(own) for own in choices])
 
     def to(self, device: torch.device) -> CellCosts:
-        return CellCosts(self.table.to(device))
+        return CellCosts(self.table.to(device), [own.to(device) for own in self.choices])
 
     def least(self) -> float:
         return float(self.table.min())
 
     def __call__(self, mix: Tree) -> Tensor:
         total = self.table
-        for row in mix["cell"][0]:
-            total = torch.tensordot(probabilities(row, torch.ones_like(row, dtype=torch.float64)), total, 1)
+        for row, own in zip(mix["cell"][0], self.choices, strict=True):
+            chosen = row[own]
+            total = torch.tensordot(probabilities(chosen, torch.ones_like(chosen, dtype=torch.float64)), total, 1)
         return total

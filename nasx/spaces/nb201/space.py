@@ -2,7 +2,8 @@
 
 Node 0 is the input and node 3 the output; node j = sum over i < j of op_ij(node i). Edges are in the order of the
 architecture string: 0->1, 0->2, 1->2, 0->3, 1->3, 2->3. The text form is `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, with
-the predecessor after `~`. Each edge takes the operation with the largest of all five weights, which may be `none`.
+the predecessor after `~`. Each edge takes the operation with the largest of all five weights, which may be `none`;
+with `derive_none=false`, `none` is never selected, as on the DARTS space.
 
 Macro structure: stem (3x3 convolution to C channels, BN), three stages of N cells at C, 2C, 4C channels, a residual
 block of stride 2 before stages 2 and 3, then BN, ReLU, global average pool, linear. With N = 5, C = 16 and 10 classes
@@ -26,6 +27,7 @@ mix["cell.edge"] (3 N, 1, 6), and mix["cell"] is scaled by it; network x (n, 3, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
@@ -33,7 +35,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Self, Unpack
 import torch
 import torch.nn.functional as F
 
-from nasx.core.trees import Activate, Tree
+from nasx.core.trees import Activate, Decision, Tree
 from nasx.spaces import genotypes, rules
 from nasx.spaces.base import Genotype, Space, Supernet
 from nasx.spaces.cost import plain_only
@@ -44,7 +46,7 @@ from nasx.spaces.nb201.cost import CellCosts
 from nasx.spaces.nb201.genotype import EDGES, OPERATIONS, Nb201Genotype
 from nasx.spaces.nb201.network import Nb201Network
 from nasx.spaces.published import resolve
-from nasx.spaces.selection import Lists, best, softmax_by_node, strongest
+from nasx.spaces.selection import Lists, best, choosable, draw, softmax_by_node, strongest
 
 if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, Positive
@@ -66,6 +68,7 @@ class Nb201(Space):
     edge_norm: bool = False
     batch_norm: Literal["batch", "tracked"] = "batch"
     affine: bool = False
+    derive_none: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "operations", tuple(self.operations))
@@ -75,6 +78,13 @@ class Nb201(Space):
     def edge_operations(self, name: str) -> Lists:
         """Return the operations of each of the six edges, ordered as the mixture's last axis; () for edge weights."""
         return rules.rows(self, name, len(EDGES)) if name == "cell" else ()
+
+    def choices(self) -> list[tuple[int, ...]]:
+        """Return the indices of the operations of each of the six edges that a genotype may have."""
+        return [tuple(range(len(row))) if self.derive_none else choosable(row) for row in self.edge_operations("cell")]
+
+    def decisions(self) -> tuple[tuple[Decision, ...], ...]:
+        return (tuple(Decision("cell", tuple((e, o) for o in own)) for e, own in enumerate(self.choices())),)
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
         lists = self.edge_operations("cell")
@@ -108,7 +118,8 @@ class Nb201(Space):
         rows = mix["cell"].detach().cpu()
         lists = self.edge_operations("cell")
         assert rows.shape[1:] == (len(EDGES), len(lists[0])), rows.shape
-        return Nb201Genotype(tuple(own[best(row)] for row, own in zip(rows[0].tolist(), lists, strict=True)))
+        found = zip(rows[0].tolist(), lists, self.choices(), strict=True)
+        return Nb201Genotype(tuple(own[best(row, among)] for row, own, among in found))
 
     def encode(self, genotype: Genotype) -> Tree:
         assert isinstance(genotype, Nb201Genotype)
@@ -119,9 +130,8 @@ class Nb201(Space):
         return {name: x.expand(3 * self.layers, -1, -1).clone() for name, x in mix.items()}
 
     def sample(self, gen: torch.Generator) -> Nb201Genotype:
-        lists = self.edge_operations("cell")
-        chosen = torch.randint(len(lists[0]), (len(EDGES),), generator=gen, device=gen.device)
-        return Nb201Genotype(tuple(own[i] for i, own in zip(chosen.tolist(), lists, strict=True)))
+        edges = zip(self.edge_operations("cell"), self.choices(), strict=True)
+        return Nb201Genotype(tuple(own[among[draw(len(among), gen)]] for own, among in edges))
 
     def parse(self, text: str) -> Nb201Genotype:
         cell = genotypes.nb201_cell(resolve(text, self.read_as))
@@ -129,8 +139,7 @@ class Nb201(Space):
         return Nb201Genotype(cell)
 
     def size(self) -> int:
-        count: int = len(self.edge_operations("cell")[0]) ** len(EDGES)
-        return count
+        return math.prod(map(len, self.choices()))
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Nb201Network:
         """Return the benchmark's network, with 5 cells per stage and 16 channels unless given."""
@@ -139,7 +148,7 @@ class Nb201(Space):
         return Nb201Network(genotype, classes, size.get("layers") or 5, size.get("channels") or 16)
 
     def tabulated(self, values: Sequence[float]) -> CellCosts:
-        return CellCosts.of(values, self.edge_operations("cell"))
+        return CellCosts.of(values, self.edge_operations("cell"), self.choices())
 
     def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
         layers, channels, (h, w) = size.get("layers") or 5, size.get("channels") or 16, shape[-2:]
