@@ -66,7 +66,9 @@ def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Pat
         ) from error
     except OSError as error:
         fault = unwritable(arriving.part, error, ELSEWHERE)
-        raise UserError(fault.where, f"{fault.fault} for {address}", f"{fault.remedy}; or {by_hand}") from error
+        raise UserError(
+            fault.where, f"{fault.fault} while downloading {address}", f"{fault.remedy}; or {by_hand}"
+        ) from error
     finally:
         logging.getLogger("pooch").setLevel(level)
     return target
@@ -117,7 +119,7 @@ class Resumed:
         """Return the start of a remedy, which states how many bytes were kept; empty if none were."""
         with contextlib.suppress(OSError):
             if size := self.part.stat().st_size:
-                return f"{size:,} bytes were received, and the same command resumes from there; or "
+                return f"run the same command again to resume the download ({size:,} bytes were received), or "
         return ""
 
     @contextlib.contextmanager
@@ -230,9 +232,12 @@ def _reason(error: Exception) -> str:
         case exceptions.ProxyError():
             return f"the proxy refuses the connection or cannot be reached{said}"
         case exceptions.SSLError():
-            return f"its certificate cannot be verified{said}; set REQUESTS_CA_BUNDLE to the certificate of a proxy"
+            return (
+                f"its certificate cannot be verified{said}; behind a proxy, set REQUESTS_CA_BUNDLE to the proxy's "
+                "certificate"
+            )
         case exceptions.Timeout():
-            return "does not respond in time"
+            return "did not respond in time"
         case exceptions.ConnectionError():
             return f"cannot be reached{said}"
         case _:

@@ -57,7 +57,8 @@ def prune(matrix: Matrix, labels: Sequence[str]) -> tuple[tuple[tuple[int, ...],
     if any(matrix[u][v] not in ((0, 1) if u < v else (0,)) for u in range(n) for v in range(n)):
         raise ValueError("the matrix is not upper triangular with entries 0 and 1")
     if labels[0] != "input" or labels[-1] != "output" or not set(labels[1:-1]) <= set(OPERATIONS):
-        raise ValueError(f"labels must be input, any of {', '.join(OPERATIONS)}, output; found {', '.join(labels)}")
+        inner = " or ".join(OPERATIONS)
+        raise ValueError(f"labels must be input, then only {inner}, then output; found {', '.join(labels)}")
     forward, backward = {0}, {n - 1}
     for v in range(1, n):  # vertices are in topological order
         if any(matrix[u][v] for u in forward):

@@ -33,7 +33,7 @@ BUDGETS = (4, 12, 36, 108)
 BLOCK = 8192  # number of records that are checked together
 MAX_RECORD = 1 << 16  # bytes; the records of the benchmark have a few hundred
 CHECKED = 1000  # the hashes of the first CHECKED graphs and of every CHECKED-th graph after them are recomputed
-REMEDY = "download nasbench_only108.tfrecord or nasbench_full.tfrecord again and compare its size"
+REMEDY = "download nasbench_only108.tfrecord or nasbench_full.tfrecord again and check its size"
 _FAULTS = (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, struct.error)
 _HASH = re.compile(r"[0-9a-f]{32}")
 

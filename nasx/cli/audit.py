@@ -6,10 +6,10 @@
 Works offline on a CPU, in one to two minutes per method; --quick omits the search. The parts of an audit are:
 
     closed forms    the architecture gradient against the exact one; its sign, factors, and the weights at which it is
-                    taken
+                    evaluated
     supernet        in float64: finite differences against double backward, the gradient against an unrolled one; passes
                     and memory against the claims of the method; determinism, resuming
-    search          NAS-Bench-201 on the digits of the package: Kendall's tau of the supernet against the benchmark
+    search          NAS-Bench-201 on the digits in the package: Kendall's tau of the supernet against the benchmark
                     after every epoch, regret, verdict
 
 Steps are compared at the start and halfway through a search. The command prints a page, and writes it to out/METHOD.md

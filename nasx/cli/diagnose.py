@@ -3,10 +3,10 @@
     nasx diagnose RUN [path=FOLDER] [dataset.KEY=VALUE ...] [device=auto] [threads=N] [allow=PACKAGE]
 
 The results are the entries that `search.diagnose_every` would have written at each checkpoint that the run still has
-(the last two): eigenvalue, alignment, correlation, operator and node gradients, and the free entries. They are printed
-as one column per checkpoint and written to RUN/diagnose.json. The run itself is not changed; it may be in progress. The
-dataset is that of the search; path= gives the current folder of its files. RUN may also be written as from=RUN, as in
-other commands.
+(the last two): eigenvalue, alignment, correlation, operator and node gradients, and the entries that need no extra
+passes. They are printed as one column per checkpoint and written to RUN/diagnose.json. The run itself is not changed;
+it may be in progress. The dataset is that of the search; path= gives the current folder of its files. RUN may also be
+written as from=RUN, as in other commands.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def diagnose(
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
             yield row(job, state, rows[: state["rows"]])
     if not states:
-        fault = f"none of its {spelling.counted(len(found), 'checkpoint')} can be read"
+        fault = f"has no readable checkpoint ({spelling.counted(len(found), 'file')} found)"
         raise UserError(f"from={folder}", fault, "start the search again")
 
 

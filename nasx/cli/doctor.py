@@ -5,7 +5,8 @@
 The report lists versions, the device, the datasets and benchmark tables found, extras and free space, and whether runs
 can be written under out= (by default outputs/). Two checks run on the device: a hypergradient against its closed form,
 and one step of a search on the digits inside the package, with its checkpoint. The home folder is printed as ~.
-Exit code 1 if a problem is found that affects every search, with its remedy; a missing dataset is only a note.
+The exit code is 1 if a problem that affects every search is found, and its remedy is printed; a missing dataset is only
+noted.
 """
 
 from __future__ import annotations

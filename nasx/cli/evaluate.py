@@ -4,11 +4,11 @@
                   [device=auto|cpu|cuda] [allow=PACKAGE]
 
 MODEL is model.safetensors, model.onnx (in onnxruntime on the CPU), the folder of one of them, or a finished run of nasx
-retrain (its folder, or its name under outputs/). Images, batch size and precision are those of the training, so that
-the predictions on the same device are the same for every image. An export does not contain the location of the images,
-which path= sets. If dataset=NAME is of the same kind as the training dataset (another folder of images), all other
-settings are those of the training; images of another kind of dataset get the size of the training images.
-dataset.KEY=VALUE changes one setting. allow=PACKAGE names your own package that defines the space.
+retrain (its folder, or its name under outputs/). Dataset, batch size and precision are those used in training, so that
+every image gets the same prediction as in the run if the device is the same. An export does not contain the location of
+the images, which path= sets. If dataset=NAME is of the same kind as the training dataset (another folder of images),
+all other settings are those used in training; images of another kind of dataset are resized to the size of the training
+images. dataset.KEY=VALUE changes one setting. allow=PACKAGE names your own package that defines the space.
 """
 
 from __future__ import annotations

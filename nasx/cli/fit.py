@@ -8,13 +8,13 @@ card, FILE.md next to FILE.onnx, with the accuracy on test images that are used 
 
     macs, params   largest number of multiply-adds or parameters of the network
     latency        largest latency in milliseconds of one image in onnxruntime on one thread of this CPU
-    minutes        time limit of the whole run, from the speed of the first updates; at least 3
+    minutes        time limit of the whole run, which adapts to the speed of the first updates; at least 3
     proxy          largest height and width of the images of the search; the network is trained at dataset.size
 
 All other words are settings of `nasx search` and `nasx retrain`: method=, space=, search.epochs=, retrain.epochs=,
 dataset.size=, seed=, device=, threads=, ... The steps are ordinary runs under `runs`, named after the folder and a hash
 of its images and the settings; a JSON file of the same name records the decisions made. The same command resumes a
-killed run bit for bit (minutes= does not count time lost by kills), and shows the result of a finished run.
+killed run bit for bit (minutes= does not include time lost to kills), and shows the result of a finished run.
 
 Defaults (nasx/cli/fit.py gives the reasons):
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from nasx.cli import export
@@ -19,6 +18,7 @@ from nasx.core import budgets, files
 from nasx.data import decode
 from nasx.errors import cleaned
 from nasx.export import runtime
+from nasx.report.run_summary import Screen
 from nasx.tracking import lineage
 
 if TYPE_CHECKING:
@@ -58,7 +58,9 @@ def understood(
     ]
     if proxy:
         lines.append(f"proxy     the search reads the images at {proxy} x {proxy} (proxy={proxy})")
-    Console(highlight=False, soft_wrap=True).print("\n".join(map(str, cleaned(lines))), markup=False)
+    screen = Screen()
+    for line in cleaned(lines):
+        screen.say(str(line), indent=10)
 
 
 def written(
@@ -132,10 +134,10 @@ def finished(result: Mapping[str, object] | None, out: Path) -> bool:
 
 def show(result: Mapping[str, object], out: Path, folder: str) -> None:
     """Print the final output: accuracy, cost, latency, budget, confusions, files and the next command."""
-    found, console = cleaned(dict(result)), Console(highlight=False, soft_wrap=True)
+    found, screen = cleaned(dict(result)), Screen()
     low, high = found["interval"]
     lines = [
-        f"\ntest accuracy   {100 * found['accuracy']:.2f} % ({found['correct']:,} of {found['images']:,}), "
+        f"test accuracy   {100 * found['accuracy']:.2f} % ({found['correct']:,} of {found['images']:,}), "
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} %",
         f"network         {budgets.text(found['params'], 'params')}, {budgets.text(found['macs'], 'macs')}",
         f"file            {found['bytes'] / 1e6:.2f} MB",
@@ -146,14 +148,16 @@ def show(result: Mapping[str, object], out: Path, folder: str) -> None:
     ]
     if budget := found["budget"]:
         lines.append(f"budget          {'met' if budget['met'] else 'NOT met'}: {budget['text']}")
-    console.print("\n".join(lines), markup=False)
+    screen.print()
+    for line in lines:
+        screen.say(line, indent=16)
     if found["confusions"]:
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for heading in ("is", "taken for", "times"):
+        for heading in ("true class", "predicted class", "images"):
             table.add_column(heading)
         for y, z, times, count in found["confusions"]:
             table.add_row(y, z, f"{times} of {count}")
-        console.print(table, markup=False)
-    console.print(f"model           {out}\nmodel card      {card_of(out)}", markup=False)
+        screen.print(table, markup=False)
+    screen.unwrapped(f"model           {out}\nmodel card      {card_of(out)}")
     evaluate = ["nasx", "evaluate", lineage.as_positional(out), f"path={folder}"]
-    console.print(*lineage.format_commands(evaluate), markup=False)
+    screen.unwrapped("".join(lineage.format_commands(evaluate)))

@@ -2,8 +2,8 @@
 
 Composing a configuration takes about a tenth of a second, and a sweep may have thousands of jobs. Therefore only the
 combinations of *choices* are composed, which are overrides whose values may change more than their own key (a group's
-file, an added or deleted key, a mapping, an interpolation). Any other override sets its key in a configuration that is
-composed already; the jobs share the values that they do not change.
+file, an added or deleted key, a mapping, an interpolation). Any other override sets its key in a configuration that has
+already been composed; the jobs share the values that they do not change.
 """
 
 from __future__ import annotations

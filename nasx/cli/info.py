@@ -1,8 +1,8 @@
 """Describe an architecture or a space and its cost, before anything is trained.
 
     nasx info genotype=NAME|TEXT [space=...] [retrain=RECIPE] [dataset=...]     an architecture as the recipe trains it
-    nasx info from=RUN [...]                            the architecture that a run has found, as RUN, or a retraining
-                                                        of RUN, trains it: its space, dataset, recipe and classes
+    nasx info from=RUN [...]                            the architecture of RUN, with the space, dataset, recipe and
+                                                        classes of RUN, or of its retraining if RUN is a search
     nasx info space=NAME [dataset=...]                                          a space and its supernet
     nasx info space=NAME method=NAME [batch=N]          the same, and the peak memory of a step of a search
 

@@ -7,11 +7,11 @@
 
 Every operation is timed at each of its shapes in networks of the given size (by default the retraining size of the
 space), and so are networks= random networks, after warm-up and in interleaved rounds. Times are medians with the 10th
-and 90th percentile. An additive model (the latency of a network is the sum over its operations) is fitted to these
+and 90th percentiles. An additive model (the latency of a network is the sum over its operations) is fitted to these
 networks, and its error is printed.
 
-The table is kept in the user's cache, one per device, runtime, size and versions, or written to FILE.json. The same
-command prints an existing table; remove the file to measure again. budget.device=FILE.json lets a search use the table.
+Tables are kept in the user's cache, one per device, runtime, size and set of versions, or written to FILE.json. The
+same command prints an existing table; remove the file to measure again. budget.device=FILE.json lets a search use it.
 runtime=onnxruntime needs the extra onnx, and runs on the CPU.
 """
 

@@ -3,8 +3,8 @@
     nasx <command> key=value ...
 
 The functions that Hydra runs are defined here, since launchers pickle them by name. They import torch only when they
-run, so that help, completion and typos are answered at once. Exit codes: 0 success; 1 a job of a sweep failed, or a
-bug; 2 an error that the user can fix (including errors of the system: files, memory, packages; and exceptions of the
+run, so that help, completion and errors about typos appear at once. Exit codes: 0 success; 1 a job of a sweep failed,
+or a bug; 2 an error that the user can fix (including system errors: files, memory, packages; and exceptions in the
 user's own code); 128 + signal: stopped. A reader that closes the output early does not change the exit code.
 """
 

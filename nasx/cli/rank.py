@@ -7,7 +7,7 @@
 
     against=cifar10.test,cifar10.valid   accuracies: DATASET.valid or DATASET.test (default: DATASET.valid of the
                                          dataset of the search, else cifar10.valid)
-    k=10 resamples=1000                  cells of the regret, bootstrap samples of the 95 % intervals
+    k=10 resamples=1000                  cells for the regret, bootstrap samples for the 95 % intervals
     n=200 seed=0                         number of random cells (column, file: by default all), and their seed
     lower=true                           lower scores are better, as for losses and latencies
     images=N                             images of the validation split per cell (default: search.evaluate_images)
@@ -294,7 +294,7 @@ def of_run(
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
-            fault = f"none of its {spelling.counted(len(found), 'checkpoint')} can be read"
+            fault = f"has no readable checkpoint ({spelling.counted(len(found), 'file')} found)"
             raise UserError(f"from={folder}", fault, "start the search again")
         job.loop.load(state)
         genotypes = sample(job.space, sampling)

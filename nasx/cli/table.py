@@ -99,7 +99,7 @@ def main(cfg: Config) -> str:
     if found and frame.empty:
         if isinstance(wanted, list):
             wanted = [str(text).replace(":", "=", 1) for text in wanted]
-        fault = f"matches none of the {spelling.counted(found, 'run')}"
+        fault = f"matches no run ({spelling.counted(found, 'run')} in total)"
         raise UserError(f"filter={overrides.format_value(wanted)}", fault, remedy(every, wanted))
     group = [group] if isinstance(group := ask.get("group") or [], str) else list(group)
     for column in group:

@@ -126,7 +126,7 @@ def request(words: Sequence[str]) -> Request:
     job = [word for word in rest if overrides.first_part(word) in JOB]
     faults = [fault for word in rest if word not in job and (fault := _refusal(word)) is not None]
     if auto and changes:
-        wrong = f"selects the settings to change on its own, but {changes[0]} is given"
+        wrong = f"decides which settings to change, but {changes[0]} is given"
         faults.append(UserError(f"{where} auto", wrong, "replace auto with epoch=E, or remove the setting"))
     if auto and any(word.startswith("name=") for word in job):
         faults.append(UserError(f"{where} auto", "starts several runs, but name= is given", "leave name out"))

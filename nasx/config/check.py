@@ -115,7 +115,7 @@ def _built_faults(cfg: Config, command: str, dataset: object, benchmark: Benchma
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
     """Yield a fault for each override of a group that the command does not read."""
     other = {
-        "search": "nasx run searches and retrains; nasx retrain retrains a finished search",
+        "search": "nasx run searches and retrains; nasx retrain retrains the cell of a finished search",
         "retrain": "set it in the search (nasx search), or use nasx run, which searches and retrains",
     }
     for text in overrides:

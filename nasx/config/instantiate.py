@@ -32,7 +32,7 @@ def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserErro
         return UserError(
             key,
             "is not a component of nasx",
-            f"to allow a package of yours, add allow='[{head}]'" if own else "nasx list shows the components",
+            f"to allow your own package, add allow='[{head}]'" if own else "nasx list shows the components",
         )
     component = schema.component(target)
     if component is not None and not any(f"{component.module}.".startswith(f"{name}.") for name in allowed):

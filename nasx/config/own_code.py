@@ -145,7 +145,7 @@ def changed_since(record: Mapping[str, object], now: Code) -> str:
     last = starts[-1] if isinstance(starts, list) and starts else None
     files = changed(last.get("code") if isinstance(last, Mapping) else None, now)
     remedy = "to run the new code, choose another name=..., or delete the folder"
-    return f"{', '.join(files)} changed since this result was computed; {remedy}" if files else ""
+    return f"{', '.join(files)} changed after this result was computed; {remedy}" if files else ""
 
 
 def labels(starts: Iterable[Mapping[str, object]]) -> tuple[str, ...]:

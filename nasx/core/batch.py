@@ -67,7 +67,7 @@ def without_writes(batch: Batch) -> Batch:
 
 
 def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
-    """Store the final state of a network on a batch for the next batch."""
+    """Store the state of a network after a batch, as the initial state for the next batch."""
     if batch.carried is not None and state is not None:
         batch.carried.write(state.detach(), track=track)
 

@@ -75,7 +75,7 @@ class ReplayedDraws(RecordedDraws):
     def _answer(self, batch: Batch, what: int | Make) -> torch.Generator | Tree:
         at = self.note(batch, what)
         if at >= len(self.order) or self.asked[at] != self.order[at]:
-            raise RuntimeError("the step draws different random numbers from the previous step")
+            raise RuntimeError("the random draws of this step differ from those of the previous step")
         return self.answers[at]
 
     def generator(self, batch: Batch, device: torch.device, salt: int = 0) -> torch.Generator:

@@ -195,9 +195,9 @@ def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError
             "remove the link, or replace it with its target",
         )
     remedies = {
-        errno.ENOSPC: "free some space and run the same command: it resumes",
-        errno.EFBIG: "raise the file size limit (ulimit -f) and run the same command: it resumes",
-        errno.EDQUOT: "free some of your quota and run the same command: it resumes",
+        errno.ENOSPC: "free some space, then run the same command again to resume",
+        errno.EFBIG: "raise the file size limit (ulimit -f), then run the same command again to resume",
+        errno.EDQUOT: "free some of your quota, then run the same command again to resume",
     }
     return UserError(
         str(path), f"cannot be written ({error.strerror or error})", remedies.get(error.errno or 0, remedy)

@@ -160,10 +160,10 @@ def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
     values, odd = np.asarray(image).astype(np.float64), Odd.DEEP
     if image.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise UnreadableError("floating-point values outside 0..1; save it with 8 bits, or scaled to 0..1")
+            raise UnreadableError("floating-point values outside 0..1; save it as an 8-bit image, or scale it to 0..1")
         grey, odd = np.round(values * 255), Odd.FLOATING
     elif image.mode == "I" and kind != "PPM":  # PIL's PPM reader scales to 16 bits
-        raise UnreadableError("32-bit integers, whose range is unknown; save it with 8 or 16 bits")
+        raise UnreadableError("32-bit integers, whose range is unknown; save it as an 8-bit or 16-bit image")
     else:
         grey = np.round(values / 257)
     clear = image.info.get("transparency") if image.mode.startswith("I") else None

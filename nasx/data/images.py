@@ -69,8 +69,9 @@ class _Cifar(Source):
         return None
 
     def remedy(self, folder: Path) -> str:
-        again = "the next run downloads it again" if self.download else "set dataset.download=true"
-        return f"move {folder} elsewhere; {again}, or unpack {self.layout.url.rsplit('/', 1)[-1]} there; {OFFLINE}"
+        again = "run the same command again to download it" if self.download else "set dataset.download=true"
+        archive = self.layout.url.rsplit("/", 1)[-1]
+        return f"move {folder} elsewhere, then {again}, or unpack {archive} there; {OFFLINE}"
 
     def find(self) -> None:
         if self.locate() is not None:

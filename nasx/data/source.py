@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
+from nasx.core import spelling
 from nasx.data import bounds, shrink
 from nasx.data.base import OFFLINE, Images, Parts, absent, data_root, statistics
 from nasx.data.splits import Split, read_split
@@ -178,7 +179,7 @@ class Source(ABC):
         if len(mean) != train_x.shape[1]:
             raise UserError(
                 f"dataset.mean={list(mean)}",
-                f"has {len(mean)} values for {train_x.shape[1]} channels",
+                f"has {spelling.counted(len(mean), 'value')} for {spelling.counted(train_x.shape[1], 'channel')}",
                 "give one number per channel, or null",
             )
         return Images(

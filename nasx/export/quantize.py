@@ -70,9 +70,9 @@ def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
 
 
 def calibration_batches(images: Opened, count: int, batch: int) -> Iterator[np.ndarray]:
-    """Yield batches of `count` training images of a dataset (all images if it has fewer), drawn with a fixed seed.
+    """Yield `count` training images of a dataset (all if it has fewer) in batches, drawn with a fixed seed.
 
-    The images are normalized, and not augmented.
+    The images are normalized but not augmented.
     """
     index = np.sort(np.random.default_rng(0).permutation(len(images.train_y))[:count])
     return (each.x.cpu().numpy() for each in images.ordered("train", index, batch=batch))

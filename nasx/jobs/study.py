@@ -22,8 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from nasx.config import commands, identity, instantiate, own_code
 from nasx.config import overrides as config_overrides
@@ -34,6 +33,7 @@ from nasx.core.spelling import counted
 from nasx.errors import cleaned
 from nasx.jobs import retrain as jobs_retrain
 from nasx.jobs import search as jobs_search
+from nasx.report.run_summary import Screen
 from nasx.tracking import environment, lineage, records, run_folder
 from nasx.tracking.progress import duration
 
@@ -160,8 +160,8 @@ def std_over(plan: StudySettings) -> str:
 
 def show(result: Result, folder: Path) -> None:
     """Print the summary of a study."""
-    result, console = cleaned(result), Console(highlight=False, soft_wrap=True)
-    console.print(f"\n[bold]{escape(result['name'])}[/bold]  finished {result['finished']}")
+    result, screen = cleaned(result), Screen()
+    screen.unwrapped(Text.assemble("\n", (result["name"], "bold"), f"  finished {result['finished']}"))
     metric = metrics.PERPLEXITY if "test_perplexity" in result else metrics.ACCURACY
     on = {
         "short": "held-out training images" if metric is metrics.ACCURACY else "the validation text",
@@ -170,12 +170,12 @@ def show(result: Result, folder: Path) -> None:
     for i, name in enumerate(result["searches"]):
         score = f"  {metric.text(result['ranking'][i][metric.name])} on {on}" if result["ranking"] else ""
         kept = "  kept" if result["ranking"] and name in result["kept"] else ""
-        console.print(f"search {name}{score}{kept}", markup=False)
+        screen.say(f"search {name}{score}{kept}", indent=2)
     deviation = "" if result["test_std"] is None else f" ± {metric.scale * result['test_std']:.2f}"
     mean = f"{metric.scale * result[f'test_{metric.name}']:.2f}{deviation} {metric.unit}".rstrip()
-    console.print(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", markup=False)
-    console.print(
+    screen.say(f"test {metric.name} {mean} (n = {result['n']}, {result['std_over']})", indent=2)
+    screen.say(
         f"cost: {duration(result['wall_s'])} in {counted(len(result['searches']), 'search', 'searches')} and "
         f"{counted(len({*result['retrains'], *(r['run'] for r in result['ranking'])}), 'retraining')}",
-        markup=False,
+        indent=2,
     )

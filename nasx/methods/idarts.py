@@ -125,7 +125,7 @@ class IDarts(Alternating):
         search.compare("g-CG", g, solved, 1, CG_PRODUCTS + 2)
 
     def series_passes(self, K: int) -> tuple[int, int]:
-        """Return the forward and backward passes of a series of K products and of the mixed product."""
+        """Return the number of forward and backward passes of a series of K products and the mixed product."""
         match self.products:
             case "exact":
                 return 1, K + 2

@@ -12,13 +12,13 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
 from nasx.core.plain import Row
 from nasx.core.quantities import TITLES, Quantity, per_epoch
 from nasx.errors import printable
 from nasx.report import curves, figure_style
+from nasx.report.run_summary import Screen
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def extras(found: Sequence[Outcomes], name: str) -> list[float]:
 # ------------------------------------------------------------------------------------------------------- table
 def show(found: Sequence[Outcomes]) -> None:
     """Print the table to the terminal: means ± standard deviations over the searches."""
-    console, measure = Console(highlight=False, soft_wrap=True), found[0].measure
+    screen, measure = Screen(), found[0].measure
     headings = ["branch", *(["accuracy", "gain"] if measure else []), "better", "collapsed", "skips", "passes"]
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in headings:
@@ -94,9 +94,11 @@ def show(found: Sequence[Outcomes]) -> None:
     for line in lines(found):
         table.add_row(*(line[heading] for heading in headings))
     parents = ", ".join(f"{Path(each.parent).name} from epoch {each.epoch}" for each in found)
-    console.print(f"\n[bold]what if:[/bold] {printable(parents)}")
-    console.print(table)
-    console.print(printable("\n".join(notes(found))), markup=False)
+    screen.print()
+    screen.say(printable(f"what if: {parents}"), "bold", indent=2)
+    screen.print(table, markup=False)
+    for note in notes(found):
+        screen.say(printable(note), indent=2)
 
 
 def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:

@@ -89,7 +89,7 @@ def svg(made: Figure, *, transparent: bool = False) -> str:
 
 
 def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Path]:
-    """Write a picture in the format of the suffix of `path`, or in all formats of `made` if it has none."""
+    """Write a picture in the format given by the suffix of `path`, or in all formats of `made` if it has none."""
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
     if kind and kind not in made:

@@ -106,12 +106,14 @@ class Screen(Console):
     def __init__(self) -> None:
         super().__init__(highlight=False, emoji=False, force_jupyter=False, soft_wrap=True)
 
-    def say(self, text: str, style: str = "") -> None:
-        """Print a sentence; a command within it, in backticks, is not wrapped."""
+    def say(self, text: str, style: str = "", indent: int = 0) -> None:
+        """Print a sentence, all but its first line indented; a command within it, in backticks, is not wrapped."""
         if self.is_terminal:
             whole = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), text)
-            lines = textwrap.wrap(whole, self.width, break_long_words=False, break_on_hyphens=False)
-            text = "\n".join(lines).replace("\0", " ")
+            split = textwrap.TextWrapper(
+                self.width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+            )
+            text = "\n".join(split.wrap(whole)).replace("\0", " ")
         self.unwrapped(Text(text, style))
 
     def unwrapped(self, text: str | Text) -> None:

@@ -52,7 +52,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
         for condition in conditions:
             found = results_conditions.pick(found, condition, "")
         if found.empty:
-            fault = f"matches none of the {counted(len(frame), 'finished run')} below {runs}"
+            fault = f"matches no finished run ({counted(len(frame), 'run')} below {runs})"
             other = "set another folder with runs=FOLDER"
             remedy = results_conditions.remedy(frame, conditions) if len(frame) else other
             raise UserError(written(word), fault, remedy)
@@ -175,7 +175,10 @@ def choose(both: pd.DataFrame) -> str:
         if known.any() and lacking:
             fault = f"{len(lacking)} of {len(both)} searches have no benchmark accuracy ({', '.join(lacking[:3])})"
             raise UserError("nasx compare", fault, "exclude them with a condition, for example space=nb201")
-        fault = "these searches have no benchmark accuracy in common, and the supernet's accuracy does not rank methods"
+        fault = (
+            "these searches have no benchmark accuracy in common, and the supernet's accuracy cannot be used to rank "
+            "methods"
+        )
         raise UserError("nasx compare", fault, "retrain their cells, or set another metric, such as metric=cost_s")
     return random_baseline.ranking(found, set(both["dataset"]))
 

@@ -44,7 +44,10 @@ def _configuration(folder: Path) -> dict[str, str]:
 
 
 def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
-    """Return the settings that differ between groups of run folders, in the order of config.yaml, groups first."""
+    """Return the settings that differ between groups of run folders.
+
+    They are in the order of config.yaml, configuration groups first.
+    """
     held = [[configuration(folder) for folder in group] for group in groups]
     keys = dict.fromkeys(key for group in held for run in group for key in run)
     found = []

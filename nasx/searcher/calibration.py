@@ -309,7 +309,7 @@ class Steps:
 
 
 def measure_paths(build: Callable[[EnginePath], SearchJob], paths: Sequence[EnginePath]) -> Iterator[Row]:
-    """Yield each path's speed and float64 distance relative to eager, and the reason why it is refused, or None."""
+    """Yield each path's speed and float64 distance relative to eager execution, and why it was rejected (or None)."""
     eager = Steps(build({}))
     start, end = eager.first()
     with in_float64():

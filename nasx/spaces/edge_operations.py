@@ -36,7 +36,7 @@ class Wrapper(Protocol):
 
 
 class Style(NamedTuple):
-    """Batch-norm options: running statistics, affine parameters, batch norm after pools, momentum."""
+    """Batch-norm options: running statistics, affine parameters, batch norm after pooling, momentum."""
 
     tracked: bool = False
     affine: bool = False

@@ -134,7 +134,7 @@ def stacked(key: str, layers: int) -> None:
 
 
 def benchmark_size(kind: str | None, group: str, node: Config) -> Iterator[UserError]:
-    """Yield the errors of `layers` and `stem` in a settings group, for networks of a space covered by a benchmark."""
+    """Yield the errors in `layers` and `stem` of a settings group, for networks of a space covered by a benchmark."""
     if kind == "nb1shot1" and node.get("layers"):
         try:
             stacked(f"{group}.layers", node["layers"])

@@ -104,7 +104,7 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
         remedy = "restore the file from a backup, or move the folder elsewhere to restart this run"
         raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:
-        fault = f"none of {spelling.counted(len(paths), 'checkpoint')} can be read"
+        fault = f"contains no readable checkpoint ({spelling.counted(len(paths), 'file')} found)"
         raise UserError(str(folder / "checkpoints"), fault, "move the folder elsewhere to restart this run")
     return None
 

@@ -18,7 +18,7 @@ from types import FrameType
 import torch
 
 from nasx import __version__
-from nasx.core import system
+from nasx.core import spelling, system
 from nasx.errors import UserError
 
 
@@ -32,7 +32,7 @@ def device(name: str) -> torch.device:
         raise UserError(f"device={name}", "is not a device", "use auto, cpu, cuda or cuda:N") from error
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        fault = f"is not available: torch {torch.__version__} sees {count} CUDA devices"
+        fault = f"is not available: torch {torch.__version__} sees {spelling.counted(count, 'CUDA device')}"
         raise UserError(f"device={name}", fault, "use device=auto or device=cpu")
     if chosen.type not in ("cpu", "cuda"):
         raise UserError(f"device={name}", "is not supported", "use auto, cpu, cuda or cuda:N")

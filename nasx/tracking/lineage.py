@@ -248,7 +248,7 @@ def _inherited(
             package = str(run.block(group).get("_target_")).partition(".")[0]
             theirs = ["--config-dir", "FOLDER", *([] if package == "nasx" else [f"allow=[{package}]"])]
             words = shlex.join(user_options(str(run.record.get("command"))) or theirs)
-            fault = f"was run with {group}={choice}, whose file is in a folder of yours"
+            fault = f"was run with {group}={choice}, whose file is in one of your own folders"
             raise UserError(f"from={run.folder}", fault, f"give that folder as the original command did: add {words}")
     same = [group for group, choice in choices.items() if group in found or given[group].partition("=")[2] == choice]
     try:

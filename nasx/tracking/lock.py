@@ -96,7 +96,8 @@ class Lock:
         if there != self.text:
             why = f"{holder_name(there)} has taken it over" if there else "its lock file was removed"
             remedy = (
-                "run the same command again to resume from the last checkpoint, unless another process uses the folder"
+                "run the same command again to resume from the last checkpoint, unless another process is using "
+                "the folder"
             )
             raise UserError(str(self.folder), f"is no longer held by this process: {why}", remedy)
 

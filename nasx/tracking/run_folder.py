@@ -243,9 +243,9 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ checkpoints
     def save(self, state: State, step: int, epoch: int | None = None) -> None:
-        """Write checkpoint `step` (tensors and plain values only), with the metrics rows, and keep the last two.
+        """Write checkpoint `step` (tensors and plain values only) and the metrics rows; keep the last two checkpoints.
 
-        If `epoch` is given, also write the kept checkpoint of that epoch.
+        If `epoch` is given, also write a checkpoint of that epoch that is never removed.
         """
         lines = self._lines or []
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)

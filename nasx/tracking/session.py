@@ -70,7 +70,7 @@ class Session:
             log.warning("%s: continues in a different environment (%s): %s", self.run.folder, changes, ends)
         if files := own_code.changed(before.get("code"), self.code):
             log.warning(
-                "%s: %s changed since this run began; the run continues with the new code and is marked in tables; "
+                "%s: %s changed after this run began; the run continues with the new code and is marked in tables; "
                 "to start again with the new code, choose another name=..., or delete the folder",
                 *(self.run.folder, ", ".join(files)),
             )

@@ -222,7 +222,7 @@ def other_space(searched: Mapping[str, object], given: Mapping[str, object]) -> 
     return (
         "the search had "
         + " ".join(f"space.{key}={overrides.format_value(old[key])}" for key in keys)
-        + ": use the same"
+        + ": use the same settings"
     )
 
 

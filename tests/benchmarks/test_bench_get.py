@@ -97,8 +97,8 @@ def test_an_interrupted_download_is_resumed_by_the_same_command(tests: bytes, se
     server.cuts = [300_000, 0]
     with pytest.raises(
         UserError,
-        match=r"connection was lost.*; 300,000 bytes were received, and the same command resumes "
-        r"from there.*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
+        match=r"connection was lost.*; run the same command again to resume the download \(300,000 bytes were received\)"
+        r".*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
     ):
         get.bench_get(TESTS)
     assert [name.rpartition(".")[2] for name in left(cache)] == ["part"]
@@ -215,7 +215,7 @@ def test_a_disk_that_is_too_small_is_reported_before_the_download(
 ) -> None:
     usage = shutil.disk_usage(cache.parents[1])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(tests) - 1))
-    with pytest.raises(UserError, match=r"\(No space left on device\) for http.*; free some space and run"):
+    with pytest.raises(UserError, match=r"\(No space left on device\) while downloading http.*; free some space, then run"):
         get.bench_get(TESTS)
     assert left(cache) == []
 

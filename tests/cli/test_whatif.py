@@ -160,7 +160,7 @@ def test_a_method_of_a_folder_of_ones_own_may_not_change_the_space_either(
         (["epoch=1", "method.order=${oc.env:HOME}"], r"uses an OmegaConf resolver"),
         (["epoch=1", "auto"], r"needs either epoch=E or auto"),
         ([], r"needs either epoch=E or auto"),
-        (["auto", "search.lr=1"], r"auto: selects the settings to change on its own"),
+        (["auto", "search.lr=1"], r"auto: decides which settings to change"),
         (["auto"], r"neither its eigenvalue nor its share of skip connections shows a collapse"),
     ],
 )

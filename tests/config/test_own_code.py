@@ -34,7 +34,7 @@ RAISING = METHOD.replace(
     "class Signed(Method):\n", "class Signed(Method):\n    def missing(self, given):\n        return given['cell']\n\n"
 )
 WORDS = (*jobs.TINY_NB201, "--config-dir", "mine/conf", "allow=[mine]", "method=signed")
-CHANGED = "mine/scales.py changed since"
+CHANGED = "mine/scales.py changed after"
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_a_run_that_continues_with_other_code_is_reported_and_marked(
     done = jobs.nasx(place, *WORDS)
     assert done.code == 0, done
     assert "resuming at update 6 of 12" in done.err
-    assert "mine/signed.py changed since this run began; the run continues with the new code" in done.err
+    assert "mine/signed.py changed after this run began; the run continues with the new code" in done.err
     record = jobs.result(place)
     assert [start["update"] for start in record["starts"]] == [0, 6]
     assert own_code.mixed([own_code.labels(record["starts"])]) == ("mine/signed.py",)

@@ -287,7 +287,7 @@ def test_the_environment_allows_as_the_command_line_does(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "good.py").write_text(EVIL)
     text = "_target_: good.Log\n"
-    assert any("to allow a package of yours, add allow='[good]'" in line for line in own(tmp_path, text, "logger"))
+    assert any("to allow your own package, add allow='[good]'" in line for line in own(tmp_path, text, "logger"))
     monkeypatch.setenv("NASX_ALLOW", "other, good")
     assert own(tmp_path, text, "logger") == []
     line = preflight.normalize("search", arguments.split_options(["seed=1"]))

@@ -91,7 +91,7 @@ def test_a_transparent_grey_value_of_sixteen_bits_is_white() -> None:
     [
         (
             Image.fromarray(np.array([[8000, 50000]], np.int32)),
-            "32-bit integers, whose range is unknown; save it with 8",
+            "32-bit integers, whose range is unknown; save it as an 8-bit",
         ),
         (Image.fromarray(np.array([[0.5, 1.5]], np.float32)), "floating-point values outside 0..1"),
         (Image.fromarray(np.array([[-0.1, 1]], np.float32)), "floating-point values outside 0..1"),

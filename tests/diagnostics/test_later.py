@@ -59,7 +59,7 @@ def test_what_cannot_be_diagnosed_says_why(runs: Path, tmp_path: Path) -> None:
         list(later.diagnose(runs / "runs" / "random"))
     for path in (runs / "runs" / "told" / "checkpoints").glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(UserError, match="can be read"):
+    with pytest.raises(UserError, match="has no readable checkpoint"):
         list(later.diagnose(runs / "runs" / "told"))
     path = runs / "runs" / "silent" / "config.yaml"
     text = path.read_text()

@@ -88,7 +88,7 @@ def test_a_disk_that_is_full_costs_nothing(disk: Path, whole: Path) -> None:
     os.kill(job.pid, signal.SIGCONT)
     done = job.wait()
     assert done.code == 2, done
-    assert "cannot be written (No space left on device); free some space and run the same command" in done.err
+    assert "cannot be written (No space left on device); free some space, then run the same command" in done.err
     assert "Traceback" not in done.err
     last = checkpoints.last(disk / "runs" / "run")
     assert last is not None

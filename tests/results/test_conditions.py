@@ -26,7 +26,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         )
 
 
-NONE = "matches none of the 2 finished runs below outputs"
+NONE = "matches no finished run (2 runs below outputs)"
 
 
 @pytest.mark.usefixtures("runs")

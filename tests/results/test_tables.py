@@ -363,8 +363,8 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"format": "html"}, "format=html: unknown format"),
         ({"filter": {"methd": "x"}}, "did you mean method"),
         ({"filter": ["method"]}, "not of the form column=value"),
-        ({"filter": {"method": "x"}}, "matches none of the 1 run; choose method from darts"),
-        ({"filter": ["name:x"]}, "filter=[name=x]: matches none of the 1 run; choose run from run0"),
+        ({"filter": {"method": "x"}}, "matches no run (1 run in total); choose method from darts"),
+        ({"filter": ["name:x"]}, "filter=[name=x]: matches no run (1 run in total); choose run from run0"),
         ({"sort": "cifar10.vald"}, "did you mean cifar10.valid?"),
         ({"group": ["devise"]}, "did you mean device"),
         ({"paper": "nas"}, "is not a paper; choose from idarts"),
@@ -376,7 +376,7 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"runs": [], "out": "outputs"}, "out=outputs: contains no finished run; search first"),
         ({"sort": "-cost"}, "sort=-cost: is not a column; did you mean -budget.cost or -cost_s?"),
         ({"sort": "cfar10.valid"}, "sort=cfar10.valid: is not a column; did you mean cifar10.valid"),
-        ({"filter": ["method:dart"]}, "filter=[method=dart]: matches none of the 1 run; did you mean method=darts?"),
+        ({"filter": ["method:dart"]}, "filter=[method=dart]: matches no run (1 run in total); did you mean method=darts?"),
     ],
 )
 def test_faults_name_place_and_remedy(make, ask, words):

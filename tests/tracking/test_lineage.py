@@ -169,7 +169,7 @@ def test_a_file_in_a_folder_of_the_user_is_asked_for(
     with pytest.raises(UserError) as error:
         preflight.normalize(command, cli_arguments.split_options(["from=found"]))
     assert str(error.value) == (
-        "from=outputs/found: was run with space=own, whose file is in a folder of yours; give that folder as the "
+        "from=outputs/found: was run with space=own, whose file is in one of your own folders; give that folder as the "
         f"original command did: add {remedy}"
     )
 
