@@ -215,7 +215,9 @@ def test_a_disk_that_is_too_small_is_reported_before_the_download(
 ) -> None:
     usage = shutil.disk_usage(cache.parents[1])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(tests) - 1))
-    with pytest.raises(UserError, match=r"\(No space left on device\) while downloading http.*; free some space, then run"):
+    with pytest.raises(
+        UserError, match=r"\(No space left on device\) while downloading http.*; free some space, then run"
+    ):
         get.bench_get(TESTS)
     assert left(cache) == []
 

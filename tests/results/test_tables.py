@@ -376,7 +376,10 @@ def test_truth_is_filtered_by_as_it_is_written(make):
         ({"runs": [], "out": "outputs"}, "out=outputs: contains no finished run; search first"),
         ({"sort": "-cost"}, "sort=-cost: is not a column; did you mean -budget.cost or -cost_s?"),
         ({"sort": "cfar10.valid"}, "sort=cfar10.valid: is not a column; did you mean cifar10.valid"),
-        ({"filter": ["method:dart"]}, "filter=[method=dart]: matches no run (1 run in total); did you mean method=darts?"),
+        (
+            {"filter": ["method:dart"]},
+            "filter=[method=dart]: matches no run (1 run in total); did you mean method=darts?",
+        ),
     ],
 )
 def test_faults_name_place_and_remedy(make, ask, words):

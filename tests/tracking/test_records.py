@@ -342,7 +342,9 @@ def test_none_readable_says_what_to_move_away(run: run_folder.Run) -> None:
     saved(run, 1, 2)
     for path in paths(run):
         path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(UserError, match="contains no readable checkpoint \(2 files found\); move the folder elsewhere"):
+    with pytest.raises(
+        UserError, match=r"contains no readable checkpoint \(2 files found\); move the folder elsewhere"
+    ):
         run.load()
 
 
@@ -386,6 +388,6 @@ def test_a_hostile_checkpoint_is_refused_and_nothing_runs(
     assert "cannot be read safely" in caplog.text
     assert not trace.exists()
     (run.folder / "checkpoints" / "000000001.ckpt").unlink()
-    with pytest.raises(UserError, match="contains no readable checkpoint \(1 file found\)"):
+    with pytest.raises(UserError, match=r"contains no readable checkpoint \(1 file found\)"):
         run.load()
     assert not trace.exists()
