@@ -97,8 +97,8 @@ def test_an_interrupted_download_is_resumed_by_the_same_command(tests: bytes, se
     server.cuts = [300_000, 0]
     with pytest.raises(
         UserError,
-        match=r"connection was lost.*; run the same command again to resume the download \(300,000 bytes were received\)"
-        r".*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
+        match=r"connection was lost.*; run the same command again to resume the download "
+        r"\(300,000 bytes were received\).*tests\.csv by hand.*`nasx bench get nb201-test from=FILE`",
     ):
         get.bench_get(TESTS)
     assert [name.rpartition(".")[2] for name in left(cache)] == ["part"]
