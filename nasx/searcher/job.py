@@ -196,7 +196,7 @@ class SearchJob(Job):
         if self.stage.last and self.stage.done:
             self.ctx.add_elapsed(sum(record["wall_s"] for record in self.stage.done))
         super().resume()
-        if self.loop.total - self.search.updates >= LONG:
+        if not self.search.updates and self.loop.total >= LONG:
             self.log_memory()
 
     def origin(self) -> State | None:

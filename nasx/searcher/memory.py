@@ -15,6 +15,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from nasx.config.settings import EngineSettings
 from nasx.core.batch import Carried, Slot
 from nasx.core.bilevel import Batch, Method, Search, Tree
 from nasx.core.draws import Draws, Make
@@ -29,7 +31,7 @@ from nasx.searcher.optimizers import architecture_optimizer, weight_optimizer
 from nasx.searcher.problem import RelaxedProblem, weights
 
 if TYPE_CHECKING:
-    from nasx.config.settings import EngineSettings, SearchSettings
+    from nasx.config.settings import SearchSettings
     from nasx.spaces.base import Space
 
 BLOCK = 512
@@ -118,13 +120,29 @@ class Memory:
         return Batch(x, y, seed, carried=Carried(Slot(), Slot()) if text else None)
 
     def peak(self) -> Peak:
-        """Return the memory of a step in an epoch in which both weights and architecture are updated."""
+        """Return the memory of a step in an epoch in which both weights and architecture are updated.
+
+        It is computed once per process for engines that differ only in settings that are not counted.
+        """
+        engine = EngineSettings(
+            supernet=self.engine.supernet,
+            precision="bf16" if self.engine.precision == "bf16" else "fp32",
+            checkpoint=self.engine.checkpoint,
+        )
+        same = replace(self, engine=engine)
+        try:
+            hash(same)
+        except TypeError:  # a method or space of the user
+            return same.computed()
+        return _kept(same)
+
+    def computed(self) -> Peak:
+        """Run the step on tensors without values; FakeTensorMode refuses `Module.to(layout)` of `channels_last`."""
         space, method, settings = self.space, self.method, self.settings
-        eager = replace(self.engine, compile="off", channels_last=False)  # FakeTensorMode refuses `Module.to(layout)`
         epoch, epochs = settings.moving_epoch, settings.epochs
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, Storages() as storages:
-            supernet = space.supernet(self.classes, naive=eager.supernet == "naive")
-            problem = RelaxedProblem(space, supernet, method.activate, auxiliary=settings.auxiliary, engine=eager)
+            supernet = space.supernet(self.classes, naive=self.engine.supernet == "naive")
+            problem = RelaxedProblem(space, supernet, method.activate, auxiliary=settings.auxiliary, engine=self.engine)
             a = {k: x.requires_grad_() for k, x in method.start(space.init(torch.Generator())).items()}
             w, own = weights(supernet), storages.bytes
             optimizers = weight_optimizer(w, settings), architecture_optimizer(a, settings)
@@ -153,3 +171,8 @@ class Memory:
             found = other.peak() if other != self and other.settings.batch > 1 else None
             if found is not None and found.total < WORTH * peak.total:
                 yield words, found
+
+
+@lru_cache(maxsize=32)
+def _kept(memory: Memory) -> Peak:
+    return memory.computed()

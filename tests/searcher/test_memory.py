@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ import torch
 from fakecuda.searches import composed
 
 from nasx.cli import main
+from nasx.errors import UserError
 from nasx.methods.darts import Darts
 from nasx.searcher import job as searcher_job
+from nasx.searcher import memory as memory_module
 from nasx.searcher.memory import Memory, Storages
 from nasx.tracking import checkpoints, environment, job
 
@@ -62,6 +65,29 @@ def test_settings_that_need_less_are_named_with_what_they_need() -> None:
     assert found["search.batch=8"] == replace(memory, settings=replace(memory.settings, batch=8)).peak()
 
 
+def test_a_peak_is_computed_once_for_engines_that_need_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "_kept", lru_cache(memory_module._kept.__wrapped__))
+    count, whole = [0], Memory.computed
+
+    def computed(self: Memory) -> Any:
+        count[0] += 1
+        return whole(self)
+
+    monkeypatch.setattr(Memory, "computed", computed)
+    same = [
+        "engine.precision=tf32",
+        "engine.channels_last=true",
+        "engine.compile=on",
+        "engine.graphs=on",
+        "engine=auto",
+    ]
+    assert {step(words).peak() for words in ["engine=fused", *same]} == {whole(step("engine=fused"))}
+    assert count == [1]
+    others = ["engine=naive", "engine.precision=bf16", "engine.checkpoint=true", "search.batch=8", "method=gdas"]
+    assert all(step(words).peak() == whole(step(words)) for words in others)
+    assert count == [6]
+
+
 @pytest.mark.parametrize(
     "words",
     ["method=random_ws", "method=sdarts"],
@@ -74,6 +100,7 @@ def test_steps_that_draw_are_predicted(words: str) -> None:
 @pytest.fixture
 def long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any run is long enough for a prediction, and its rest for a line."""
+    memory_module._kept.cache_clear()
     monkeypatch.setattr(searcher_job, "LONG", 1)
     monkeypatch.setattr(job, "LONG_S", 0.0)
 
@@ -89,6 +116,20 @@ def test_the_first_lines_of_a_run_say_memory_and_time(tmp_path: Path) -> None:
     assert len(re.findall(r"predicted peak memory of the tensors of a step: \d+ MB\n", text)) == 1
     left = r"about \ds for the 2 updates that are left, \S+ s each; peak memory of the process"
     assert len(re.findall(left, text)) == 1
+
+
+@pytest.mark.usefixtures("long")
+def test_a_resumed_run_predicts_nothing_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Any, *args: Any) -> None:
+        raise UserError("here", "breaks", "go on")
+
+    with monkeypatch.context() as broke:
+        broke.setattr(searcher_job.SearchJob, "begin_epoch", lambda self, epoch: epoch < 1 or broken(self))
+        with pytest.raises((SystemExit, UserError)):
+            lines(tmp_path)
+    text = lines(tmp_path)
+    assert "resuming at update" in text
+    assert len(re.findall("predicted peak memory", text)) == 1
 
 
 @pytest.mark.usefixtures("long")
