@@ -1,6 +1,6 @@
-"""nasx: differentiable architecture search that composes spaces, methods and datasets.
+"""nasx: differentiable architecture search with composable spaces, methods and datasets.
 
-The functions and classes below are imported at their first use, so that `import nasx` does not import torch.
+The public functions and classes are imported on first use, so that `import nasx` does not import torch.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ _HOMES = {
     "nasx.export.model": ("load",),
     "nasx.spaces.base": ("Space",),
 }
-"""Module -> the names of `__all__` that are imported from it at their first use."""
+"""Module -> names in `__all__` that are imported from it on first use."""
 
 
-if not TYPE_CHECKING:  # type checkers use the imports above, so that they report misspelled names
+if not TYPE_CHECKING:  # type checkers use the imports above and can thus report misspelled names
 
     def __getattr__(name: str) -> object:
         for module, names in _HOMES.items():

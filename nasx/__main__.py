@@ -1,4 +1,4 @@
-"""`python -m nasx` is `nasx`."""
+"""Entry point of `python -m nasx`, which is equivalent to `nasx`."""
 
 from nasx.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Exception class for errors that a user can fix, and its use for errors of the operating system.
+"""Exception for errors that a user can fix, and conversion of system errors to it.
 
 Any other exception reaches the terminal as a traceback and is a bug in nasx.
 """
@@ -13,14 +13,14 @@ from typing import Any
 
 
 def printable(text: str) -> str:
-    """Return untrusted `text` with ? for each character that could control a terminal or cannot be written."""
+    """Replace with ? each character in untrusted `text` that could control a terminal or cannot be encoded."""
     if text.isprintable():
         return text
     return "".join(letter if letter in "\n\t" or unicodedata.category(letter)[0] != "C" else "?" for letter in text)
 
 
 def cleaned(value: object) -> Any:
-    """Return a plain value with `printable` applied to all strings, keys included, to show an untrusted record."""
+    """Apply `printable` to all strings in an untrusted record, including dictionary keys."""
     if isinstance(value, str):
         return printable(value)
     if isinstance(value, dict):
@@ -29,16 +29,16 @@ def cleaned(value: object) -> Any:
 
 
 def named(error: BaseException) -> str:
-    """Return the type and the first line of the message of an exception: `KeyError: 'cell'`."""
+    """Format an exception as its type and the first line of its message: `KeyError: 'cell'`."""
     first, *_ = (*str(error).splitlines(), "")
     return f"{type(error).__name__}: {first}".rstrip(": ")
 
 
 class UserError(Exception):
-    """An error that a user can fix: its location, a description of the fault, and the remedy.
+    """An error that a user can fix, with its location, a description of the fault, and a remedy.
 
-    The message is ``where: fault; remedy``. ``where`` is a configuration key (``search.epochs=-1``), a file, or a
-    command. `join` combines several errors that were found together.
+    The message is ``where: fault; remedy``, and ``where`` is a setting (``search.epochs=-1``), a file or a command.
+    `join` combines several errors into one.
     """
 
     def __init__(self, where: str, fault: str, remedy: str = "") -> None:
@@ -46,12 +46,12 @@ class UserError(Exception):
         super().__init__(f"{where}: {fault}" + (f"; {remedy}" if remedy else ""))
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Make the error picklable: launchers send it to the process that prints it."""
+        """Support pickling, because launchers send errors to the process that prints them."""
         return type(self), (self.where, self.fault, self.remedy), {"args": self.args}
 
     @classmethod
     def join(cls, faults: list[UserError]) -> UserError:
-        """Return one error with all of `faults`, one per line (a single fault is returned unchanged)."""
+        """Combine `faults` into one error with one line per fault; a single fault is returned unchanged."""
         if len(faults) == 1:
             return faults[0]
         joined = cls(faults[0].where, faults[0].fault, faults[0].remedy)
@@ -60,7 +60,7 @@ class UserError(Exception):
 
 
 def raised_by(check: Callable[[], object]) -> list[UserError]:
-    """Return a list with the UserError that `check` raises, or an empty list if it raises none."""
+    """Call `check` and return a list with the UserError that it raises, or an empty list."""
     try:
         check()
     except UserError as error:
@@ -81,7 +81,7 @@ REMEDIES = {
 
 
 def of_system(error: BaseException) -> UserError | None:
-    """Return the UserError for an error of the system (files, memory, packages), or None if `error` is a bug."""
+    """Convert a system error (files, memory, packages) to a UserError; return None if `error` is a bug."""
     known = f"{type(error).__name__}: {error}".rstrip(": ")
     match error:
         case OSError(filename=None, errno=errno.ENOENT) if fault := working_folder():
@@ -109,7 +109,7 @@ def of_system(error: BaseException) -> UserError | None:
 
 
 def working_folder() -> UserError | None:
-    """Return an error if the current folder no longer exists, else None."""
+    """Return a UserError if the current folder no longer exists, otherwise None."""
     try:
         os.getcwd()
     except OSError:

@@ -1,6 +1,8 @@
-"""Arguments of commands without a configuration: `nasx <command> WORD ... key=value ...`.
+"""Command-line parsing.
 
-Such a command is a module with a docstring, which is its help text, and with `main(words) -> int | None`.
+A command without a configuration (`nasx COMMAND WORD ... key=value ...`) is a module whose docstring is its help text
+and whose `main(words) -> int | None` runs it; `parse` reads its arguments. `split_options` and `quote_override` prepare
+the command lines of all other commands for Hydra.
 """
 
 from __future__ import annotations
@@ -16,13 +18,13 @@ from nasx.tracking import lineage
 
 
 class Arguments(NamedTuple):
-    """The arguments of a command: the words without `=`, and the options as text, with defaults filled in."""
+    """Parsed arguments: positional arguments, and options as strings, with defaults filled in."""
 
     positional: tuple[str, ...]
     options: dict[str, str]
 
     def number(self, name: str, least: int | None = None) -> int:
-        """Return an option as an integer of at least `least`. Raises UserError."""
+        """Return an option as an integer. Raises UserError if it is not an integer or is less than `least`."""
         try:
             value = int(self.options[name])
         except ValueError:
@@ -32,20 +34,20 @@ class Arguments(NamedTuple):
         return value
 
     def optional(self, name: str, least: int | None = None) -> int | None:
-        """Return an option as an integer of at least `least`, or None if it is empty. Raises UserError."""
+        """Return an option as an integer, or None if it is empty. Raises the same errors as `number`."""
         return self.number(name, least) if self.options[name] else None
 
     def several(self, name: str) -> tuple[str, ...]:
-        """Return the values of an option, separated by commas, with or without brackets around them."""
+        """Return the values of a comma-separated option; enclosing brackets are optional."""
         return tuple(filter(None, re.split(r"[\s,]+", self.options[name].strip("[] "))))
 
     @property
     def allowed(self) -> tuple[str, ...]:
-        """The packages whose classes may be built: those from allow=, from NASX_ALLOW and from plugins."""
+        """Packages whose classes may be instantiated, from allow=, NASX_ALLOW and plugins."""
         return (*self.several("allow"), *trust.from_environment(), *plugins.packages())
 
     def flag(self, name: str) -> bool:
-        """Return an option as a bool. Raises UserError."""
+        """Return an option as a bool. Raises UserError if it is neither true nor false."""
         value = self.options[name].lower()
         if value not in ("true", "false"):
             raise UserError(f"{name}={self.options[name]}", "is neither true nor false", f"use {name}=true")
@@ -55,10 +57,11 @@ class Arguments(NamedTuple):
 def parse(
     command: str, words: Sequence[str], options: Mapping[str, str | None], *, positional: str | None = None
 ) -> Arguments:
-    """Parse the words of a command.
+    """Parse the arguments of a command.
 
-    `options` maps names to defaults (None: required). `positional` names the words without `=` that the command takes
-    (None: it takes none). Raises UserError for an unknown or missing option, with the nearest name.
+    `options` maps names to defaults; None marks a required option. `positional` is the name of the positional arguments
+    in messages; None means that the command takes none. Raises UserError if an option is missing or has no value, and
+    for an unknown argument, with the nearest option as a suggestion.
     """
     where, found, rest = f"nasx {command}", dict(options), []
     for word in normalize_flags(words, options, [k for k, v in options.items() if v in ("true", "false")]):
@@ -81,7 +84,7 @@ def parse(
 
 
 def with_config_dir(words: Sequence[str]) -> list[str]:
-    """Return the words without `--config-dir FOLDER`, and put FOLDER first in NASX_CONFIG_DIR of this process."""
+    """Remove `--config-dir FOLDER` from the arguments, and prepend FOLDER to NASX_CONFIG_DIR in this process."""
     rest = normalize_flags(words, ["config-dir"])
     for word in [word for word in rest if word.startswith("config-dir=")]:
         rest.remove(word)
@@ -90,11 +93,11 @@ def with_config_dir(words: Sequence[str]) -> list[str]:
 
 
 FOLDERS = ("out", "runs", "folder", "from")
-"""Options that name runs, here or in another command."""
+"""Options that locate runs in at least one command."""
 
 
 def _instead(where: str, name: str, value: str, options: Collection[str], positional: str | None) -> str:
-    """Suggest a replacement for an option that a command does not have."""
+    """Suggest a replacement for an option that the command does not have."""
     if name in FOLDERS and "runs" in options:
         return f"set the folder that contains the runs with runs={value}"
     if name in FOLDERS and positional:
@@ -106,8 +109,10 @@ def _instead(where: str, name: str, value: str, options: Collection[str], positi
 
 
 def normalize_flags(words: Sequence[str], keys: Collection[str], flags: Collection[str] = ()) -> list[str]:
-    """Rewrite `--paper idarts` and `--paper=idarts` as `paper=idarts` for the settings `keys`, and `--error` as
-    `error=true` for the boolean settings `flags`."""
+    """Rewrite `--paper idarts` and `--paper=idarts` as `paper=idarts`, and `--error` as `error=true`.
+
+    `keys` are the settings to rewrite, and `flags` the boolean ones. Raises UserError if a value is missing.
+    """
     found, rest = [], list(words)
     while rest:
         word = rest.pop(0)
@@ -125,7 +130,7 @@ def normalize_flags(words: Sequence[str], keys: Collection[str], flags: Collecti
 
 
 def normalize_filter(text: str) -> str:
-    """Rewrite `filter=method=darts,space=nb201`, also in brackets, for Hydra: filter=[method:darts,space:nb201]."""
+    """Rewrite `filter=method=darts,seed=1` for Hydra as `filter=[method:darts,seed:1]`; brackets are optional."""
     key, _, value = text.partition("=")
     if key != "filter" or re.search(r"[{'\"]", value) or value == "null":
         return text
@@ -144,14 +149,14 @@ FLAGS = {
 VALUED = {"--cfg": "-c", "--package": "-p", "--config-dir": "-cd", "--info": "-i"}
 MODES = ("--run", "--multirun", "--cfg", "--info", "--shell-completion")
 FREE_TEXT_KEYS = ("genotype", "from", "space.keep")
-"""Keys whose values are texts with a separate grammar."""
+"""Keys whose values have a grammar that differs from Hydra's."""
 NAME_KEYS = ("name", "out", "out_file")
-"""Keys whose values are names; several values are a sweep."""
+"""Keys whose values are names; comma-separated names define a sweep."""
 INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
 
 
 class Line(NamedTuple):
-    """A command line without the name of the command: Hydra's options, and the overrides."""
+    """A command line without the command name: Hydra options and overrides."""
 
     options: tuple[str, ...]
     overrides: tuple[str, ...]
@@ -160,7 +165,7 @@ class Line(NamedTuple):
         return any(option.partition("=")[0] in names for option in self.options)
 
     def value(self, *names: str) -> str | None:
-        """Return the value of an option (the last one if it is given twice), or None without one."""
+        """Return the last value given for any of the options `names`, or None if there is none."""
         found = [o.partition("=")[2] for o in self.options if o.partition("=")[0] in names and "=" in o]
         return found[-1] if found else None
 
@@ -170,12 +175,12 @@ class Line(NamedTuple):
 
     @property
     def runs(self) -> bool:
-        """Whether the command runs jobs; with --help, --cfg and the like it only prints something."""
+        """Whether the command runs jobs; with --help, --cfg and similar options, it only prints information."""
         return not self.has("--help", "--hydra-help", "--cfg", "--info", "--shell-completion", "--version")
 
 
 def split_options(words: Sequence[str]) -> Line:
-    """Split words into options in their long form, with `=` if they take a value, and overrides. Raises UserError."""
+    """Split arguments into options (in long form, with values as `--name=value`) and overrides. Raises UserError."""
     known = {**FLAGS, **VALUED}
     short = {s: name for name, s in known.items() if s}
     options: list[str] = []
@@ -218,9 +223,9 @@ def split_options(words: Sequence[str]) -> Line:
 
 
 def quote_override(text: str) -> str:
-    """Quote the value of an override where Hydra's grammar would reject it or parse it as a number.
+    """Quote the value of an override if Hydra's grammar would reject it or parse it as a number or a boolean.
 
-    These are texts with a separate grammar, names of digits, and values with non-ASCII letters outside lists.
+    This applies to the values of `FREE_TEXT_KEYS`, to names such as 2024, and to non-ASCII values outside lists.
     """
     key, equals, value = text.partition("=")
     if not equals or value[:1] in ("'", '"'):
@@ -236,7 +241,7 @@ def quote_override(text: str) -> str:
 
 
 def is_numeric(text: str) -> bool:
-    """Return whether Hydra would read a word as a number or as true or false."""
+    """Return whether Hydra would parse `text` as a number or a boolean."""
     try:
         return text.lower() in ("true", "false") or float(text) is not None
     except ValueError:

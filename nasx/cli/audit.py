@@ -3,17 +3,17 @@
     nasx audit METHOD ... [method.KEY=VALUE ...] [quick=true] [seed=0] [seeds=1] [epochs=6] [out=outputs/audit]
     nasx audit MINE --config-dir mine/conf allow='[mine]'         your own method, from your own folder
 
-Works offline on a CPU, in one to two minutes per method; --quick omits the search. The parts of an audit are:
+Runs offline on a CPU in one to two minutes per method; --quick omits the search. An audit has these parts:
 
-    closed forms    the architecture gradient against the exact one; its sign, factors, and the weights at which it is
-                    evaluated
-    supernet        in float64: finite differences against double backward, the gradient against an unrolled one; passes
-                    and memory against the claims of the method; determinism, resuming
-    search          NAS-Bench-201 on the digits in the package: Kendall's tau of the supernet against the benchmark
-                    after every epoch, regret, verdict
+    closed forms    the architecture gradient compared with the exact one; its sign, its factors, and the weights at
+                    which it is evaluated
+    supernet        in float64: finite differences compared with double backward, and the gradient with an unrolled one;
+                    passes and memory compared with the method's claims; determinism; resuming
+    search          NAS-Bench-201 on the digits in the package: Kendall's tau between supernet and benchmark after every
+                    epoch; regret; verdict
 
-Steps are compared at the start and halfway through a search. The command prints a page, and writes it to out/METHOD.md
-and out/METHOD.json. The exit code is 0 if all checks pass, and 1 if one fails.
+Steps are compared at the start of a search and halfway through it. The command prints a report, and writes it to
+out/METHOD.md and out/METHOD.json. The exit code is 0 if all checks pass, otherwise 1.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ OPTIONS = {"quick": "false", "seed": "0", "seeds": "1", "epochs": "6", "out": "o
 BASE = ("experiment=quickstart",)
 SMALL = ("space.channels=4", "dataset.size=8", "search.batch=16")
 WIDE = ("space.channels=16", "dataset.size=8", "search.batch=2")
-"""Settings of the supernet whose memory is measured: it has more weights than activations."""
+"""Overrides for the memory measurement, with a supernet that has more weights than activations."""
 SEARCH = ("space.channels=8", "dataset.size=8", "search.updates_per_epoch=24", "search.evaluate_images=128")
 Parts = dict[str, "list[Finding]"]
 
 
 def main(words: Sequence[str]) -> int:
-    """Run `nasx audit METHOD ...`."""
+    """Run `nasx audit METHOD ...`; return 1 if a check failed, else 0."""
     args, searches = request(words)
     seed, seeds = args.number("seed", 0), args.number("seeds", 1)
     out, quick, passed = Path(args.options["out"]).expanduser(), args.flag("quick"), True
@@ -76,7 +76,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def request(words: Sequence[str]) -> tuple[Arguments, dict[str, list[tuple[Config, Mapping[str, str]]]]]:
-    """Check a command line; return its options and, for each method, the configurations of three searches."""
+    """Parse the command line; return its arguments and, for each method, the configurations of three searches."""
     overrides = [word for word in words if word.startswith("method.")]
     args = parse("audit", [word for word in words if word not in overrides], OPTIONS, positional="METHOD")
     if not args.positional:
@@ -91,7 +91,7 @@ def request(words: Sequence[str]) -> tuple[Arguments, dict[str, list[tuple[Confi
 
 
 def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: bool, seeds: int) -> Parts:
-    """Return all findings for a method; `configurations` are those of a small, a wide and a searched supernet."""
+    """Audit a method and return its findings; `configurations` define a small, a wide and a searched supernet."""
     from nasx.auditing import closed_forms, ranking, supernet
     from nasx.tracking import environment
 
@@ -102,7 +102,7 @@ def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: 
         environment.device("cpu"), threads=1, deterministic=small["deterministic"], seed=small["seed"]
     ):
         if build().trains:
-            parts["closed forms"] = attempted(lambda: closed_forms.audit(build), "note")  # closed forms have no network
+            parts["closed forms"] = attempted(lambda: closed_forms.audit(build), "note")  # a method may need a network
             parts["supernet"] = attempted(lambda: supernet.audit(small, wide, build), "fail")
     if not quick:
         parts["search"] = attempted(lambda: ranking.audit(searched, choices, seeds), "fail")
@@ -110,7 +110,10 @@ def audit(configurations: Sequence[tuple[Config, Mapping[str, str]]], *, quick: 
 
 
 def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"]) -> list[Finding]:
-    """Return the findings of `work`; an exception becomes a finding. `NASX_DEBUG=1` prints the traceback."""
+    """Return the findings of `work()`; an exception becomes a finding with this outcome.
+
+    NASX_DEBUG=1 also prints the traceback.
+    """
     from nasx.auditing.findings import Finding
 
     try:
@@ -123,12 +126,12 @@ def attempted(work: Callable[[], list[Finding]], outcome: Literal["note", "fail"
 
 
 def failures(parts: Mapping[str, Sequence[Finding]]) -> list[Finding]:
-    """Return the checks that failed."""
+    """Return the findings of failed checks."""
     return [each for found in parts.values() for each in found if each.outcome == "fail"]
 
 
 def page(name: str, parts: Mapping[str, Sequence[Finding]], seconds: float) -> str:
-    """Return the findings as Markdown of at most 80 columns."""
+    """Format the findings as Markdown, wrapped at 80 columns."""
     failed = failures(parts)
     verdict = f"FAILED: {', '.join(dict.fromkeys(each.check for each in failed))}" if failed else "passed"
     lines = [f"# Audit of {name}: {verdict}", ""]

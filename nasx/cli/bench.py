@@ -7,8 +7,8 @@
     nasx bench fill [FOLDER] [devices=raspi4,pixel3]
     nasx bench rank from=RUN | column=NAME | file=FILE.csv    (nasx bench rank --help; nasx/cli/rank.py)
 
-Each command has a function that returns plain values, which `main` prints. The text of a genotype determines its
-benchmark, so no space is needed.
+Each subcommand is a function that returns plain values, which `main` prints. No space needs to be given, because the
+text of a genotype determines its benchmark.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ IMPORTS: dict[str, Callable[..., dict[str, object]]] = {"nb201": import_nb201, "
 
 
 def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent) -> dict[str, object]:
-    """Convert a published benchmark into nasx's table. `kind` is nb201 or nb101; `say` receives progress messages.
+    """Convert a published benchmark to a table for nasx, and return a summary of the table.
 
-    Returns the summary of the table that was written. Raises UserError; an existing table is then left unchanged.
+    `kind` is nb201 or nb101, and `say` receives progress messages. If a UserError is raised, an existing table
+    is left unchanged.
     """
     if kind not in IMPORTS:
         raise UserError(f"bench import {kind}", "unknown benchmark", f"choose one of {', '.join(IMPORTS)}")
@@ -49,12 +50,12 @@ def bench_import(kind: str, path: str, out: str | None = None, say: Say = silent
 
 
 def bench_info() -> list[Row]:
-    """Return for each benchmark the source, checksum, columns and missing parts of its table, and reference values."""
+    """Return the source, checksum, columns, missing parts and reference values of each benchmark table."""
     return [{**benchmark.info(), "reference": benchmark.references()} for benchmark in (Nb201(), Nb101())]
 
 
 class Answer(TypedDict):
-    """The data that a benchmark has about a genotype."""
+    """Benchmark data on one genotype."""
 
     benchmark: str
     genotype: str
@@ -62,11 +63,11 @@ class Answer(TypedDict):
     rows: list[Row]
     """One row per dataset and split, with the keys dataset, split, mean, std, runs, optimum and rank."""
     missing: str | None
-    """One sentence on the data that the table lacks."""
+    """A sentence about data missing from the table, or None."""
 
 
 def bench_query(genotype_text: str) -> Answer:
-    """Look up a genotype given as text: a NAS-Bench-201 string, its six digits, or a graph as JSON.
+    """Look up a genotype given as a NAS-Bench-201 string, as the six digits of its operations, or as a graph in JSON.
 
     Raises UserError if the text has none of these formats.
     """
@@ -143,13 +144,13 @@ def _rows(benchmark: Benchmark, score: Score) -> list[Row]:
 
 
 def bench_fill(runs_root: str, devices: Sequence[str] = ()) -> list[Row]:
-    """Add the values of the current tables to the finished search runs below `runs_root`.
+    """Add values from the current tables to the finished searches under `runs_root`.
 
-    Latencies are those of `devices` and of the devices that a run was searched with. A run's result.json is replaced in
-    one step, and only if the table in use has more values than the file; only the look-up, its rank and the table's
-    reference values change. Returns one row per run: ``{"run", "state"}``, where state is filled, kept (the table has
-    no further values), no entry (no benchmark contains the genotype), not finished, not a search, or unreadable with
-    the reason. Raises UserError if the table has no latencies of a device.
+    Latencies are added for `devices` and for the devices that a run already lists. A result.json is replaced
+    atomically, and only if the table has all values in the file and at least one more; only the lookup, the rank and
+    the reference values change. Returns one row per run: ``{"run", "state"}``, where state is filled, kept (nothing to
+    add), no entry (no benchmark contains the genotype), not finished, not a search, or unreadable (with the reason).
+    Raises UserError if `runs_root` does not exist or the table has no latencies for a device.
     """
     root = Path(runs_root).expanduser()
     if not root.is_dir():
@@ -189,7 +190,7 @@ def _fill(file: Path, nb201: Nb201, nb101: Nb101) -> str:
 
 
 def _known(record: object) -> set[str]:
-    """Return the dotted paths of the values in a part of a record."""
+    """Return the dotted paths of all values other than None in part of a record."""
     if isinstance(record, dict):
         return {f"{key}.{place}" for key, value in record.items() for place in _known(value)}
     return set() if record is None else {""}
@@ -207,7 +208,7 @@ USAGE = (
 
 
 def main(words: list[str]) -> int:
-    """Run the subcommand in `words` (after `nasx bench`) and print its result; return 1 if a run is unreadable."""
+    """Run `nasx bench WORDS` and print the result; return 1 if a run is unreadable, else 0."""
     match words:
         case ["get"]:
             _show(bench_offers())

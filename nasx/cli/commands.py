@@ -1,4 +1,4 @@
-"""Names and summaries of the commands, and the commands that need no configuration."""
+"""Names and summaries of all commands, and the modules of commands without a configuration."""
 
 from nasx.config import commands
 
@@ -26,4 +26,4 @@ COMMANDS = {
     "completion": "print the tab-completion script for bash, zsh or fish",
 }
 PLAIN = {name: f"nasx.cli.{name}" for name in COMMANDS if name not in (*commands.COMMANDS, "bench", "completion")}
-"""Commands that take plain words (nasx/cli/arguments.py): command -> module with `main(words)`."""
+"""Command without a configuration -> its module, which defines `main(words)` (see nasx/cli/arguments.py)."""

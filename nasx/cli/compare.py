@@ -1,9 +1,9 @@
-"""Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
+"""Compare two groups of finished runs: difference between means, its uncertainty, and differing settings.
 
     nasx compare A B [metric=METRIC] [runs=FOLDER]
 
-A and B are each a folder of runs, a run, a glob, or a filter over the runs in `runs` (default outputs/): conditions
-joined by commas, each on a column (method, space, seed, ...) or a setting of the configuration:
+A and B are each a folder of runs, a single run, a glob, or a filter for the runs under `runs` (default: outputs/). A
+filter is a comma-separated list of conditions on columns (method, space, seed, ...) or settings. Examples:
 
     nasx compare method=darts method=idarts
     nasx compare method=darts,space=nb201 method=random,space=nb201 metric=cifar10.valid
@@ -12,13 +12,13 @@ joined by commas, each on a column (method, space, seed, ...) or a setting of th
 
 metric is a column of `nasx table format=csv` without _mean: cifar10.valid, cifar10.test, test_accuracy,
 supernet_valid, test_perplexity, valid_perplexity, supernet_perplexity, cost_s, peak_mb, params, updates, passes. By
-default retrained networks are compared by test accuracy or perplexity, and searches by benchmark accuracy.
+default, retrained networks are compared by test accuracy or perplexity, and searches by benchmark accuracy.
 
-The difference is mean(B) - mean(A) with a 95 % interval and a p value (Welch's t test over searches, significance.py).
-Several retrainings of one search count as one value, their mean; if each group consists of retrainings of a single
-cell, the test is over the retrainings, and a note says so. These comparisons would be misleading and are rejected:
-groups of fewer than two values, a run (or its copy) in both groups, runs of several protocols, recipes or benchmarks,
-and measured accuracies on several datasets.
+The difference is mean(B) - mean(A), with a 95 % interval and a p-value from Welch's t test over searches
+(nasx/results/significance.py). Retrainings of the same search count as one value, their mean. If each group contains
+only retrainings of one cell, the test is over these retrainings, and a note says so. Misleading comparisons are
+rejected: groups with fewer than two values, a run (or a copy of it) in both groups, runs with different protocols,
+recipes or benchmarks, and accuracies measured on different datasets.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ OPTIONS = {"metric": "auto", "runs": "outputs"}
 
 
 def _option(name: str) -> bool:
-    """Return whether a name is, or is close to, that of an option, and does not name a column of runs."""
+    """Return whether `name` is an option, or resembles one, and is not a column of runs."""
     if name in (*COLUMNS, *ALIASES):
         return False
     return name in (*OPTIONS, *arguments.FOLDERS) or spelling.nearest(name, OPTIONS) is not None

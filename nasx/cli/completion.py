@@ -1,7 +1,7 @@
-"""Tab completion: `nasx completion bash` prints a script for the shell, which calls `nasx -sc query=bash`.
+"""Tab completion: `nasx completion bash` prints a shell script that calls `nasx -sc query=bash`.
 
-This module completes the name of the command, and Hydra completes the rest. The command is first removed from
-COMP_LINE, since Hydra takes the first word as the program's name and the rest as overrides.
+This module completes the command name, and Hydra completes the rest. The command name is removed from COMP_LINE first,
+because Hydra interprets the first word as the program name and all others as overrides.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ FIXED = {
 
 
 def install(words: list[str]) -> int:
-    """Run `nasx completion <shell>`."""
+    """Run `nasx completion SHELL`: print the script for a shell. Raises UserError if the shell is not supported."""
     shell = words[0] if words else ""
     if shell in ("--help", "-h"):
         print("nasx completion: print the tab completion of a shell\n\n" + "\n".join(f"  {h}" for h in HOW.values()))
@@ -63,7 +63,7 @@ def install(words: list[str]) -> int:
 
 
 def answer(words: list[str], application: Callable[[str, list[str]], int | None]) -> int | None:
-    """Run `nasx -sc query=bash` for the line in COMP_LINE: print candidates, those of a command by `application`."""
+    """Run `nasx -sc query=bash`: print candidates for COMP_LINE. `application` completes the arguments of a command."""
     asked = words[0] if words else ""
     if asked.startswith("install="):
         return install([asked.partition("=")[2]])

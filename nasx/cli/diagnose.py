@@ -4,9 +4,9 @@
 
 The results are the entries that `search.diagnose_every` would have written at each checkpoint that the run still has
 (the last two): eigenvalue, alignment, correlation, operator and node gradients, and the entries that need no extra
-passes. They are printed as one column per checkpoint and written to RUN/diagnose.json. The run itself is not changed;
-it may be in progress. The dataset is that of the search; path= gives the current folder of its files. RUN may also be
-written as from=RUN, as in other commands.
+passes. They are printed as one column per checkpoint and written to RUN/diagnose.json. The run may be in progress; it
+is not modified. The dataset of the search is used, and path= sets the current location of its files. from=RUN is
+accepted too, as in other commands.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ SHOWN = (
     "eigenvalue", "alignment_train", "alignment_val", "signed_train", "signed_val", "entropy", "saturation", "change",
     "moved", "none_weight",
 )  # fmt: skip
-"""Entries that are a single number, in the order in which they are printed."""
+"""Scalar entries, in the order in which they are printed."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Compute the diagnostics, write them to the folder of the run, and print them."""
+    """Compute the diagnostics, write them to the run folder, and print them."""
     settings, rest = lineage.split_dataset_overrides(words)
     named = [word if "=" in word or word.startswith("-") else f"from={word}" for word in rest]
     args = parse("diagnose", named, {"from": None, "out": "outputs", "device": "auto", "threads": "", "allow": ""})
@@ -61,9 +61,9 @@ def diagnose(
 ) -> Iterator[Row]:
     """Yield a row of diagnostics for each checkpoint of the search in `folder`, oldest first.
 
-    Each row has the values that the search itself would have written to its metrics row at that checkpoint, and the
-    number of updates so far. Raises UserError if `folder` is not a search, or if the search trains nothing or has no
-    readable checkpoint.
+    Each row contains the values that the search would have written to its metrics at that checkpoint, and the number of
+    updates so far. Raises UserError if `folder` is not the folder of a search, or has no readable checkpoint (a
+    zero-cost search trains nothing and writes none).
     """
     saved, found = open_search(folder, allow, settings)
     with restored_job(folder, saved, device, threads, allow) as job:
@@ -77,9 +77,10 @@ def diagnose(
 
 
 def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[Config, list[Path]]:
-    """Return the configuration and the checkpoints, the newest last, of the search in `folder`.
+    """Return the configuration of the search in `folder`, and its checkpoints from oldest to newest.
 
-    Raises UserError if `folder` is not a search, has no checkpoint, or needs code that `allow` does not name.
+    `settings` are overrides of its dataset. Raises UserError if `folder` is not the folder of a search, has no
+    checkpoint, needs code that `allow` does not name, or was written by an incompatible version.
     """
     saved = records.configuration(folder)
     if saved is None or saved.get("kind") != "search":
@@ -106,7 +107,7 @@ def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str]
 def restored_job(
     folder: Path, saved: Config, device: str, threads: int | None, allow: Sequence[str]
 ) -> Iterator[SearchJob]:
-    """Yield the job of a saved search, without locking its folder, in a process set up as it was for the search."""
+    """Yield the job of a saved search without locking its folder; the process is set up as for the search."""
     from nasx.searcher.job import SearchJob
     from nasx.tracking import environment
     from nasx.tracking.session import Session
@@ -131,14 +132,14 @@ def restored_job(
 
 
 def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
-    """Return all entries for the state of a checkpoint; `rows` are the metrics rows up to that checkpoint."""
+    """Return all entries for a checkpoint; `rows` are the metrics rows up to that checkpoint."""
     from nasx.core.bilevel import detached
 
     job.loop.load(state)
     epoch = max(-(-state["updates"] // job.loop.updates_per_epoch), 1)
     job.watch.every, job.watch.running = 1, None  # running sums over steps cannot be computed from one checkpoint
     job.watch.rows = [r for r in rows if r["epoch"] < epoch]
-    job.begin_epoch(epoch - 1)  # the drop-path rate of that epoch
+    job.begin_epoch(epoch - 1)  # sets the drop-path rate of that epoch
     mix = detached(job.problem.relax(job.search.a))
     genotype = str(job.genotype(mix))
     entries = job.watch.entries(epoch, mix, genotype)
@@ -146,7 +147,7 @@ def row(job: SearchJob, state: State, rows: list[Row]) -> Row:
 
 
 def columns(rows: Sequence[Row]) -> Iterator[str]:
-    """Yield the lines of the table: one line per entry, one column per checkpoint."""
+    """Yield the lines of a table with one row per entry and one column per checkpoint."""
     lines = [["update", *(str(r["updates"]) for r in rows)], ["epoch", *(str(r["epoch"]) for r in rows)]]
     lines += [[name, *(_number(r.get(name)) for r in rows)] for name in SHOWN if any(name in r for r in rows)]
     for cell in rows[-1].get("cells", {}):

@@ -2,11 +2,11 @@
 
     nasx doctor [out=FOLDER] [device=auto|cpu|cuda|cuda:N]
 
-The report lists versions, the device, the datasets and benchmark tables found, extras and free space, and whether runs
-can be written under out= (by default outputs/). Two checks run on the device: a hypergradient against its closed form,
-and one step of a search on the digits inside the package, with its checkpoint. The home folder is printed as ~.
-The exit code is 1 if a problem that affects every search is found, and its remedy is printed; a missing dataset is only
-noted.
+The report lists versions, the device, available datasets and benchmark tables, extras and free disk space, and whether
+runs can be written under out= (default: outputs/). Two checks run on the device: a hypergradient is compared with its
+closed form, and one step of a search runs on the digits in the package and writes a checkpoint. The home folder is
+printed as ~. Exit code 1 if a problem affects every search (its remedy is printed), otherwise 0; a missing dataset is
+only noted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 Lines = Iterator[tuple[str, str]]
 LEAST_MB = 100
-"""Free space that a small search needs; a checkpoint of the published DARTS search takes 25 MB, and two are kept."""
+"""Free space in MiB for a small search; a checkpoint of the published DARTS search takes 25 MB, and two are kept."""
 VARIABLES = (
     "NASX_DATA",
     "NASX_DEBUG",
@@ -59,11 +59,11 @@ STEP = (
     "search.updates_per_epoch=2",
     "quiet=true",
 )
-"""Overrides for one step: the first of two updates, since the supernet would be evaluated after the second."""
+"""Overrides for one step: the first of two updates, because the supernet would be evaluated after the second."""
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the report; return 1 if a problem was found that affects every search, else 0."""
+    """Print the report; return 1 if a problem that affects every search was found, else 0."""
     given = parse("doctor", words, {"out": "outputs", "device": "auto"}).options
     faults: list[UserError] = []
     device = (given["device"],)
@@ -94,7 +94,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def tilde(text: str) -> str:
-    """Return the `printable` text with ~ for the path of the home folder, also for its resolved path."""
+    """Return `text`, made `printable`, with ~ in place of the home folder (also with its symlinks resolved)."""
     homes = {str(Path.home()), os.path.realpath(Path.home())} - {"/", ""}
     for home in sorted(homes, key=len, reverse=True):
         text = re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text)
@@ -103,7 +103,7 @@ def tilde(text: str) -> str:
 
 # ------------------------------------------------------------------------------------------------- the machine
 def versions() -> Lines:
-    """Yield the versions of nasx and of the packages that its results depend on, the system, and its environment."""
+    """Yield the versions of nasx and its main dependencies, the operating system, and the `VARIABLES` that are set."""
     from nasx.tracking import environment
 
     found = environment.versions()
@@ -114,7 +114,7 @@ def versions() -> Lines:
 
 
 def computes(name: str) -> Lines:
-    """Yield the device that a run would use, its threads, and all GPUs with their free memory."""
+    """Yield the device and number of threads that a run would use, and all GPUs with their free memory."""
     import torch
 
     from nasx.tracking import environment
@@ -131,7 +131,7 @@ def computes(name: str) -> Lines:
 
 # --------------------------------------------------------------------------------------------- what was found
 def data() -> Lines:
-    """Yield every dataset of conf/ that needs no path, and whether its files exist."""
+    """Yield the data folder, and for each dataset in conf/ that needs no path, whether its files exist."""
     from nasx.data.base import data_root
 
     yield "data", f"{data_root()}" + ("" if data_root().is_dir() else " (does not exist yet)")
@@ -142,7 +142,7 @@ def data() -> Lines:
 
 
 def found(fields: dict[str, object]) -> str:
-    """Return whether the files of a dataset exist, as text; nothing is downloaded."""
+    """Describe whether the files of a dataset exist, without downloading them."""
     if "download" in fields:
         fields["download"] = False
     try:
@@ -153,7 +153,7 @@ def found(fields: dict[str, object]) -> str:
 
 
 def tables() -> Lines:
-    """Yield the benchmark tables; a damaged table is only a note, since a search without look-ups does not need it."""
+    """Yield the benchmark tables. A damaged table is only noted, because a search without lookups does not need it."""
     from nasx.cli.bench import bench_info
 
     try:
@@ -165,7 +165,7 @@ def tables() -> Lines:
 
 
 def drawing() -> Lines:
-    """Yield whether cells can be drawn; a failure is only a note, since a run is complete without pictures."""
+    """Yield whether cells can be drawn. A failure is only noted, because a run is complete without pictures."""
     from nasx.report import cells
 
     try:
@@ -177,7 +177,7 @@ def drawing() -> Lines:
 
 
 def extras() -> Lines:
-    """Yield the extras that pyproject.toml names, and whether all packages of each are installed."""
+    """Yield the optional extras in pyproject.toml, and any packages that each one lacks."""
     needed: dict[str, list[str]] = {}
     for text in metadata.requires("nasx") or []:
         if named := re.match(r"([\w.-]+).*extra\s*==\s*['\"]([\w-]+)", text):
@@ -197,7 +197,7 @@ def _version(package: str) -> str | None:
 
 # ------------------------------------------------------------------------------------------------ what works
 def writes(out: Path) -> Lines:
-    """Yield the free space for runs, and whether files can be written and locked there. Creates no folder."""
+    """Yield the free space for runs in `out`, without creating it. Raises UserError if runs cannot be written there."""
     place = next(path for path in (out.expanduser().absolute(), *out.expanduser().absolute().parents) if path.exists())
     remedy = "choose a writable folder with out=FOLDER"
     if not place.is_dir():
@@ -219,9 +219,10 @@ def writes(out: Path) -> Lines:
 
 
 def closed_form(name: str) -> Lines:
-    """Compare the hypergradient of one unrolled step on quadratics, by the methods' primitive, to its closed form.
+    """Compare the hypergradient of one unrolled step on quadratic losses with its closed form.
 
     L_train = |w - D a|^2 / 2, L_val = |w|^2 / 2, w' = w - lr (w - D a):  dL_val(w') / da = lr D w'.
+    Raises UserError if they differ.
     """
     import torch
 
@@ -239,7 +240,7 @@ def closed_form(name: str) -> Lines:
 
 
 def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: float) -> float:
-    """Return the relative error of the hypergradient of `closed_form`."""
+    """Return the relative error of the hypergradient in `closed_form`; `w`, `a` and `d` (diagonal of D) are vectors."""
     from nasx.core.bilevel import Tree, directional, gradient
 
     def grad_a(at: Tree) -> Tree:
@@ -253,7 +254,7 @@ def hypergradient_error(w: torch.Tensor, a: torch.Tensor, d: torch.Tensor, lr: f
 
 
 def step(name: str) -> Lines:
-    """Run one update of a tiny search on digits, and write its checkpoint, in a temporary folder."""
+    """Run one update of a tiny search on digits, and write a checkpoint to a temporary folder."""
     import torch
 
     from nasx.config import compose

@@ -1,14 +1,15 @@
-"""Measure the accuracy of an export, or of a finished retraining, on a dataset.
+"""Measure the accuracy of an exported network, or of a finished retraining, on a dataset.
 
     nasx evaluate MODEL [dataset=NAME] [path=FOLDER] [dataset.KEY=VALUE ...] [split=test|train] [batch=N]
                   [device=auto|cpu|cuda] [allow=PACKAGE]
 
-MODEL is model.safetensors, model.onnx (in onnxruntime on the CPU), the folder of one of them, or a finished run of nasx
-retrain (its folder, or its name under outputs/). Dataset, batch size and precision are those used in training, so that
-every image gets the same prediction as in the run if the device is the same. An export does not contain the location of
-the images, which path= sets. If dataset=NAME is of the same kind as the training dataset (another folder of images),
-all other settings are those used in training; images of another kind of dataset are resized to the size of the training
-images. dataset.KEY=VALUE changes one setting. allow=PACKAGE names your own package that defines the space.
+MODEL is model.safetensors, model.onnx (which runs in onnxruntime on the CPU), the folder that contains one of them, or
+a finished run of nasx retrain (its folder, or its name under outputs/). The dataset, batch size and precision default
+to those used in training, so that on the same device every image gets the same prediction as in the run. An export does
+not contain the location of the images; set it with path=. If dataset=NAME is of the same kind as the training dataset
+(another folder of images), its other settings are those used in training; the images of any other dataset are resized
+to the size of the training images. dataset.KEY=VALUE changes a single setting. allow=PACKAGE names your own package
+that defines the space.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ OPTIONS = {"dataset": "", "split": "test", "batch": "", "device": "auto", "allow
 
 
 class Model(NamedTuple):
-    """The model to evaluate: an export, or the run in `folder` (None: an export)."""
+    """The model to evaluate: the retraining in `folder`, or an export if `folder` is None."""
 
     name: str
     facts: Facts
@@ -47,7 +48,7 @@ class Model(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Print accuracy, correct predictions, images and loss, one per line, and for a run the next command."""
+    """Print the accuracy, correct predictions, number of images and loss, and for a run also the next command."""
     settings, rest = lineage.split_dataset_overrides(words)
     args = parse("evaluate", rest, OPTIONS, positional="MODEL")
     if len(args.positional) != 1:
@@ -68,7 +69,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def find_model(name: str, allow: Sequence[str]) -> Model:
-    """Return the export or the run of that name, without importing torch. Raises UserError."""
+    """Return the export or the finished retraining called `name`, without importing torch. Raises UserError."""
     path = Path(name)
     if not (path / metadata.FILE).is_file() and (path / runtime.FILE).is_file():
         path = path / runtime.FILE
@@ -91,7 +92,7 @@ def find_model(name: str, allow: Sequence[str]) -> Model:
 
 
 def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn.Module:
-    """Return the network with its weights. Raises UserError."""
+    """Return the network of a model with its trained weights. Raises UserError."""
     from nasx.export import model as export_model
 
     if model.onnx:
@@ -104,7 +105,7 @@ def load_network(model: Model, device: torch.device, allow: Sequence[str]) -> nn
 
 
 def evaluate(model: Model, args: Arguments, settings: Sequence[str]) -> Tested:
-    """Test a model on the images that the command line names. Raises UserError."""
+    """Test a model on the dataset and split given on the command line. Raises UserError."""
     given, allow, facts = args.options, args.allowed, model.facts
     try:
         node = dataset_node(given["dataset"], facts, settings, allow)
@@ -140,14 +141,14 @@ def evaluate(model: Model, args: Arguments, settings: Sequence[str]) -> Tested:
 
 
 def check_classes(name: str, facts: Facts, count: int | None) -> None:
-    """Raise UserError if the network has a different number of classes than a dataset; `count` None: not known yet."""
+    """Raise UserError unless the dataset `name` has as many classes as the network; `count` is None if unknown."""
     if count not in (None, len(facts["classes"])):
         fault = f"has {count} classes, but the network has {len(facts['classes'])}"
         raise UserError(f"dataset={name}", fault, "evaluate on images of the same classes")
 
 
 def dataset_node(name: str, facts: Facts, settings: Sequence[str], allow: Sequence[str]) -> dict[str, object]:
-    """Return the component of the dataset `name`, or else of the training, with the `settings` of the line."""
+    """Return the configuration of the dataset `name` (empty: the training dataset), with the overrides `settings`."""
     held = facts["dataset"]
     if not name:
         return lineage.with_settings(held, settings, allow)

@@ -3,19 +3,19 @@
     nasx export from=RUN [out=FOLDER] [format=safetensors|onnx|torch] [allow=PACKAGE]
     nasx export from=RUN format=onnx quantize=int8 [calibration=512] [path=FOLDER]
 
-RUN is a finished run of nasx retrain: its folder, or its name under outputs/. The default of FOLDER is RUN/export. The
-command writes the model card, README.md, to FOLDER, and one of
+RUN is a finished run of nasx retrain: its folder, or its name under outputs/. FOLDER defaults to RUN/export. The
+command writes the model card README.md and one of these files to FOLDER:
 
     safetensors   model.safetensors, for nasx.load("FOLDER") and nasx evaluate FOLDER
-    onnx          model.onnx, any number of images, for nasx evaluate FOLDER/model.onnx (needs the extra onnx)
-    torch         model.pt2, for torch.export.load, any number of images
+    onnx          model.onnx with any batch size, for nasx evaluate FOLDER/model.onnx (needs the extra onnx)
+    torch         model.pt2 with any batch size, for torch.export.load
 
-The weights are those after the last epoch, whose accuracy is the result. The networks in all formats read normalized
-images; mean and std are in the metadata and in the card.
+The weights are taken after the last epoch, whose accuracy is the reported result. In all formats, the network expects
+normalized images; mean and std are in the metadata and in the model card.
 
 quantize=int8 also writes model-int8.onnx, with weights and activations in int8. Their ranges are calibrated on
-calibration=512 training images. Both files are tested on the test set and timed. path= gives the folder of the images
-if they were moved.
+512 training images (calibration=512). Both files are tested on the test set and timed. path= sets the folder of the
+images if they were moved.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ CARD = Path(__file__).parent.parent / "export" / "model_card.md"
 
 
 def main(words: Sequence[str]) -> int:
-    """Write the files, and print one path per line and the command that tests the result."""
+    """Write the files, and print their paths and the command that tests the exported network."""
     args = parse("export", words, OPTIONS)
     given = args.options
     if given["format"] not in WRITERS:
@@ -98,7 +98,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def finished_retraining(folder: Path) -> Result:
-    """Return the record of a finished retraining. Raises UserError."""
+    """Return the record of a finished retraining. Raises UserError if `folder` has none that can be exported."""
     found = records.finished(folder)
     if found is None:
         fault = "contains no finished run (no readable result.json)"
@@ -121,9 +121,9 @@ def finished_retraining(folder: Path) -> Result:
 
 
 def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[str]) -> tuple[nn.Module, Result]:
-    """Return the network with its last weights, as it was tested, and the facts about it. Raises UserError.
+    """Return the network in evaluation mode, with the weights that were tested, and its `model_facts`.
 
-    The run's own `allow` is not trusted, because the folder may come from another user.
+    Raises UserError. The run's own `allow` is not trusted, because the folder may come from another user.
     """
     from nasx.export import model as export_model
 
@@ -140,7 +140,7 @@ def trained_network(folder: Path, result: Mapping[str, object], allow: Sequence[
 
 @contextlib.contextmanager
 def consistency_errors(folder: Path) -> Iterator[None]:
-    """Raise UserError for errors in the block that come from inconsistent files of a run folder."""
+    """Convert errors caused by inconsistent files in a run folder to UserError."""
     try:
         yield
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
@@ -151,7 +151,7 @@ def consistency_errors(folder: Path) -> Iterator[None]:
 
 
 def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
-    """Return the facts about a trained network, from the configuration and the record of its run."""
+    """Return the metadata of a trained network; `held` is the configuration of its run, and `result` the record."""
     from nasx.export import model as export_model
 
     settings = dict(held["retrain"])
@@ -184,7 +184,7 @@ def model_facts(held: Config, result: Result, allow: Sequence[str]) -> Result:
 
 
 def last_weights(state: State) -> Facts:
-    """Return the weights of a checkpoint that were tested, without the auxiliary head."""
+    """Return the weights in a checkpoint that were tested (the average, if kept), without the auxiliary head."""
     from nasx.export.model import AUXILIARY
 
     weights = state["network"]
@@ -211,7 +211,7 @@ def program(network: nn.Module, facts: Facts) -> bytes:
     model, example, dynamic = _example(network, facts)
     made, blob = torch.export.export(model, (example,), dynamic_shapes=(dynamic,)), io.BytesIO()
     for node in made.graph.nodes:
-        node.meta.pop("stack_trace", None)  # paths of this machine
+        node.meta.pop("stack_trace", None)  # contains paths on this machine
     torch.export.save(made, blob, extra_files={"nasx.json": json.dumps(facts)})
     return blob.getvalue()
 
@@ -225,7 +225,10 @@ def onnx(network: nn.Module, facts: Facts) -> bytes:
 
 
 def quantized(model: bytes, facts: Facts, images: Opened, count: int) -> tuple[dict[str, bytes], list[str]]:
-    """Return the files of an ONNX network and its int8 version, and the lines of their comparison. Raises UserError."""
+    """Quantize an ONNX network to int8, and compare both versions; `count` is the number of calibration images.
+
+    Returns the content of both files by name, and the lines of the comparison. Raises UserError.
+    """
     from nasx.export import graph, quantize
 
     batch = facts["test"]["batch"]
@@ -251,14 +254,14 @@ WRITERS: dict[str, tuple[str, Callable[[nn.Module, Facts], bytes]]] = {
     "onnx": ("model.onnx", onnx),
     "torch": ("model.pt2", program),
 }
-"""Format -> (name of the file, function that returns its content from a network and its facts)."""
+"""Format -> (file name, function that returns the file content for a network and its facts)."""
 
 
 # -------------------------------------------------------------------------------------------------------- card
 def card(
     facts: Facts, result: Mapping[str, object], files: Sequence[str], measured: Mapping[str, object] | None = None
 ) -> str:
-    """Return the model card; `measured` holds what `nasx fit` measured for an ONNX file (fit_report.written)."""
+    """Return the model card; `measured` contains the results of `nasx fit` for an ONNX file (fit_report.written)."""
     import jinja2
 
     from nasx.results import table_formats

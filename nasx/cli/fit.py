@@ -3,25 +3,25 @@
     nasx fit FOLDER [macs=20M | params=1M | latency=3ms] [minutes=30] [proxy=32] [out=model.onnx] [runs=outputs]
              [KEY=VALUE ...]
 
-FOLDER has one folder of images per class (docs/data.md lists the layouts). The result is an ONNX file and its model
-card, FILE.md next to FILE.onnx, with the accuracy on test images that are used for nothing else.
+FOLDER contains one folder of images per class (docs/data.md lists the layouts). The result is an ONNX file with its
+model card, FILE.md next to FILE.onnx, which reports the accuracy on test images that are used for nothing else.
 
-    macs, params   largest number of multiply-adds or parameters of the network
-    latency        largest latency in milliseconds of one image in onnxruntime on one thread of this CPU
-    minutes        time limit of the whole run, which adapts to the speed of the first updates; at least 3
-    proxy          largest height and width of the images of the search; the network is trained at dataset.size
+    macs, params   maximum number of multiply-adds or parameters of the network
+    latency        maximum latency in milliseconds for one image, in onnxruntime on one thread of this CPU
+    minutes        time limit for the whole run, at least 3; the first updates are timed to choose the number of updates
+    proxy          maximum height and width of the images in the search; the network is trained at dataset.size
 
-All other words are settings of `nasx search` and `nasx retrain`: method=, space=, search.epochs=, retrain.epochs=,
+All other arguments are settings of `nasx search` and `nasx retrain`: method=, space=, search.epochs=, retrain.epochs=,
 dataset.size=, seed=, device=, threads=, ... The steps are ordinary runs under `runs`, named after the folder and a hash
 of its images and the settings; a JSON file of the same name records the decisions made. The same command resumes a
-killed run bit for bit (minutes= does not include time lost to kills), and shows the result of a finished run.
+killed run bit for bit (minutes= does not include time lost to kills) and shows the result of a finished run.
 
-Defaults (nasx/cli/fit.py gives the reasons):
+Defaults (explained in nasx/cli/fit.py):
 
-    images     the centred square at 32 x 32 pixels, or at the original size of the images if they are smaller
+    images     the centred square at 32 x 32 pixels, or at the original size if the images are smaller
     search     TSE-DrNAS on NAS-Bench-201, as in nasx quickstart; with a budget, limited to the mean cost of all cells
     width      the most channels within the budget, or 16 without one; fewer if 3 passes over the images take too long
-    training   60 passes over the images (GPU: 200), or as many as about ten minutes of one CPU core allow
+    training   60 passes over the images (GPU: 200), or as many as about ten minutes on one CPU core allow
 """
 
 from __future__ import annotations
@@ -57,59 +57,65 @@ OPTIONS = {"macs": "", "params": "", "latency": "", "minutes": "", "proxy": "", 
 SEARCH = ("method", "space", "dataset", "search", "budget", "benchmark", "stop")
 BOTH = ("seed", "device", "threads", "workers", "checkpoint_s", "deterministic", "allow", "engine", "logger", "quiet")
 RETRAIN = ("retrain",)
-"""Settings of a search, of both, and of a retraining, which takes the space and dataset from its search."""
+"""Keys of settings for the search, for both steps, and for the retraining, which inherits its space and dataset."""
 FIXED = ("epochs", "updates_per_epoch")
-"""Settings of the length of a step, which minutes= chooses."""
+"""Settings for the length of a step; minutes= sets them automatically."""
 SIDE = 32
-"""Side of the images in pixels, as in CIFAR-10, for which the space and its recipe were made; larger ones take longer.
-Also the default of proxy=: a search at 64 x 64 pixels would take four times as long."""
+"""Default image height and width in pixels, as in CIFAR-10, for which the space and its recipe were designed; larger
+images take longer. Also the default of proxy=, because a search at 64 x 64 pixels would take four times as long."""
 SAMPLE = 300
-"""Number of evenly spaced images whose sizes are read from their headers."""
+"""Number of images, evenly spaced in the listing, whose sizes are read from their headers."""
 BATCH = 64
-"""Images per update, as in the search of NAS-Bench-201; an eighth of the training images if that is fewer."""
+"""Batch size, as in the NAS-Bench-201 searches; limited to an eighth of the training images."""
 SLICES = {"search": 48, "retrain": 20}
-"""Epochs into which the updates of a step are divided: rates change between epochs. search: as in nasx quickstart."""
+"""Number of epochs over which the updates of a step are spread, because learning rates change only between epochs.
+search: as in nasx quickstart."""
 WARM_UP, ARCH_LR = 3, 0.01
-"""As in nasx quickstart: the first third of the epochs updates only the weights; 3e-4 is too low for so few updates."""
+"""As in nasx quickstart: only the weights are updated in the first third of the epochs, and the architecture learning
+rate is higher than the usual 3e-4, which is too low for so few updates."""
 EVALUATED = 1000
-"""Number of images on which the supernet is evaluated, once; no decision depends on the result."""
+"""Number of images for the only evaluation of the supernet; no decision depends on the result."""
 LEAST_PASSES = 3
-"""Passes over the images below which a wider network is not worthwhile."""
+"""Minimum number of passes over the images; it limits the width of the network."""
 VERSION = 2
-"""Version of these defaults: with a later version, a fit starts from scratch."""
+"""Version of these defaults; after a change of version, a fit starts from scratch."""
 RESERVE, SHARE, TIMED = 0.15, 0.25, 10
-"""Shares of the minutes: of all for starts, export and measurement (at least one minute), of the rest for the search;
-and the number of timed updates."""
+"""Share of the time limit that is reserved for startup, export and measurement (at least one minute), share of the
+remaining time for the search, and number of timed updates."""
 STEPS = ("speed-search", "search", "speed-retrain")
-"""Names of the runs before the training."""
+"""Names of the runs that precede the training."""
 
 
 class Size(NamedTuple):
-    """Defaults for a type of device: cells per stage, channels of the supernet, updates of the search, epochs of the
-    training, and the most multiply-adds of all forward passes of the training."""
+    """Defaults for a device type."""
 
     layers: int
+    """Cells per stage."""
     channels: int
+    """Channels of the supernet."""
     updates: int
+    """Updates in the search."""
     passes: int
+    """Epochs of training."""
     work: float
+    """Maximum number of multiply-adds for all forward passes of the training."""
 
 
 SIZES = {"cpu": Size(1, 8, 576, 60, 1e12), "cuda": Size(5, 16, 5000, 200, 1e15)}
-"""cpu: layers, channels and updates of nasx quickstart; 1e12 is ten minutes of an AMD EPYC core at 1.7e9 per second.
-cuda: size and passes of NAS-Bench-201; updates and work have not been measured."""
+"""cpu: layers, channels and updates as in nasx quickstart; 1e12 multiply-adds take ten minutes on an AMD EPYC core, at
+1.7e9 per second. cuda: size and passes as in NAS-Bench-201; updates and work are not based on measurements."""
 
 
 class Request(NamedTuple):
-    """The parsed words of a command line, each checked separately."""
+    """A parsed command line; each argument has been checked separately."""
 
     folder: str
     quantity: str
-    """Quantity of the budget: macs, params or latency; empty without a budget."""
+    """Quantity limited by the budget: macs, params or latency; empty without a budget."""
     target: float
     minutes: float | None
     proxy: int
-    """Height and width to which the images of the search are reduced if they are larger."""
+    """Maximum height and width of the images in the search; larger images are reduced."""
     out: Path
     runs: str
     words: tuple[str, ...]
@@ -119,11 +125,11 @@ class Request(NamedTuple):
         return {word.partition("=")[0].lstrip("+~") for word in self.words}
 
     def of(self, *groups: str) -> list[str]:
-        """Return the settings of these groups."""
+        """Return the settings in these configuration groups."""
         return [word for word in self.words if overrides.first_part(word) in groups]
 
     def defaults(self, **values: object) -> list[str]:
-        """Return the default settings (`__` for a dot) that the command line does not set."""
+        """Return overrides for default values that the command line does not set; `__` in a name stands for a dot."""
         dotted = {key.replace("__", "."): value for key, value in values.items()}
         return [lineage.override(key, value) for key, value in dotted.items() if key not in self.keys]
 
@@ -141,7 +147,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def request(words: Sequence[str]) -> Request:
-    """Parse the words of a command line, without importing torch. Raises one UserError with all faults."""
+    """Parse and check the command line, without importing torch. Raises one UserError with all faults."""
     settings = [word for word in words if "=" in word and overrides.first_part(word) in (*SEARCH, *BOTH, *RETRAIN)]
     given = arguments.parse("fit", [word for word in words if word not in settings], OPTIONS, positional="FOLDER")
     options, out = given.options, Path(given.options["out"]).expanduser()
@@ -194,7 +200,7 @@ def request(words: Sequence[str]) -> Request:
 
 
 def opened(asked: Request) -> Fit:
-    """Return the fit that a command line requests, with the decisions made so far. Raises UserError for all faults."""
+    """Return the requested fit with the decisions recorded so far. Raises one UserError with all faults."""
     if not Path(asked.folder).is_dir():
         raise UserError(asked.folder, "is not a folder", "give a folder with one folder of images per class")
     where = ["dataset=folder", lineage.override("dataset.path", asked.folder)]
@@ -215,7 +221,7 @@ def opened(asked: Request) -> Fit:
 
 @dataclass
 class Fit:
-    """A request with its images, configuration and name, and the decisions made so far."""
+    """A request with its images, configuration and name, and the decisions recorded so far."""
 
     asked: Request
     cfg: Config
@@ -223,7 +229,7 @@ class Fit:
     listing: Listing
     sides: Sequence[int]
     where: list[str]
-    """The settings of the dataset."""
+    """Settings of the dataset."""
     space: str
     name: str
 
@@ -233,7 +239,7 @@ class Fit:
         self.began, self.before = time.monotonic(), self.plan.get("spent", 0.0)
 
     def decide(self, key: str, choose: Callable[[], T]) -> T:
-        """Return the recorded decision for `key`, or the result of `choose()`, which is then recorded."""
+        """Return the recorded decision for `key`; if there is none, record and return the result of `choose()`."""
         if key not in self.plan:
             self.plan[key] = choose()
             self.plan["spent"] = self.before + time.monotonic() - self.began
@@ -290,14 +296,14 @@ class Fit:
         self.decide("result", lambda: fit_report.written(asked.out, *budget, trained, images, allow))
 
     def planned_search(self, side: int) -> list[str]:
-        """Return the settings of the search: those of the command line, size of the supernet, budget, length.
+        """Return the settings of the search: those on the command line, and the supernet size, budget and length.
 
-        `side`: height and width of the images of the network, in pixels.
+        `side`: image height and width in pixels for the trained network.
         """
         asked, size = self.asked, self.size
         words = asked.defaults(method="tse_drnas", benchmark="none", search__batch=self.batch, search__arch_lr=ARCH_LR)
         words += asked.defaults(search__evaluate_every=0, search__evaluate_images=EVALUATED)
-        if self.space == "nb201":  # other spaces have the size that their files set
+        if self.space == "nb201":  # other spaces keep the size set in their files
             words += asked.defaults(space__layers=size.layers, space__channels=size.channels)
         if asked.quantity:
             quantity = "params" if asked.quantity == "params" else "macs"  # multiply-adds are a proxy for latency
@@ -314,10 +320,13 @@ class Fit:
         return words + asked.defaults(search__arch_warmup=epochs // WARM_UP)
 
     def planned_retrain(self, given: Sequence[str], layers: int, channels: int, macs: int, n: int) -> list[str]:
-        """Return the settings of the training: size of the network, batch size and learning rate, length."""
+        """Return the settings of the training: network size, batch size, learning rate and length.
+
+        `given`: settings already chosen. `macs`: multiply-adds for one image. `n`: number of training images.
+        """
         asked, recipe, size = self.asked, self.cfg["retrain"], self.size
         batch = recipe["batch"] if "retrain.batch" in asked.keys else self.batch
-        rate = round(recipe["lr"] * batch / recipe["batch"], 6)  # Goyal et al. 2017: in proportion to the batch size
+        rate = round(recipe["lr"] * batch / recipe["batch"], 6)  # Goyal et al. 2017: proportional to the batch size
         words = asked.defaults(retrain__layers=layers, retrain__channels=channels, retrain__batch=batch)
         words += asked.defaults(retrain__lr=rate, retrain__evaluate_every=0)
         passes = size.passes * n / batch
@@ -327,8 +336,11 @@ class Fit:
         return words + length("retrain", updates, asked.keys)
 
     def affordable(self, kind: Literal["search", "retrain"], most: float, words: Sequence[str]) -> int:
-        """Return how many updates fit into the minutes, at most `most`, by a short run of three epochs: the first warms
-        up, and the last ends with an evaluation. The plan records the measurements. Raises UserError for too few."""
+        """Return how many updates, at most `most`, fit within the time limit. Raises UserError for fewer than `TIMED`.
+
+        Updates are timed in a run of three epochs: the first is a warm-up, and the last ends with an evaluation. The
+        plan records the measurements.
+        """
         short = [f"{kind}.epochs=3", f"{kind}.updates_per_epoch={TIMED}"]
         first, second, third = (
             row["wall_s"] for row in records.read_rows(self.run(kind, [*words, *short], f"speed-{kind}").folder)
@@ -343,8 +355,8 @@ class Fit:
 def affordable(kind: str, most: float, total: float, each: float, end: float, spent: float) -> int:
     """Return how many updates of `each` seconds, at most `most`, fit into `total` seconds.
 
-    `spent`, the reserve and the evaluations are subtracted first. One evaluation takes `end` seconds; a training needs
-    two, one in torch and one of the exported file. Raises UserError for fewer than ten.
+    The seconds already `spent`, the reserve and the evaluations are subtracted first. One evaluation takes `end`
+    seconds; training needs two, one in torch and one of the exported file. Raises UserError for fewer than `TIMED`.
     """
     left = total - max(60, RESERVE * total) - spent
     left = SHARE * left - end if kind == "search" else left - 2 * end
@@ -357,7 +369,7 @@ def affordable(kind: str, most: float, total: float, each: float, end: float, sp
 
 
 def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
-    """Return settings for the epochs and the updates per epoch, or [] if the command line sets either of them."""
+    """Return settings for epochs and updates per epoch, or [] if the command line sets either (`given`: its keys)."""
     if any(f"{kind}.{key}" in given for key in FIXED):
         return []
     epochs = min(SLICES[kind], math.ceil(updates))
@@ -365,7 +377,7 @@ def length(kind: str, updates: float, given: Collection[str]) -> list[str]:
 
 
 def steps(words: Sequence[str], kind: str) -> str:
-    """Describe the updates of a step, as far as its settings determine them."""
+    """Describe the number of updates and the batch size of a step, as far as its settings determine them."""
     found = dict(word.partition("=")[::2] for word in words)
     each, epochs, batch = (found.get(f"{kind}.{key}") for key in (*FIXED[::-1], "batch"))
     said = f"{int(epochs) * int(each):,} updates" if each and epochs else f"{epochs or 'given'} epochs"

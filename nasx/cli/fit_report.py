@@ -1,4 +1,4 @@
-"""Output of `nasx fit`: the description of the images, the ONNX file and its model card, the final output."""
+"""Output of `nasx fit`: a description of the images, the ONNX file with its model card, and the final summary."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from nasx.data.listing import Listing
 
 CONFUSIONS = 5
-"""Most pairs of confused classes that the terminal and the model card show."""
+"""Maximum number of confused class pairs on the terminal and in the model card."""
 
 
 def sides(found: Listing, sample: int) -> list[int]:
-    """Return the sorted shorter sides of some images; unreadable images are reported when all are decoded."""
+    """Return the shorter sides of at most `sample` training images in pixels, sorted.
+
+    Unreadable images are skipped, because they are reported when all images are decoded.
+    """
     from PIL import Image
 
     paths, known = found.train.paths(), []
@@ -44,7 +47,7 @@ def sides(found: Listing, sample: int) -> list[int]:
 def understood(
     found: Listing, source: Folder, images: Images, sides: Sequence[int], split: Sequence[np.ndarray], proxy: int | None
 ) -> None:
-    """Print the classes of the images, their counts and sizes, how they are split, and the size for the search."""
+    """Print the classes, counts and sizes of the images, how they are split, and their size in the search."""
     counts = np.bincount(images.train_y, minlength=len(images.classes))
     named = ", ".join(f"{name} {n}" for name, n in list(zip(images.classes, counts, strict=True))[:10])
     least, median, most = (sides[0], sides[len(sides) // 2], sides[-1]) if sides else (0, 0, 0)
@@ -66,7 +69,7 @@ def understood(
 def written(
     out: Path, quantity: str, target: float, trained: Done, images: Images, allow: Sequence[str]
 ) -> dict[str, object]:
-    """Write the ONNX file, test and time it, and write its card; return the facts to show."""
+    """Write the ONNX file, measure its accuracy and latency, write its model card, and return the results."""
     import onnxruntime
     import torch
 
@@ -106,7 +109,7 @@ def written(
 
 
 def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> list[list[object]]:
-    """Return confused pairs, most frequent first: class, prediction, count, number of images of the class."""
+    """Return [class, prediction, count, images in the class] for each confused pair of classes, most frequent first."""
     counts = np.bincount(y, minlength=len(classes))
     wrong = Counter((int(a), int(b)) for a, b in zip(y, answers, strict=True) if a != b)
     ordered = sorted(wrong.items(), key=lambda item: (-item[1], item[0]))
@@ -114,7 +117,7 @@ def confusions(y: np.ndarray, answers: np.ndarray, classes: Sequence[str]) -> li
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """Return the 95 % interval of a share (Wilson 1927); a test accuracy is a binomial share of independent images."""
+    """Return the 95 % interval of a proportion (Wilson 1927); test images are treated as independent trials."""
     from scipy.stats import binomtest
 
     interval = binomtest(correct, n).proportion_ci(0.95, "wilson")
@@ -127,13 +130,13 @@ def card_of(out: Path) -> Path:
 
 
 def finished(result: Mapping[str, object] | None, out: Path) -> bool:
-    """Return whether the file and its card are those of a finished fit."""
+    """Return whether the model card exists and the ONNX file is the one that the finished fit wrote."""
     there = result is not None and card_of(out).is_file() and out.is_file()
     return there and hashlib.sha256(out.read_bytes()).hexdigest() == str((result or {})["sha256"])
 
 
 def show(result: Mapping[str, object], out: Path, folder: str) -> None:
-    """Print the final output: accuracy, cost, latency, budget, confusions, files and the next command."""
+    """Print the final summary: accuracy, cost, latency, budget, confusions, files and the next command."""
     found, screen = cleaned(dict(result)), Screen()
     low, high = found["interval"]
     lines = [

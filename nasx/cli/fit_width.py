@@ -1,4 +1,4 @@
-"""The width of the network that `nasx fit` trains: the most channels within a budget."""
+"""Width of the network that `nasx fit` trains: the largest number of channels within a budget."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from nasx.spaces.cost import Cost
 
 WIDEST = 16
-"""Most channels without a budget: those of the networks of NAS-Bench-201."""
+"""Maximum number of channels without a budget, as in the networks of NAS-Bench-201."""
 NOISE = 0.95
-"""Share of a latency budget for which the width is chosen, since the final file is measured again."""
+"""Share of a latency budget that may be used; the rest is a margin, because the final file is measured again."""
 
 
 class Networks(NamedTuple):
-    """The networks that can be built from a cell, by space, images, number of cells and stem."""
+    """Networks with a fixed space, dataset, number of layers and stem, for any cell and width."""
 
     space: Space
     images: Images
@@ -35,7 +35,7 @@ class Networks(NamedTuple):
         return tuple(self.images.train_x.shape[1:])
 
     def feasible(self, quantity: str, target: float) -> None:
-        """Raise UserError if no network of the space meets a budget of macs or params."""
+        """Raise UserError if no network in the space meets a budget of macs or params."""
         from nasx.spaces.cost import Counts
         from nasx.spaces.latency import Size
 
@@ -57,7 +57,7 @@ class Networks(NamedTuple):
         return self.space.network(cell, classes, layers=self.layers, channels=channels, stem=self.stem)
 
     def cost(self, genotype: str, channels: int) -> Cost:
-        """Return the parameters and multiply-adds of the network of a cell."""
+        """Return the parameters and multiply-adds (for one image) of the network of a cell."""
         import torch
 
         from nasx.spaces import cost
@@ -68,8 +68,8 @@ class Networks(NamedTuple):
     def widest(self, genotype: str, quantity: str, target: float, work: tuple[int, float]) -> int:
         """Return the largest number of channels within the budget, or up to `WIDEST` without a budget.
 
-        `work`: a network with more channels than the first number must not take more multiply-adds than the second.
-        Raises UserError.
+        `work` is (channels, macs): a network with more than `channels` channels may take at most `macs` multiply-adds.
+        Raises UserError if no width is within the budget.
         """
         from nasx.spaces.cost import Limit, widest
 
@@ -84,7 +84,7 @@ class Networks(NamedTuple):
         return widest(partial(self.network, genotype), self.space.example(1, self.shape), limits)
 
     def latency(self, genotype: str, channels: int) -> float:
-        """Return the median latency of onnxruntime for one image, in milliseconds."""
+        """Return the median onnxruntime latency for one image in milliseconds."""
         from nasx.cli import export
         from nasx.export import metadata, runtime
 

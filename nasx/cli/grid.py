@@ -1,9 +1,9 @@
-"""The jobs of a command line as plain configurations, each equal to the one that Hydra composes for the job.
+"""Jobs of a command line as plain configurations, equal to those that Hydra composes.
 
-Composing a configuration takes about a tenth of a second, and a sweep may have thousands of jobs. Therefore only the
-combinations of *choices* are composed, which are overrides whose values may change more than their own key (a group's
-file, an added or deleted key, a mapping, an interpolation). Any other override sets its key in a configuration that has
-already been composed; the jobs share the values that they do not change.
+Composing a configuration takes about a tenth of a second, and a sweep may have thousands of jobs. Therefore, only the
+combinations of *choices* are composed: overrides that may change more than their own key (the choice of a group, an
+added or deleted key, a mapping, an interpolation). All other overrides set their keys in an already composed
+configuration, and jobs share all values that they do not change.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ from nasx.errors import UserError
 from nasx.tracking import run_folder
 
 MAX_JOBS = 100_000
-"""Most jobs of one command: each is checked before the first starts, and Hydra lists them all in memory."""
+"""Maximum number of jobs per command. All are checked before the first starts, and Hydra lists them in memory."""
 
 
 class Axis(NamedTuple):
-    """The values of one override: each as a separate override, and as a Python value."""
+    """The values of one override, as separate overrides and as Python values."""
 
     key: str
     texts: Sequence[str]
@@ -57,7 +57,7 @@ class Job(NamedTuple):
 
 # ---------------------------------------------------------------------------------------------------- axes
 def first_job(overrides: Sequence[Override]) -> tuple[str, ...]:
-    """Return the overrides of the first job; if a key is given twice, the last override counts."""
+    """Return the overrides of the first job; if a key is given twice, the last override takes effect."""
     return tuple({override.get_key_element(): _text(override) for override in overrides}.values())
 
 
@@ -70,7 +70,7 @@ def _text(override: Override) -> str:
 
 
 def axes(overrides: Sequence[Override], groups: Collection[str], *, every: bool) -> list[Axis]:
-    """Return one axis per key, in Hydra's order. `every`: with all values; else ranges have only their bounds."""
+    """Return one axis per key, in Hydra's order. Unless `every` is true, ranges are reduced to their bounds."""
     return list({override.get_key_element(): _axis(override, groups, every) for override in overrides}.values())
 
 
@@ -96,14 +96,14 @@ def _axis(override: Override, groups: Collection[str], every: bool) -> Axis:
 
 
 def _composes(value: object) -> bool:
-    """Return whether a value is a mapping or contains an interpolation, so it cannot simply replace the old value."""
+    """Return whether a value is a mapping or contains an interpolation, and must therefore be composed."""
     if isinstance(value, list):
         return any(map(_composes, value))
     return isinstance(value, Mapping) or (isinstance(value, str) and "${" in value)
 
 
 def count(override: Override) -> int:
-    """Count the values of an override, up to `MAX_JOBS` + 1, without expanding a range."""
+    """Return the number of values of an override, at most `MAX_JOBS` + 1, without expanding ranges."""
     given = override._value
     if not isinstance(given, RangeSweep):
         return len(list(override.sweep_iterator())) if override.is_choice_sweep() else 1
@@ -115,14 +115,14 @@ def count(override: Override) -> int:
 
 
 def lists_nothing(override: Override) -> UserError | None:
-    """Return the error for an override that lists no value (a glob that matches nothing), or None if it lists one."""
+    """Return a UserError if an override lists no values (such as a glob without a match), otherwise None."""
     if count(override):
         return None
     return UserError(str(override.input_line), "lists no values", "nasx list shows the choices of each group")
 
 
 def too_many(overrides: Sequence[Override]) -> UserError | None:
-    """Return the error for more combinations than `MAX_JOBS`, or None if there are at most that many."""
+    """Return a UserError if there are more than `MAX_JOBS` combinations, otherwise None."""
     if math.prod(map(count, overrides)) <= MAX_JOBS:
         return None
     return UserError("--multirun", f"would start more than {MAX_JOBS:,} jobs", "split it into several sweeps")
@@ -130,20 +130,21 @@ def too_many(overrides: Sequence[Override]) -> UserError | None:
 
 # ---------------------------------------------------------------------------------------------------- jobs
 def combinations(found: Sequence[Axis]) -> Iterator[list[int]]:
-    """Yield an index into each axis for every combination of choices; 0, the first value, for all other axes."""
+    """Yield one index per axis for every combination of choices; axes of other overrides get index 0."""
     return map(list, itertools.product(*(range(len(axis.texts)) if axis.composes else (0,) for axis in found)))
 
 
 def texts(found: Sequence[Axis], at: Sequence[int]) -> tuple[str, ...]:
-    """Return the overrides at these indices of the axes."""
+    """Return the override of each axis at its index in `at`."""
     return tuple(axis.texts[place] for axis, place in zip(found, at, strict=True))
 
 
 def jobs(found: Sequence[Axis], at: Sequence[int], cfg: DictConfig, *, every: bool) -> Iterator[Job]:
     """Yield the jobs of one combination of choices, whose composed configuration is `cfg`.
 
-    `every`: yield all combinations of the other values; else the first, and one job for each further value of each key
-    (a sweeper that chooses values as it runs combines them itself). Raises UserError if `cfg` cannot be resolved.
+    If `every` is true, yield all combinations of the other values. Otherwise, yield the first combination, and one job
+    for each further value of each key, because the sweeper chooses combinations as it runs. Raises UserError if `cfg`
+    cannot be resolved.
     """
     base, choices = resolved(cfg)
     free = [i for i, axis in enumerate(found) if not axis.composes and _there(base, axis.key.split("."))]
@@ -174,7 +175,7 @@ def _there(values: Mapping[str, object], path: Sequence[str]) -> bool:
 
 
 def _resolved(cfg: DictConfig, changed: Config) -> Config:
-    """Return the resolved configuration with other values of some keys, to which other keys may refer."""
+    """Return a resolved copy of `cfg` with the keys in `changed` set, to which other keys may refer."""
     own = copy.deepcopy(cfg)
     for key, value in changed.items():
         OmegaConf.update(own, key, value)
@@ -183,7 +184,7 @@ def _resolved(cfg: DictConfig, changed: Config) -> Config:
 
 # ------------------------------------------------------------------------------------------------- folders
 class Run(NamedTuple):
-    """A run of a job: its folder, the kind and identity of the run, and its configuration."""
+    """One run of a job: its folder, kind, identity and configuration."""
 
     folder: Path
     kind: str
@@ -192,7 +193,7 @@ class Run(NamedTuple):
 
 
 def runs(command: str, values: Config, choices: Mapping[str, object]) -> list[tuple[Run, ...]]:
-    """Return the runs of a job, one tuple per seed: for `nasx run`, the search and the retraining that may follow."""
+    """Return the runs of a job, one tuple per seed: a single run, or for `nasx run` also the retraining, if any."""
 
     def run(kind: str, cfg: Config) -> Run:
         identity = config_identity.identity(cfg, kind)
@@ -210,7 +211,7 @@ def runs(command: str, values: Config, choices: Mapping[str, object]) -> list[tu
 
 
 class Folders:
-    """The run folders of a sweep, compared with each other before the first job."""
+    """Run folders of a sweep, checked for conflicts before the first job starts."""
 
     def __init__(self, command: str, found: Sequence[Axis]) -> None:
         self.command, self.swept = command, [i for i, axis in enumerate(found) if len(axis.texts) > 1]
@@ -218,7 +219,7 @@ class Folders:
         self.seen: dict[Path, tuple[str, str]] = {}
 
     def faults(self, job: Job) -> Iterator[UserError]:
-        """Yield errors for folders of a job that an earlier job also uses, or that contain another configuration."""
+        """Yield an error for each folder of `job` that an earlier job also uses or that has another configuration."""
         said = " ".join(job.overrides[i] for i in self.swept)
         for unit in runs(self.command, job.values, job.choices):
             folders = tuple(run.folder for run in unit)
@@ -240,7 +241,7 @@ class Folders:
 
 
 def saved_identity(folder: Path) -> str | None:
-    """Return the identity at the start of a folder's config.yaml, or None without one (older runs have a short one)."""
+    """Return the identity in the header of a folder's config.yaml; None if it is missing or short (older runs)."""
     try:
         with (folder / "config.yaml").open("rb") as file:
             head = file.read(4096)

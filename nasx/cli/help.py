@@ -1,4 +1,4 @@
-"""Help texts. Settings, their defaults and descriptions are read from conf/ and its comments."""
+"""Help texts. Settings, their defaults and their descriptions are read from the files in conf/ and their comments."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def overview() -> str:
 
 
 def command(name: str, line: Line) -> str:
-    """Return the text of `nasx <command> --help`: the components that `line` chooses, and their effective settings."""
+    """Return the text of `nasx <command> --help`: the components that `line` selects, and their effective settings."""
     from nasx.cli import preflight
     from nasx.config import provenance
 
@@ -94,7 +94,7 @@ def command(name: str, line: Line) -> str:
 
 
 def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) -> str:
-    """Format `value  (source)` of a key: its comment, and the other lines that set it; the last one counts."""
+    """Format a key as `value  (source)`: its comment, and all other lines that set it (the last one takes effect)."""
     first, last = lines[0], lines[-1]
     said = [] if first.file else [first.comment]
     if key in given:
@@ -110,17 +110,17 @@ def describe_key(key: str, lines: Sequence[Origin], given: Mapping[str, str]) ->
 
 
 def plain_help(name: str) -> str:
-    """Return the text of `nasx <command> --help` for a command without a configuration: its module's docstring."""
+    """Return the text of `nasx <command> --help` for a command without a configuration: its module docstring."""
     return fitted(f"nasx {name}: {COMMANDS[name]}\n\n{schema.docstring(PLAIN[name])}")
 
 
 def bench() -> str:
-    """Return the text of `nasx bench --help`: the usage in its module's docstring."""
+    """Return the text of `nasx bench --help`: the usage in its module docstring."""
     return fitted(f"nasx bench: {COMMANDS['bench']}\n\n" + schema.docstring("nasx.cli.bench").split("\n\n")[1])
 
 
 def _given(overrides: Sequence[str]) -> dict[str, str]:
-    """Return dotted key -> value for the overrides that set one value."""
+    """Return a dictionary from dotted keys to values for the overrides `key=value`."""
     pairs = (text.lstrip("+").partition("=") for text in overrides if "=" in text)
     return {key: value.strip("\"'") for key, _, value in pairs}
 
@@ -130,7 +130,7 @@ def _columns() -> int:
 
 
 def _rows(rows: list[tuple[str, str]]) -> str:
-    """Format keys and texts in two columns; a key wider than half of the terminal takes a separate line."""
+    """Format keys and texts in two columns; keys wider than half of the terminal get a line of their own."""
     width = _columns()
     left = max((len(key) for key, _ in rows if len(key) <= width // 2), default=4) + 2
     lines: list[str] = []
@@ -144,11 +144,11 @@ def _rows(rows: list[tuple[str, str]]) -> str:
 
 
 _ENTRY = re.compile(r" *\S+(?: \S+)* {2,}(?=\S)")
-"""A name and the spaces before its description."""
+"""Pattern of a name and the spaces before its description."""
 
 
 def fitted(text: str) -> str:
-    """Wrap the paragraphs and lines of a text that are wider than the terminal; keep indents."""
+    """Wrap paragraphs and lines that are wider than the terminal, and keep their indentation."""
     width, blocks = _columns(), []
     for block in text.split("\n\n"):
         lines = block.splitlines()
@@ -162,7 +162,7 @@ def fitted(text: str) -> str:
 
 
 def _entries(lines: Sequence[str]) -> list[str]:
-    """Join the lines that continue the description of a named entry, aligned with the start of the description."""
+    """Join each named entry with the following lines that are aligned with its description."""
     joined: list[str] = []
     column = 0
     for line in lines:
@@ -176,7 +176,10 @@ def _entries(lines: Sequence[str]) -> list[str]:
 
 
 def _hanging(line: str, width: int) -> str:
-    """Wrap an indented line below its description, or below its start if the description is far to the right."""
+    """Wrap an indented line, with continuation lines aligned with its description.
+
+    A description that starts in the right half of the terminal begins on a new line.
+    """
     if len(line) <= width:
         return line
     named, indent = _ENTRY.match(line), len(line) - len(line.lstrip())

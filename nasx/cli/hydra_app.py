@@ -1,4 +1,4 @@
-"""Hydra application for one command: run jobs from a configuration already composed, or print Hydra's own output."""
+"""Hydra application for one command: run jobs without Hydra's command line, or print Hydra's own output."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def application(loader: compose.Loader) -> Iterator[Hydra]:
     """Yield Hydra without its command line, which would compose twice, print errors itself and exit with 1.
 
-    Raises UserError in place of Hydra's and OmegaConf's errors.
+    Errors from Hydra and OmegaConf are raised as UserError.
     """
     with _errors():
         app = Hydra("nasx", loader)
@@ -39,11 +39,11 @@ def application(loader: compose.Loader) -> Iterator[Hydra]:
 
 
 def show(command: str, line: Line, task: Callable[[DictConfig], object]) -> None:
-    """Print what Hydra shows for a line without running it: --cfg, --info, --hydra-help, completion candidates."""
+    """Print Hydra's output for a line without running jobs: --cfg, --info, --hydra-help, completion candidates."""
     sys.argv = ["nasx", *line.options, *line.overrides]
     os.environ["HYDRA_FULL_ERROR"] = "1"
     compose.register()
-    # Python 3.14 checks that help texts are strings; Hydra passes an object that composes its text when it is shown.
+    # Python 3.14 requires help texts to be strings; Hydra passes an object that composes its text when displayed.
     argparse.HelpFormatter._get_help_string = lambda self, action: action.help and str(action.help)  # type: ignore
     with _errors():
         hydra.main(config_path=str(paths.conf_dir()), config_name=command, version_base="1.3")(task)()

@@ -4,18 +4,19 @@
     nasx info from=RUN [...]                            the architecture of RUN, with the space, dataset, recipe and
                                                         classes of RUN, or of its retraining if RUN is a search
     nasx info space=NAME [dataset=...]                                          a space and its supernet
-    nasx info space=NAME method=NAME [batch=N]          the same, and the peak memory of a step of a search
+    nasx info space=NAME method=NAME [batch=N]          the same, and the peak memory of a search step
 
-    layers=N channels=N     size, instead of that of the recipe (architecture) or of the space (supernet)
-    max_macs=N              as many channels as N multiply-adds allow
-    classes=N size=N        images, instead of the dataset's; without dataset= the recipe's stem decides: imagenet is
-                            1000 classes of 224 x 224 pixels, cifar 10 of 32 x 32; for text, classes are words
-    out=FILE.svg|FILE.png   a drawing of each cell of the architecture, or of all edges that cells of the space may have
+    layers=N channels=N     network size, instead of the recipe's (architecture) or the space's (supernet)
+    max_macs=N              the most channels within N multiply-adds
+    classes=N size=N        classes and image size, instead of the dataset's; without dataset= they follow from the
+                            recipe's stem: imagenet is 1000 classes at 224 x 224 pixels, cifar is 10 at 32 x 32; for
+                            text, classes=N is the number of words in the vocabulary
+    out=FILE.svg|FILE.png   a drawing of each cell of the architecture, or of all possible edges in the cells of a space
     allow=PACKAGE           your own package that defines the space or dataset of RUN
 
-Parameters exclude the auxiliary head unless the line says otherwise; those of a supernet exclude the architecture.
-Multiply-adds are those of convolutions and linear layers for one image (one word of text), counted by torch on its
-meta device. The peak memory is that of all tensors of one step on a GPU, computed from shapes; the dataset, the CUDA
+Parameters exclude the auxiliary head unless stated otherwise; for a supernet, they exclude architecture parameters.
+Multiply-adds are counted for convolutions and linear layers on one image (one word of text), by torch on its meta
+device. The peak memory covers all tensors of one step on a GPU and is computed from their shapes; the dataset, the CUDA
 context and the workspaces of CUDA libraries need additional memory.
 """
 
@@ -66,9 +67,9 @@ IMAGES = {
     "imagenet": (1000, 224),
     "ptb": (10_000, 1),
 }
-"""Classes and image size of datasets with fixed values; other datasets are read."""
+"""Number of classes and image size of standard datasets; other datasets are opened to determine them."""
 DRAWN = 400
-"""Architectures drawn to find the edges that cells of a space may have; an edge in 1 of 18 is missed once in 1e9."""
+"""Architectures drawn to find all possible edges of a space; an edge in 1 of 18 is missed with probability 1e-10."""
 Facts = dict[str, object]
 
 
@@ -97,7 +98,7 @@ def main(words: Sequence[str]) -> int:
 
 # --------------------------------------------------------------------------------------------- an architecture
 def architecture(args: Arguments) -> Facts:
-    """Return the facts of `genotype=` or `from=`, as the recipe trains the architecture. Raises UserError."""
+    """Return facts about the architecture in `genotype=` or `from=`, as the recipe trains it. Raises UserError."""
     given, allow = dict(args.options), args.allowed
     compose_job(given)  # an unknown choice is reported before anything heavy is imported
     run = lineage.open_parent(lineage.run_folder(given["from"], "outputs")) if given["from"] else None
@@ -136,7 +137,7 @@ def architecture(args: Arguments) -> Facts:
 
 
 def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[str, str]:
-    """Return (text of the genotype, its source). Raises UserError."""
+    """Return the genotype as text, and a description of its source. Raises UserError."""
     from nasx.spaces import published
 
     if run is not None:
@@ -156,9 +157,10 @@ def genotype_and_source(given: Mapping[str, str], run: Parent | None) -> tuple[s
 
 
 def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, values: Sequence[str]) -> Resolved:
-    """Return (configuration, choices) of `nasx retrain` for a genotype: as given, else of the run, else the defaults.
+    """Return (configuration, choices) of `nasx retrain` for a genotype.
 
-    The space and dataset of a search are used, and of a retraining also the recipe and the budget. Raises UserError.
+    Choices in `given` take precedence over those of `run`, which take precedence over the defaults. A search determines
+    the space and dataset, and a retraining also the recipe and budget. Raises UserError.
     """
     from nasx.config import compose
     from nasx.config.compose import Resolved
@@ -178,7 +180,7 @@ def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, valu
             cfg[group] = lineage.adopt_settings(cfg[group], block, keys if group == "retrain" else ())
         elif not given.get(group) and block:  # a user's own file, which is not read here
             cfg[group], choices[group] = dict(block), choice
-    if {"channels", "max_macs"} & {*keys}:  # instead of the limits of the run, which would choose the channels
+    if {"channels", "max_macs"} & {*keys}:  # these replace the run's limits, which would determine the channels
         cfg |= config_identity.NO_BUDGET
         if "max_macs" not in keys and "max_macs" in cfg["retrain"]:
             cfg["retrain"]["max_macs"] = None
@@ -186,7 +188,7 @@ def retrain_config(given: Mapping[str, str], text: str, run: Parent | None, valu
 
 
 def find_space(text: str) -> str:
-    """Return the first space that contains the genotype; darts and nb201 precede related spaces. Raises UserError."""
+    """Return the first space that contains the genotype; darts and nb201 are tried first. Raises UserError."""
     from nasx.config import compose
 
     loader = compose.make_loader()
@@ -206,7 +208,7 @@ def find_space(text: str) -> str:
 
 
 def compose_job(given: Mapping[str, str], values: Sequence[str] = (), command: str = "retrain") -> Resolved:
-    """Return (configuration, choices) of a command with these choices. Raises UserError for an unknown choice."""
+    """Compose a command with the choices `given` and the overrides `values`. Raises UserError for an unknown choice."""
     from nasx.cli import arguments, preflight
     from nasx.config import compose
 
@@ -218,7 +220,7 @@ def compose_job(given: Mapping[str, str], values: Sequence[str] = (), command: s
 
 
 def images(args: Arguments, cfg: Config, space: Space, stem: str, run: Parent | None = None) -> tuple[int, int]:
-    """Return the classes and the side in pixels: as given, else of the dataset, else those the stem is made for."""
+    """Return the number of classes and the image side in pixels: as given, else of the dataset, else of the stem."""
     source = instantiate.build(cfg["dataset"], args.allowed)
     recorded = run.record.get("images") if run is not None and not args.options["dataset"] else None
     if isinstance(recorded, Mapping) and space.data == "text":
@@ -240,7 +242,7 @@ def images(args: Arguments, cfg: Config, space: Space, stem: str, run: Parent | 
 
 
 def shape(space: Space, size: int) -> tuple[int, ...]:
-    """Return the shape of one item that the networks of a space read."""
+    """Return the shape of one input item for the networks of a space."""
     return (size,) if space.data == "text" else (3, size, size)
 
 
@@ -251,7 +253,7 @@ def input_facts(space: Space, classes: int, size: int) -> Facts:
 
 # ----------------------------------------------------------------------------------------------------- a space
 def supernet(args: Arguments) -> Facts:
-    """Return the facts of a space and of its supernet. Raises UserError."""
+    """Return facts about a space and its supernet. Raises UserError."""
     given = args.options
     sized = [f"space.{name}={args.number(name)}" for name in ("layers", "channels") if given[name]]
     cfg, choices = compose_job(given, sized)
@@ -281,7 +283,7 @@ def supernet(args: Arguments) -> Facts:
 
 
 def step_memory(cfg: Config, allow: Sequence[str], classes: int, shape: tuple[int, ...]) -> Facts:
-    """Return the predicted peak memory of a search step, its parts, and the peak with settings that lower it."""
+    """Return the predicted peak memory of a search step, its parts, and the lower peaks with memory-saving settings."""
     from nasx.searcher.memory import Memory
     from nasx.tracking import environment
     from nasx.tracking.progress import memory
@@ -301,7 +303,7 @@ def step_memory(cfg: Config, allow: Sequence[str], classes: int, shape: tuple[in
 
 
 def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
-    """Return the parameters of the supernet, and multiply-adds of one item if operations are computed separately."""
+    """Return the parameters of a supernet, and its multiply-adds for one item with operations computed separately."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -314,9 +316,9 @@ def supernet_cost(space: Space, classes: int, size: int) -> tuple[int, int]:
 
 
 def possible(space: Space) -> dict[str, list[Edge]]:
-    """Return cell name -> all edges that the genotypes of a space may have, one per pair of nodes.
+    """Return a dictionary from cell names to all possible edges in a space, one per pair of nodes.
 
-    The label of an edge lists its operations; operations of nodes are left out.
+    The label of an edge lists its possible operations; operations of nodes are left out.
     """
     import torch
 
@@ -334,5 +336,5 @@ def possible(space: Space) -> dict[str, list[Edge]]:
 
 
 def _by_target(item: tuple[tuple[str, str], object]) -> tuple[int, ...]:
-    """Return a sort key: inputs first, then by the numbers of the nodes."""
+    """Return a sort key for node pairs: cell inputs first, then numbered nodes in order."""
     return tuple(int(name) if name.isdigit() else -1 for name in item[0])

@@ -1,4 +1,4 @@
-"""Run one job of a command in this process, for Hydra's application, `nasx quickstart` and nasx.api.
+"""Run one job of a command in this process, for Hydra's application, other commands and nasx.api.
 
 This module does not import torch until a job has passed all checks and has work to do.
 """
@@ -27,7 +27,7 @@ class Done(NamedTuple):
 
 
 def call(command: Literal["search", "retrain"], overrides: Sequence[str], config_dir: str | None = None) -> Done:
-    """Check, compose and run one job, like `nasx COMMAND OVERRIDES`, but print no summary.
+    """Check, compose and run one job like `nasx COMMAND OVERRIDES`, but without printing a summary.
 
     Raises the same UserErrors as the command line, before anything is computed.
     """
@@ -37,7 +37,7 @@ def call(command: Literal["search", "retrain"], overrides: Sequence[str], config
 
 
 def composed(command: str, overrides: Sequence[str], config_dir: str | None = None) -> tuple[Line, Config, Config]:
-    """Return a normalized command line, its checked configuration and its choices. Raises UserError with all faults."""
+    """Return a normalized command line, the checked configuration and its choices. Raises UserError with all faults."""
     from nasx.cli import preflight
     from nasx.cli.arguments import Line
     from nasx.config import compose
@@ -67,7 +67,7 @@ def job_info(
     options: Sequence[str],
     folders: Sequence[str] = (),
 ) -> JobInfo:
-    """Return what a job needs to know about its command line; `options` is empty or `--config-dir FOLDER`."""
+    """Return the information about its command line that a job needs; `options` is empty or `--config-dir FOLDER`."""
     from nasx.config.compose import published
 
     own, groups = options[1] if options else None, commands.COMMANDS[command].groups
@@ -76,7 +76,10 @@ def job_info(
 
 
 def work(command: str, cfg: Config, info: JobInfo) -> Result | None:
-    """Run the job of a resolved configuration and return its record, for a finished run without importing torch."""
+    """Run the job of a resolved configuration and return its record (None for table and list).
+
+    If the run is already finished, its record is returned without importing torch.
+    """
     if command == "table":
         import_module("nasx.cli.table").main(cfg)
         return None

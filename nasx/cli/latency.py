@@ -1,18 +1,18 @@
-"""Measure the latencies of the operations and networks of a space on this device: the table of `budget=latency`.
+"""Measure latencies of the operations and networks in a space on this device: the table for `budget=latency`.
 
     nasx latency space=NAME [layers=N] [channels=N] [image=32] [classes=10] [stem=cifar|imagenet|single]
                  [runtime=onnxruntime|eager|compiled] [device=cpu|cuda] [threads=1] [batch=1] [networks=20]
                  [repeats=100] [seed=0] [out=FILE.json] [allow=PACKAGE]
-    nasx latency from=RUN       times the network that a search with such a budget found, and checks the target
+    nasx latency from=RUN       times the network found by a search with such a budget, and checks the target
 
-Every operation is timed at each of its shapes in networks of the given size (by default the retraining size of the
-space), and so are networks= random networks, after warm-up and in interleaved rounds. Times are medians with the 10th
-and 90th percentiles. An additive model (the latency of a network is the sum over its operations) is fitted to these
-networks, and its error is printed.
+Every operation is timed at each shape that it has in networks of the given size (default: the retraining size of the
+space). A number of random networks (networks=20) is also timed. All timings take place after a warm-up, in interleaved
+rounds. Times are medians with the 10th and 90th percentiles. An additive model (the latency of a network is the sum
+over its operations) is fitted to these networks, and its error is printed.
 
 Tables are kept in the user's cache, one per device, runtime, size and set of versions, or written to FILE.json. The
-same command prints an existing table; remove the file to measure again. budget.device=FILE.json lets a search use it.
-runtime=onnxruntime needs the extra onnx, and runs on the CPU.
+same command prints an existing table; remove the file to measure again. Use a table in a search with
+budget.device=FILE.json. runtime=onnxruntime needs the extra onnx and runs on the CPU.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ RUNTIMES = ("onnxruntime", "eager", "compiled")
 
 
 def main(words: Sequence[str]) -> int:
-    """Measure a table, or time the network of a search, and print it."""
+    """Measure a latency table, or time the network found by a search, and print the result."""
     args = parse("latency", words, OPTIONS)
     given = args.options
     if bool(given["space"]) == bool(given["from"]):
@@ -77,7 +77,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def measured(args: Arguments) -> list[str]:
-    """Return the lines of a table, measuring it first if it does not exist. Raises UserError."""
+    """Return the lines of a latency table, measuring it first if its file does not exist. Raises UserError."""
     from nasx.cli.info import compose_job
 
     given, allow = args.options, args.allowed
@@ -130,7 +130,7 @@ def where(runtime: str, device: torch.device) -> dict[str, object]:
 
 
 def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
-    """Format the latencies as a table for the terminal."""
+    """Format the latencies as a table for the terminal, with a summary and the command of a search that uses them."""
     from nasx.export import latency as export_latency
 
     width = max(len(key.operation) for key in table.operations) + 2
@@ -154,7 +154,7 @@ def lines(table: Latencies, path: Path, space: str, note: str) -> list[str]:
 
 
 def found(args: Arguments) -> list[str]:
-    """Time the network that a search has found as its table was timed; return the lines. Raises UserError."""
+    """Time the network found by a search, under the conditions of its table; return the lines. Raises UserError."""
     folder, record = lineage.finished_search(args.options["from"], "outputs")
     run = lineage.open_parent(folder)
     budget, kept = run.config.get("budget") or {}, record.get("budget")

@@ -1,11 +1,11 @@
-"""`nasx list [KIND] [WORD ...]`: list the available components, one row per entry, or all details of a named entry.
+"""`nasx list [KIND] [WORD ...]`: list the available components in tables, or all details of a named entry.
 
 This module reads files and does not import components.
 
-The description of a component is the first line of the docstring of its class, or, if several components share a class
-(protocols, recipes), the first comment of its file; for an experiment it is the summary. The source is the line
-`Source:` of the component's file, of the docstring of its class, or of the class's module. The cost of a method is the
-paragraph `Cost` of its module; the options of a component are the keys of its file with their values.
+The description of a component is the first line of its class docstring, or the first comment in its file if several
+components share a class (protocols, recipes). Experiments are described by their summary. The source is the text after
+`Source:` in the component's file, its class docstring or its module docstring. The cost of a method is the paragraph
+`Cost` in its module docstring. The options of a component are the keys in its file with their values.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ KINDS = {
     "experiments": "experiment",
     "debug": "debug",
 }
-"""Name of a kind on the command line -> configuration group."""
+"""Kind of component on the command line -> configuration group."""
 WIDE = 120
-"""Terminal width from which tables also show sources and costs; also the width of output to files and pipes."""
+"""Minimum terminal width for columns with sources and costs; also the width of output to files and pipes."""
 BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment", "debug"})
-"""Groups whose components share a class, so that the first comment of each file describes the component."""
+"""Groups whose components share a class, so that the first comment in each file describes the component."""
 
 
 class Entry(NamedTuple):
@@ -60,7 +60,7 @@ class Entry(NamedTuple):
 
 
 def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
-    """Yield the components of a group in the order of their names; files in earlier folders hide later ones."""
+    """Yield the components of a group, sorted by name; files in earlier folders take precedence."""
     choices = plugins.choices(group, *folders)
     texts = {name: file.read_text(encoding="utf-8", errors="replace") for name, file in choices.items()}
     extended = {name: "\n".join(texts[each] for each in plugins.chain(name, texts)) for name in texts}
@@ -78,12 +78,12 @@ def entries(group: str, folders: Sequence[Path]) -> Iterator[Entry]:
             source = _source(text, "# ") or _source(component.doc) or _source(module)
         line = (head and head.summary) or (own if shared or not about else about)
         settings = plugins.fields(name, texts)
-        inner = settings.get(group)  # a method's file has its settings under the name of the group
+        inner = settings.get(group)  # a method's file lists its settings under the group name
         yield Entry(name, line, source, _cost(module), _said(inner if isinstance(inner, dict) else settings))
 
 
 def _first_comment(text: str) -> str:
-    """Return the first comment that is neither a package directive nor a run command, up to the end of its sentence."""
+    """Return the first sentence in the comments, without package directives, run commands and sources."""
     lines = [line.lstrip("# ").strip() for line in text.splitlines() if line.startswith("#")]
     prose = [line for line in lines if not line.startswith(("@", "nasx ", "Source:"))]
     ends = next((i for i, line in enumerate(prose) if line.endswith((".", ":"))), len(prose) - 1)
@@ -91,14 +91,14 @@ def _first_comment(text: str) -> str:
 
 
 def _source(docstring: str, mark: str = "") -> str:
-    """Return the paragraph that starts with `Source:` or `Paper:` on one line; with `mark`, of a file's comments."""
+    """Return the text after `Source:` or `Paper:` as one line, from a docstring or (with `mark`) a file's comments."""
     end = r"$" if mark else r"(?:\n\s*\n|\n\w[\w ]*:|\Z)"
     found = re.search(rf"^{mark}(?:Source|Paper)s?:\s*(.+?){end}", docstring, re.M if mark else re.M | re.S)
     return " ".join(found[1].split()) if found else ""
 
 
 def _cost(docstring: str) -> str:
-    """Return the paragraph that starts with `Cost`, without that word, as one line."""
+    """Return the paragraph that starts with `Cost` as one line, without that word."""
     found = re.search(r"^Cost(?: ((?:per|after) [\w ]+))?:\s*(.+?)(?:\n\s*\n|\Z)", docstring, re.M | re.S)
     return " ".join(f"{found[1] or ''}: {found[2]}".removeprefix(": ").split()) if found else ""
 
@@ -115,7 +115,7 @@ def _said(node: Config) -> str:
 
 
 def overrides(words: Sequence[str]) -> list[str]:
-    """Convert the words of `nasx list` to overrides: a kind (`methods` or `method`), then words to search for."""
+    """Convert the arguments of `nasx list` to overrides: a kind (`methods` or `method`), then words to search for."""
     settings = [word for word in words if re.match(r"(what|paper|words|hydra\.\S+)=", word)]
     first, *rest = [word for word in words if word not in settings] or [""]
     kind = {group: kind for kind, group in KINDS.items()}.get(first, first)
@@ -130,7 +130,7 @@ class _Row(NamedTuple):
     head: experiments.Experiment | None
 
     def has(self, words: Sequence[str]) -> bool:
-        """Return whether the texts of the entry contain all words, in upper or lower case."""
+        """Return whether the entry contains all words, ignoring case."""
         texts: list[str] = [self.kind, *self.entry]
         if self.head:
             texts += [f"{group}={choice}" for group, choice in self.head.choices.items()]
@@ -139,14 +139,14 @@ class _Row(NamedTuple):
         return all(word.lower() in text for word in words)
 
     def choice(self, group: str) -> str:
-        """Return the component of an experiment in a group: from the command that it documents, or from its file."""
+        """Return the choice of an experiment in a group, from its first documented command or otherwise its file."""
         assert self.head is not None
         given = dict(word.split("=", 1) for word in " ".join(self.head.commands[:1]).split() if "=" in word)
         first, *more = (given.get(group) or self.head.choices.get(group, "")).split(",")
         return first + f" (+{len(more)})" * bool(more)
 
     def published(self) -> str:
-        """Return the first published number of an experiment and the number of further rows that it computes."""
+        """Return the first published number of an experiment, and how many further published rows it covers."""
         assert self.head is not None
         words = {"error": "err. {} %", "accuracy": "acc. {} %", "perplexity": "ppl. {}"}
         more = len(self.head.published) - 1
@@ -186,7 +186,7 @@ def _details(row: _Row, width: int) -> str:
 
 
 def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
-    """Return a table with one row per entry; experiments with their components and first published number."""
+    """Return a table with one row per entry; for experiments, with their components and first published number."""
     from rich.table import Table
 
     table = Table(
@@ -197,7 +197,7 @@ def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
         for name in ("space", "method", "published"):
             table.add_column(name, no_wrap=True, overflow="ellipsis")
         if width >= WIDE:
-            table.expand = True  # the cost takes the rest of the width
+            table.expand = True  # the cost takes the remaining width
             table.add_column("cost", no_wrap=True, overflow="ellipsis", ratio=1)
         for row in rows:
             assert row.head is not None
@@ -214,7 +214,7 @@ def _table(kind: str, rows: Sequence[_Row], width: int) -> Table:
 
 
 def _paper(paper: str) -> Table:
-    """Return a table of the rows and figures printed in a paper, with their commands, or why a row has none."""
+    """Return a table of the rows and figures in a paper, each with its commands or the reason for having none."""
     from rich.table import Table
     from rich.text import Text
 
@@ -232,7 +232,7 @@ def _paper(paper: str) -> Table:
 
 
 def main(cfg: Config, folders: Sequence[str]) -> None:
-    """Print the entries that `cfg["what"]`, `cfg["words"]` and `cfg["paper"]` select. Raises UserError if none does."""
+    """Print the entries that match `what`, `words` and `paper` in `cfg`. Raises UserError if there are none."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False)

@@ -2,10 +2,11 @@
 
     nasx <command> key=value ...
 
-The functions that Hydra runs are defined here, since launchers pickle them by name. They import torch only when they
-run, so that help, completion and errors about typos appear at once. Exit codes: 0 success; 1 a job of a sweep failed,
-or a bug; 2 an error that the user can fix (including system errors: files, memory, packages; and exceptions in the
-user's own code); 128 + signal: stopped. A reader that closes the output early does not change the exit code.
+The functions that Hydra runs are defined here, because launchers pickle them by name. They import torch only when they
+run, so that help, completion and errors about typos appear without delay. Exit codes: 0 success; 1 a job of a sweep
+failed, or a bug; 2 an error that the user can fix (including system errors: files, memory, packages; and exceptions in
+the user's own code); 128 + signal: stopped. If a reader (such as `head`) closes the output early, the exit code does
+not change.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ if TYPE_CHECKING:
 
 
 _raised: list[Exception] = []
-"""The exception that a single job has raised."""
+"""The exception raised by the job of a command without --multirun; empty if there is none."""
 
 
 def task(cfg: DictConfig) -> object:
-    """Check a composed configuration and run its job, for Hydra. Raises but never exits, so that a sweep continues."""
+    """Check a composed configuration and run its job, for Hydra. Never exits the process, so that a sweep continues."""
     with standard_streams.guarded():  # a launcher may have started this process
         return _checked(cfg)
 
@@ -63,7 +64,7 @@ def _checked(cfg: DictConfig) -> object:
     choices = {k: v for k, v in hydra.runtime.choices.items() if not k.startswith("hydra/")}
     folders = [source.path for source in hydra.runtime.config_sources if source.schema == "file"]
     info = invoke.job_info(command, plain, choices, overrides, options, folders)
-    if hydra.mode != RunMode.MULTIRUN:  # the whole line was checked before Hydra started
+    if hydra.mode != RunMode.MULTIRUN:  # the whole command line was checked before Hydra started
         try:
             check.check_foreign(plain, command)
             record = invoke.work(command, plain, info)
@@ -102,10 +103,10 @@ def _checked(cfg: DictConfig) -> object:
 
 # ------------------------------------------------------------------------------------------------- the command line
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line of this process, and exit with a code that the module's docstring lists."""
+    """Run a command line (default: that of this process), and exit with a code listed in the module docstring."""
     words = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # otherwise the profiler logs its starts and stops
-    if "RANK" in os.environ:  # DDP's C++ code warns about settings that distributed.py makes on purpose
+    if "RANK" in os.environ:  # DDP's C++ code warns about settings that distributed.py uses on purpose
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     with standard_streams.guarded() as output:
         code = run_command(words)
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_command(words: list[str]) -> int:
-    """Return the exit code of a command; expected errors are printed on standard error, bugs are raised."""
+    """Run a command and return its exit code. Expected errors are printed to standard error; bugs are raised."""
     try:
         return dispatch(words) or 0
     except KeyboardInterrupt as stop:
@@ -134,7 +135,7 @@ def run_command(words: list[str]) -> int:
 
 
 def print_error(error: Exception) -> int:
-    """Print one readable message, and the traceback only if NASX_DEBUG=1; return the exit code."""
+    """Print a readable message, and the traceback only if NASX_DEBUG=1; return the exit code."""
     if os.environ.get("NASX_DEBUG") == "1":
         traceback.print_exception(error)
     said = printable(str(error))
@@ -145,7 +146,7 @@ def print_error(error: Exception) -> int:
 
 
 def dispatch(words: list[str]) -> int | None:
-    """Run the command line; return the exit code."""
+    """Run a command line and return its exit code; None means 0."""
     if not words or words[0] in ("--help", "-h", "help"):
         from nasx.cli import help as help_
 
@@ -187,8 +188,8 @@ def dispatch(words: list[str]) -> int | None:
 
 
 def bench(words: list[str]) -> int | None:
-    """Run `nasx bench get|import|query|info|fill|rank`, which takes plain words and no configuration."""
-    if words[:1] == ["rank"]:  # rank may evaluate a supernet, which nasx.benchmarks must not import
+    """Run `nasx bench get|import|query|info|fill|rank`, which has no configuration; return the exit code."""
+    if words[:1] == ["rank"]:  # separate: rank evaluates supernets, which nasx.benchmarks must not import
         from nasx.cli import rank
 
         return rank.main(words[1:])
@@ -203,7 +204,7 @@ def bench(words: list[str]) -> int | None:
 
 
 def resolve_name(text: str) -> str:
-    """Return the cell of a published name, or other text unchanged. Raises UserError if no table can contain it."""
+    """Replace the name of a published cell with its genotype. Raises UserError if no benchmark covers its space."""
     from nasx.spaces import published
 
     cell = published.find(text)
@@ -214,7 +215,7 @@ def resolve_name(text: str) -> str:
 
 
 def application(command: str, words: list[str]) -> int | None:
-    """Run a command that has a configuration, with Hydra; return the exit code."""
+    """Run a command that has a configuration through Hydra; return the exit code."""
     from nasx.cli import arguments, hydra_app, preflight
     from nasx.cli.arguments import normalize_filter, normalize_flags
     from nasx.config import commands, compose
@@ -254,7 +255,7 @@ def application(command: str, words: list[str]) -> int | None:
 
 
 def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
-    """Run the jobs of a sweep, print their summary, and return the exit code. `folder` has the sweep's log files."""
+    """Run the jobs of a sweep with log files in `folder`, print a summary, and return the exit code."""
     from nasx.cli import hydra_app
     from nasx.config import sweeps
     from nasx.tracking import sweep_log
@@ -282,7 +283,7 @@ def _sweep(command: str, line: Line, loader: Loader, folder: Path) -> int:
 
 
 def _after_sweep(command: str, folder: Path) -> None:
-    """Print the best trial of a sweeper and the next commands for it, or those for the last finished run.
+    """Print the sweeper's best trial, if there is one, and the next commands for it or else for the last finished run.
 
     `folder` contains the log files of the sweep.
     """

@@ -1,11 +1,11 @@
 """Check a command line before Hydra acts on it.
 
-`check_line` checks the configuration of every job of the line and reports all faults at once. Hydra stops at the first
-fault, and for a typo it suggests `+key=`, which would add a key that nothing reads.
+`check_line` checks the configuration of every job and reports all faults at once. Hydra alone would stop at the first
+fault, and for a typo it would suggest `+key=`, which adds a key that nothing reads.
 
-A sweep is checked as a whole: `grid` composes each combination of choices once and sets the other values in it. Two
-jobs may not share a run folder, and no job may use a folder that holds another configuration. If a sweeper chooses
-values as it runs (optuna), the first job is checked, and each further value of each key.
+A sweep is checked as a whole: each combination of choices is composed once, and the other values are set in it (see
+`grid`). No two jobs may share a run folder, and no job may use a folder with a different configuration. If a sweeper
+chooses values as it runs (optuna), the first job and each further value of each key are checked.
 """
 
 from __future__ import annotations
@@ -41,14 +41,17 @@ from nasx.errors import UserError
 from nasx.tracking import lineage, records
 
 FEW = 40
-"""Largest number of choices that an error lists."""
+"""Maximum number of choices listed in an error."""
 MAX_FAULTS = 20
-"""Number of faults after which no further job of a sweep is checked."""
+"""Number of faults after which no further jobs of a sweep are checked."""
 
 
 # ------------------------------------------------------------------------------------------------- rewrite
 def normalize(command: str, line: Line) -> Line:
-    """Rewrite texts that users may write but Hydra's grammar does not accept: see the functions below."""
+    """Rewrite overrides that nasx accepts but Hydra's grammar does not, and add overrides inherited from a parent run.
+
+    Raises UserError for overrides that call resolvers.
+    """
     if found := [text.partition("=") for text in line.overrides if trust.calls_resolver(text) and text[:6] != "hydra."]:
         raise UserError.join([trust.resolver_fault(key, value) for key, _, value in found])
     texts = [quote_override(resolve_keep(_home(text), line.overrides)) for text in line.overrides]
@@ -62,7 +65,7 @@ def normalize(command: str, line: Line) -> Line:
 
 
 def _home(text: str) -> str:
-    """Return `out=` with the home folder in place of ~, as for commands that read runs. Raises UserError if empty."""
+    """Expand ~ in an `out=` override; return any other override unchanged. Raises UserError if `out` is empty."""
     key, equals, value = text.partition("=")
     if key != "out" or not equals:
         return text
@@ -73,7 +76,7 @@ def _home(text: str) -> str:
 
 
 def resolve_keep(text: str, texts: Sequence[str]) -> str:
-    """Replace a finished run (its folder, or its name under `out`) in `space.keep=` by the genotype that it found."""
+    """Replace a finished run (its folder, or its name under `out`) in `space.keep=` with the genotype that it found."""
     key, _, value = text.partition("=")
     out = next((t.partition("=")[2] for t in texts if t.startswith("out=")), "outputs").strip("'\"")
     name = value.strip("'\"")
@@ -89,17 +92,17 @@ def resolve_keep(text: str, texts: Sequence[str]) -> str:
 
 # ------------------------------------------------------------------------------------------------- compose
 class Composed(NamedTuple):
-    """A composed configuration (None if Hydra cannot compose it), its faults, and the defaults in its files."""
+    """A composed configuration (None if Hydra cannot compose it), its faults, and the default values in its files."""
 
     cfg: DictConfig | None
     resolves: bool
-    """Whether the configuration is trusted, and all its interpolations have a value."""
+    """Whether the configuration is trusted and all its interpolations can be resolved."""
     faults: list[UserError]
     default_of: components.DefaultLookup
 
 
 def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[str, int | None]:
-    """Raise one UserError with the errors of all jobs of the command line.
+    """Check all jobs of a command line. Raises one UserError with all faults.
 
     Returns `out` of the first job, and the number of jobs (None if a sweeper decides as it runs).
     """
@@ -139,7 +142,7 @@ def check_line(command: str, line: Line, loader: Loader | None = None) -> tuple[
 
 
 def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], list[UserError]]:
-    """Return the parsed overrides of a line, and the faults of words that are not valid overrides."""
+    """Return the parsed overrides of a line, and an error for each argument that is not a valid override."""
     parsed, faults, parser = [], [], OverridesParser.create(loader)
     for text in line.overrides:
         try:
@@ -158,7 +161,7 @@ def _parsed(command: str, line: Line, loader: Loader) -> tuple[list[Override], l
 
 
 def _unreadable(text: str, loader: Loader, command: str, error: HydraException) -> UserError:
-    """Return the error for an argument that is not an override."""
+    """Return the error for an argument that cannot be parsed as an override."""
     if "=" not in text and not text.startswith("~"):
         entry = commands.COMMANDS[command]
         taken = (*entry.read, *commands.DELTAS) if entry.groups else ()
@@ -171,7 +174,7 @@ def _unreadable(text: str, loader: Loader, command: str, error: HydraException) 
 
 
 def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple[str, ...]) -> Composed:
-    """Compose one combination of choices, and collect the faults found while composing."""
+    """Compose one combination of choices and collect the faults found while composing."""
     overrides = OverridesParser.create(loader).parse_overrides(list(texts))
     chosen = [o for o in overrides if _group(o) in groups]
     faults = [fault for override in chosen for fault in _choice(loader, override)]
@@ -184,7 +187,7 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
         if not faulty and not any(o.is_add() or o.is_force_add() for o in rest):
             with contextlib.suppress(UserError):
                 cfg = loader.load_configuration(command, list(texts), RunMode.RUN)
-        if cfg is None:  # something is wrong: compose without the overrides of values, and check each
+        if cfg is None:  # something is wrong: compose without overrides that set values, and check each of these
             base = loader.load_configuration(
                 command, [*kept, *(_text(o) for o in rest if o.is_hydra_override())], RunMode.RUN
             )
@@ -194,14 +197,14 @@ def _compose(command: str, loader: Loader, groups: Collection[str], texts: tuple
             cfg = loader.load_configuration(command, kept, RunMode.RUN)
         distrusted = list(trust.faults(cfg, texts, loader.base_config(command, cfg, texts)))
         faults += distrusted
-        resolves = not distrusted and bool(resolved(cfg))  # else nothing is resolved or built
+        resolves = not distrusted and bool(resolved(cfg))  # otherwise nothing is resolved or built
     except UserError as error:
         faults.append(error)
     return Composed(cfg, resolves, faults, provenance.default_lookup(command, kept, loader.config_dir))
 
 
 def _key_faults(base: DictConfig, overrides: Sequence[Override], command: str) -> tuple[list[UserError], list[str]]:
-    """Return (faults, overrides without a fault) for overrides that set values."""
+    """Check overrides that set values; return the faults, and the overrides without a fault."""
     plain = {str(key): value for key, value in mapping(base, resolve=False).items() if key != "hydra"}
     faults, good = [], []
     for override in overrides:
@@ -216,17 +219,17 @@ def _key_faults(base: DictConfig, overrides: Sequence[Override], command: str) -
 
 
 def _text(override: Override) -> str:
-    """Return the override as it was written."""
+    """Return an override as the user wrote it."""
     return str(override.input_line)
 
 
 def _group(override: Override) -> str:
-    """Return the group in which an override chooses a component; empty if it sets a value."""
+    """Return the key of an override, which may be a group, or an empty string if the key is dotted."""
     return "" if "." in override.key_or_group else override.key_or_group
 
 
 def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
-    """Yield the faults of an override that chooses in a group, such as an unknown choice."""
+    """Yield the faults of an override that selects the choice of a group, such as an unknown choice."""
     group, known = override.key_or_group, options(loader, override.key_or_group)
     if override.is_add():
         yield UserError(_text(override), f"{group} is already defined", f"remove the +: {_text(override).lstrip('+')}")
@@ -245,7 +248,7 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 
 
 def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
-    """Return the error for a choice that a group does not have."""
+    """Return the error for an unknown choice of a group."""
     moved = experiments.present(choice)
     few = f"choose from {', '.join(known)}" if len(known) <= FEW else f"nasx list {group}s prints all {len(known)}"
     near = spelling.nearest(moved, known)

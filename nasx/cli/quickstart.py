@@ -1,17 +1,17 @@
-"""Compare three ways to choose a cell of NAS-Bench-201: random search, a zero-cost score, a differentiable search.
+"""Compare three ways to choose a cell in NAS-Bench-201: random search, a zero-cost score, a differentiable search.
 
     nasx quickstart [seed=0] [out=outputs] [open=auto] [search.KEY=VALUE ...]
 
-Works offline on a CPU in one to two minutes. The three searches are ordinary runs under `out` (names below): the same
-command shows finished runs again and resumes a killed run.
+Runs offline on a CPU in one to two minutes. The three searches are ordinary runs under `out` (names below). The same
+command resumes a killed run and shows finished runs again.
 
-    quickstart-random    the best of 100 random cells by the accuracies of the benchmark, as if each had been trained
-    quickstart-synflow   the same 100 cells, scored at initialization without data (SynFlow); the best score
+    quickstart-random    the best of 100 random cells by benchmark accuracy, as if each cell had been trained
+    quickstart-synflow   the same 100 cells, scored at initialization without data (SynFlow); the best-scoring cell
     quickstart-search    TSE-DrNAS on the handwritten digits in the package (experiment=quickstart_search), with the
                          settings given on the command line
 
-All accuracies are those of the benchmark: each cell trained on CIFAR-10 for 200 epochs. `open=true` opens the picture;
-`auto` opens it in an interactive session with a display.
+All accuracies come from the benchmark, where each cell was trained on CIFAR-10 for 200 epochs. `open=true` opens the
+picture; `open=auto` opens it only in an interactive session with a display.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ STEPS = {
     ],
     "search": ["experiment=quickstart_search"],
 }
-"""Name of a run -> its overrides; SynFlow scores networks of the same size as those of the benchmark."""
+"""Run name -> overrides. SynFlow scores networks of the size that the benchmark trains."""
 
 
 class Chosen(NamedTuple):
-    """How a cell was chosen, its validation accuracy in percent, and the cost of the choice."""
+    """A cell: how it was chosen, its validation accuracy in percent, and the cost of choosing it."""
 
     by: str
     accuracy: float
@@ -105,12 +105,12 @@ def main(given: Sequence[str]) -> int:
 
 
 def _runs(n: int, hours: float) -> str:
-    """Return the cost of training `n` cells once; `hours` is the time of one training run."""
+    """Format the cost of training `n` cells once; `hours` is the duration of one training run in GPU-hours."""
     return f"{n:,} runs, {n * hours:,.0f} GPU-h"
 
 
 def _found(table: Nb201, record: Result) -> float:
-    """Return the accuracy in the table; that of the record is rounded, so the best cell could exceed the optimum."""
+    """Return the accuracy of a cell from the table; the recorded value is rounded and could exceed the optimum."""
     score = table.query(record["genotype"])
     accuracy = score.datasets["cifar10"]["valid"] if score else None
     assert accuracy is not None, "the table has the accuracy of every cell"
@@ -144,6 +144,6 @@ def _show(chosen: Sequence[Chosen], accuracies: np.ndarray, cell: str, picture: 
 
 
 def _screen() -> bool:
-    """Return whether the session is interactive: a terminal and a display, not CI."""
+    """Return whether the session is interactive and has a display; CI and SSH sessions do not count."""
     seen = sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
     return seen and sys.stdout.isatty() and "CI" not in os.environ and "SSH_CONNECTION" not in os.environ

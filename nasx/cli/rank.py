@@ -1,22 +1,22 @@
-"""Rank agreement of scores with the accuracies of a benchmark: Kendall's tau-b, Spearman's rho, top-k regret.
+"""Rank agreement between scores and benchmark accuracies: Kendall's tau-b, Spearman's rho, top-k regret.
 
     nasx bench rank from=RUN[,RUN]    one-shot accuracies of random cells, with the weights of the last checkpoint
     nasx bench rank column=params     a column of NAS-Bench-201: params, flops, cifar10.valid, cifar10.seconds,
-                                      latency.DEVICE and so on (several with commas)
+                                      latency.DEVICE and so on (several are separated by commas)
     nasx bench rank file=SCORES.csv   your scores: the columns architecture (or index, the official index) and score
 
-    against=cifar10.test,cifar10.valid   accuracies: DATASET.valid or DATASET.test (default: DATASET.valid of the
-                                         dataset of the search, else cifar10.valid)
-    k=10 resamples=1000                  cells for the regret, bootstrap samples for the 95 % intervals
-    n=200 seed=0                         number of random cells (column, file: by default all), and their seed
+    against=cifar10.test,cifar10.valid   accuracies: DATASET.valid or DATASET.test (default: DATASET.valid for the
+                                         dataset of the search, otherwise cifar10.valid)
+    k=10 resamples=1000                  number of cells for the regret, and of resamples for the 95 % intervals
+    n=200 seed=0                         number of random cells (default for column and file: all), and their seed
     lower=true                           lower scores are better, as for losses and latencies
-    images=N                             images of the validation split per cell (default: search.evaluate_images)
-    out_file=FILE.json | FILE.csv        writes the rows; JSON also has the cells of each run with their scores
+    images=N                             number of validation images per cell (default: search.evaluate_images)
+    out_file=FILE.json | FILE.csv        writes the rows; JSON also contains the cells of each run with their scores
     out=FOLDER path=FOLDER dataset.KEY=VALUE device=auto threads=N allow=PACKAGE   as for nasx diagnose
 
-Regret is the best accuracy of all cells that have a score minus the best accuracy of the k cells with the largest
-scores, in percent. A search with a zero-cost method trains nothing, so its recorded scores are used. Scores, intervals
-and sampling are defined in nasx/benchmarks/ranking.py.
+Regret is the difference (in percentage points) between the best accuracy of all cells that have a score and the best
+accuracy of the k cells with the highest scores. A search with a zero-cost method trains nothing, so its recorded scores
+are used. Statistics, intervals and resampling are defined in nasx/benchmarks/ranking.py.
 """
 
 from __future__ import annotations
@@ -52,8 +52,7 @@ if TYPE_CHECKING:
 Row = dict[str, object]
 CHOICES = tuple(f"{dataset}.{split}" for dataset in DATASETS for split in ("valid", "test"))
 SAMPLE = 200
-"""Number of cells drawn for a search if n is not given (nasx: the standard error of tau for unrelated scores is then
-0.05)."""
+"""Default number of cells drawn for a search (nasx: the standard error of tau is then 0.05 for unrelated scores)."""
 DEFAULTS = dict.fromkeys(("from", "column", "file", "against", "n", "images", "out_file", "threads", "allow"), "") | {
     "k": "10",
     "resamples": "1000",
@@ -68,12 +67,12 @@ HEAD = ("score", "against", "cells", "Kendall's tau-b", "Spearman's rho", "regre
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of cells under a name, and the benchmark that has their accuracies."""
+    """Named scores of cells, and the benchmark that contains the accuracies of these cells."""
 
     name: str
     benchmark: Benchmark
     cells: Sequence[str]
-    """Texts of the genotypes."""
+    """Genotypes as text."""
     scores: np.ndarray
     """(cells,) float64."""
     against: tuple[str, ...]
@@ -95,7 +94,7 @@ class Sampling(NamedTuple):
 
 
 def main(words: Sequence[str]) -> int:
-    """Rank the scores, print the results, and write them to `out_file`."""
+    """Run `nasx bench rank`: rank the scores, print the results, and write them to `out_file`, if given."""
     if "--help" in words or "-h" in words:
         from nasx.cli import help as help_
 
@@ -140,7 +139,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def target(text: str) -> Path | None:
-    """Return the output file, or None if none is named. Raises UserError, before hours of work, if not writable."""
+    """Return the output path, or None if `text` is empty. Raises UserError if the file cannot be written."""
     if not text:
         return None
     if not text.endswith((".json", ".csv")):
@@ -153,7 +152,7 @@ def target(text: str) -> Path | None:
 
 
 def scored(args: Arguments, settings: Sequence[str], sampling: Sampling) -> Iterator[Scored]:
-    """Yield the scores that the options name. Faults of files and columns are raised before a search is evaluated."""
+    """Yield the requested scores. Faults in files and columns are raised before any search is evaluated."""
     runs, columns, file = args.several("from"), args.several("column"), args.options["file"]
     if not (runs or columns or file):
         raise UserError("nasx bench rank", "needs scores", "give from=RUN, column=NAME or file=FILE.csv")
@@ -174,7 +173,7 @@ def scored(args: Arguments, settings: Sequence[str], sampling: Sampling) -> Iter
 
 
 def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
-    """Raise UserError if the benchmark's table lacks one of the accuracies, with the way to obtain it."""
+    """Raise UserError if the benchmark's table lacks an accuracy in `against`; the message says how to obtain it."""
     for name in against:
         dataset, split = parts(name)
         if benchmark.reference(dataset).get(split, {}).get("optimum") is None:
@@ -186,13 +185,13 @@ def check_tabulated(benchmark: Benchmark, against: Sequence[str]) -> None:
 
 
 def parts(measure: str) -> tuple[str, str]:
-    """Return the dataset and the split of one of `CHOICES`."""
+    """Split one of `CHOICES` into dataset and split."""
     dataset, _, split = measure.partition(".")
     return dataset, split
 
 
 def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.ndarray:
-    """Return (cells,) accuracies in percent, NaN where unknown."""
+    """Return (cells,) accuracies in percent, NaN if unknown."""
     dataset, split = parts(measure)
     scores = map(benchmark.query, cells)
     found = [None if score is None else score.datasets.get(dataset, {}).get(split) for score in scores]
@@ -200,12 +199,12 @@ def accuracies(benchmark: Benchmark, cells: Sequence[str], measure: str) -> np.n
 
 
 def finite(value: float) -> float | None:
-    """Return the number for JSON: None if it is not finite."""
+    """Return `value` for JSON, with None in place of numbers that are not finite."""
     return value if math.isfinite(value) else None
 
 
 def subsample(each: Scored, sampling: Sampling) -> Scored:
-    """Return n of the cells, drawn without replacement with the seed; all if n is not given or not smaller."""
+    """Draw n of the cells without replacement; return all cells if n is None or not less than their number."""
     if sampling.n is None or sampling.n >= len(each.cells):
         return each
     rows = np.sort(np.random.default_rng(sampling.seed).choice(len(each.cells), sampling.n, replace=False))
@@ -214,7 +213,7 @@ def subsample(each: Scored, sampling: Sampling) -> Scored:
 
 # ------------------------------------------------------------------------------------------ a column, a user's file
 def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
-    """Return a column of NAS-Bench-201 as scores. Raises UserError if the table does not have it."""
+    """Return a column of NAS-Bench-201 as scores. Raises UserError if there is no such column."""
     columns = benchmark.table().columns
     computed: dict[str, Callable[[int], int]] = {"params": params, "flops": flops}
     known = [*computed, *CHOICES, *(own for own, each in columns.items() if each.values.ndim == 1)]
@@ -233,7 +232,7 @@ def of_column(benchmark: Nb201, name: str, against: tuple[str, ...]) -> Scored:
 
 
 def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
-    """Return the scores of a CSV file with the columns architecture (or index) and score. UserErrors name the line."""
+    """Read scores from a CSV file with the columns architecture (or index) and score. UserErrors name the line."""
     remedy = "write the columns architecture (or index, the official cell index) and score, one cell per line"
     try:
         with path.open(encoding="utf-8", newline="") as stream:
@@ -264,7 +263,7 @@ def of_file(benchmark: Nb201, path: Path, against: tuple[str, ...]) -> Scored:
 
 
 def row_of(text: str, key: str) -> int:
-    """Return the row of a cell given by its string or by its official index. Raises UserError and ValueError."""
+    """Return the table row of a cell, given as a string or an official index. Raises UserError or ValueError."""
     if key == "architecture":
         return cell_code(text)
     index = int(text)
@@ -309,7 +308,7 @@ def of_run(
 
 
 def recorded(folder: Path) -> dict[str, float]:
-    """Return cell -> score of a search with a zero-cost method, -inf without a number; empty for other searches."""
+    """Return cell -> score (-inf if missing or NaN) for a search with a zero-cost method; empty for other searches."""
     record = files.read_json(folder / "result.json") or {}
     try:
         rows = (record.get("choice") or {}).get("drawn") or ()
@@ -321,7 +320,7 @@ def recorded(folder: Path) -> dict[str, float]:
 
 
 def sample(space: Space, sampling: Sampling) -> list[Genotype]:
-    """Draw n different cells of a space, in the order of its generator; all cells if the space has no more."""
+    """Draw n distinct cells from a space, or all of its cells if there are fewer."""
     import torch
 
     gen = torch.Generator().manual_seed(sampling.seed)
@@ -333,7 +332,7 @@ def sample(space: Space, sampling: Sampling) -> list[Genotype]:
 
 
 def one_shot(job: SearchJob, genotypes: Sequence[Genotype], images: int | None, name: str) -> list[float]:
-    """Return the validation accuracy in [0, 1] of each cell with the supernet's weights; log to standard error."""
+    """Return the validation accuracy in [0, 1] of each cell with the supernet's weights; log progress to stderr."""
     from nasx.tracking.progress import duration
 
     index, (_, batch) = job.a_index[:images], job.settings.evaluated
@@ -351,7 +350,7 @@ def one_shot(job: SearchJob, genotypes: Sequence[Genotype], images: int | None, 
 
 # ------------------------------------------------------------------------------------------------------- output
 def table(rows: Sequence[Row]) -> str:
-    """Format the rows as a table, with intervals of the statistics."""
+    """Format the rows as a table, with an interval for each statistic."""
     from tabulate import tabulate
 
     lines = [

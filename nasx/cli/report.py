@@ -2,15 +2,15 @@
 
     nasx report [RUNS ...] [out=report.html] [title=TEXT] [figures=FOLDER]
 
-RUNS are folders of runs, single runs, or globs (default outputs/), for example:
+RUNS are folders of runs, single runs, or globs (default: outputs/). Examples:
 
     nasx report
     nasx report outputs/darts-* outputs/idarts-* out=darts.html title="DARTS and iDARTS"
 
-The page is one self-contained file that loads nothing from other sites, readable on a phone and in print. Groups are
-runs with the same settings but different seeds. figures=FOLDER also writes pictures as PDF, SVG and PNG files for a
-paper: a plot with a dot for each run's result, and curves, with bands over seeds, of the losses, the accuracies and the
-benchmark accuracy of the current cell.
+The page is a single self-contained file that loads nothing from other sites and is readable on a phone and in print.
+Runs that differ only in their seeds form a group. figures=FOLDER also writes figures for a paper as PDF, SVG and PNG
+files: a plot with a dot for the result of each run, and curves with bands over seeds for the losses, the accuracies and
+the benchmark accuracy of the current cell.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
 """Show the state of all runs under a folder, including runs in progress.
 
-    nasx status [FOLDER]        default outputs/; FOLDER may also be the folder of a single run
+    nasx status [FOLDER]        default: outputs/; FOLDER may also be the folder of a single run
 
-    finished    its record is written
+    finished    its record has been written
     running     a process holds its lock
     failed      its last start ended with an error, which is printed below the total
     stopped     it was killed or stopped; the same command resumes it
-    not begun   its folder exists, but has neither a metrics row nor a checkpoint
+    not begun   its folder exists, but contains neither a metrics row nor a checkpoint
     damaged     its record exists but cannot be read
 
 A sweep (--multirun) is listed below the runs until it has finished, with the numbers of
-done, failed, running, stopped and waiting jobs, and with the approximate time left.
+done, failed, running, stopped and waiting jobs and the approximate time left.
 
-Epochs and updates are those of the last metrics row, or of a later checkpoint. The time left is shown for running runs:
-seconds per epoch (mean over the last ten rows, from wall_s) times remaining epochs, minus the time since the last row.
-The command writes nothing and does not disturb any run.
+Epochs and updates are taken from the last metrics row or a later checkpoint. For runs in progress, the time left is
+the mean duration of an epoch (over the last ten rows, from wall_s) times the number of remaining epochs, minus the time
+since the last row. The command writes nothing and does not disturb any run.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from nasx.tracking import checkpoints, lock, peek, records, sweep_log
 STATES = ("finished", "running", "stopped", "failed", "not begun", "damaged")
 HEADINGS = ("run", "kind", "state", "epoch", "updates", "changed", "left")
 RECENT = 10
-"""Number of rows from which the speed is computed, since it changes with the machine's load."""
+"""Number of most recent rows from which the speed is computed, because it changes with the machine's load."""
 
 
 class State(NamedTuple):
-    """The state of one run; `changed` is in seconds since 1970, and `left_s` is None if unknown."""
+    """The state of one run; `changed` is a Unix time in seconds, and `left_s` is None if unknown."""
 
     name: str
     kind: str
@@ -58,7 +58,7 @@ class State(NamedTuple):
     fault: str
 
     def cells(self, now: float) -> tuple[str, ...]:
-        """Return the columns of `HEADINGS` as text."""
+        """Return the values of the columns `HEADINGS` as text."""
         left = "" if self.left_s is None else duration(self.left_s)
         counts = ("", "") if self.kind == "study" else (f"{self.epoch}/{self.epochs or '?'}", str(self.updates))
         return (self.name, self.kind, self.state, *counts, f"{duration(now - self.changed)} ago", left)
@@ -83,7 +83,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def text(found: Sequence[State], root: Path, now: float) -> str:
-    """Return the table, the total, and the faults of failed and damaged runs."""
+    """Format the table of runs, the total, and the faults of failed and damaged runs."""
     if not found:
         return f"no runs under {root}"
     rows = [HEADINGS, *(run.cells(now) for run in found)]
@@ -103,7 +103,7 @@ def text(found: Sequence[State], root: Path, now: float) -> str:
 def state(folder: Path, root: Path, now: float) -> State:
     """Return the state of one run at the time `now`.
 
-    Never raises for files that are incomplete because the run is writing them or was killed.
+    Files that are incomplete, because the run is writing them or was killed, do not raise an error.
     """
     record, damage = recorded(folder)
     running = record is None and not damage and lock.holder(folder) is not None
@@ -137,9 +137,9 @@ def state(folder: Path, root: Path, now: float) -> State:
 
 
 def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
-    """Return at most `count` last metrics rows of a run; a torn row and lines that are not objects are left out."""
+    """Return at most the last `count` metrics rows of a run, without incomplete rows and other invalid lines."""
     try:
-        lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last line may be torn
+        lines = peek.last_lines(folder / "metrics.jsonl", count + 1)  # the last line may be incomplete
     except OSError:
         return []
     rows: list[dict[str, object]] = []
@@ -153,7 +153,7 @@ def last_rows(folder: Path, count: int) -> list[dict[str, object]]:
 
 
 def planned(config: Path) -> tuple[str, int | None]:
-    """Return (kind, epochs) from a run's configuration, as far as they can be read."""
+    """Return (kind, number of epochs) from a run's configuration; ("?", None) if they cannot be read."""
     kind, epochs = "?", None
     with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
         for keys, value in peek.scalars(config.read_text(encoding="utf-8")):
@@ -166,7 +166,10 @@ def planned(config: Path) -> tuple[str, int | None]:
 
 
 def recorded(folder: Path) -> tuple[Result | None, str]:
-    """Return the record of a finished run, and the damage to the record or to files that differ from its seal."""
+    """Return the record of a run (None if unfinished or unreadable), and a description of any damage, or "".
+
+    The damage is an unreadable record, or files that differ from the checksums in the record.
+    """
     try:
         record = records.finished(folder)
     except UserError as error:
@@ -176,7 +179,7 @@ def recorded(folder: Path) -> tuple[Result | None, str]:
 
 
 def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | None:
-    """Return the seconds until the last epoch ends, `since_s` seconds after the last row; None if unknown."""
+    """Estimate the seconds until the last epoch ends, `since_s` seconds after the last row; None if unknown."""
     rows = [row for row in rows if _whole(row.get("epoch")) and type(row.get("wall_s")) in (int, float)]
     timed = [(row["epoch"], row["wall_s"]) for row in rows[-RECENT - 1 :]]
     if not timed or epochs is None:
@@ -192,7 +195,7 @@ def left(rows: Sequence[Row], epochs: int | None, since_s: float) -> float | Non
 def sweeps(root: Path, now: float, found: Mapping[Path, State]) -> Iterator[str]:
     """Yield lines about the running sweeps under `root`, and about the newest one if it is unfinished.
 
-    `found` maps run folders to their states, which determine the states of jobs: a killed sweep does not log its end.
+    `found` maps run folders to states. These determine the states of jobs, because a killed sweep does not log its end.
     """
     folders = sorted((path.parent for path in root.glob(".sweeps/*/sweep.json")), key=lambda path: _changed([path]))
     for folder in folders:
@@ -230,10 +233,11 @@ def sweeps(root: Path, now: float, found: Mapping[Path, State]) -> Iterator[str]
 
 
 def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting: int) -> float | None:
-    """Return the seconds until the last job ends: runs take their `left_s`, waiting jobs the mean of `taken` (s).
+    """Estimate the seconds until the last job ends, from the durations `taken` (s) of finished runs.
 
-    Until a run has finished, its duration is estimated from the running runs. The result is an upper estimate, since
-    waiting jobs that were finished earlier are skipped. Returns None without any duration.
+    Running jobs end after their `left_s`, and waiting jobs take the mean of `taken`; before any run has finished, the
+    mean is estimated from the running runs. The result is an upper estimate, because waiting jobs that were finished
+    earlier are skipped. Returns None if no duration is known.
     """
     each = list(taken) or [
         run.left_s * run.epochs / (run.epochs - run.epoch)
@@ -249,7 +253,7 @@ def sweep_left(taken: Sequence[float], live: Sequence[Sequence[State]], waiting:
 
 
 def duration(seconds: float) -> str:
-    """Format seconds with `progress.duration`; negative seconds, after a jump of the clock, count as 0."""
+    """Format seconds with `progress.duration`; negative values, after a jump of the clock, count as 0."""
     from nasx.tracking import progress
 
     return progress.duration(max(seconds, 0.0))
@@ -260,7 +264,7 @@ def _whole(value: object) -> int | None:
 
 
 def _fault(folder: Path) -> str:
-    """Return the reason why the last start failed, in one line; empty if it did not fail."""
+    """Return the reason why the last start failed, on one line; empty if it did not fail."""
     try:
         return " ".join((folder / "fault.txt").read_text(encoding="utf-8", errors="replace").split())
     except OSError:
@@ -268,7 +272,7 @@ def _fault(folder: Path) -> str:
 
 
 def _changed(paths: Sequence[Path]) -> float:
-    """Return the time of the last change of any of the files, or 0 if none exists."""
+    """Return the latest modification time of the files, or 0 if none exists."""
     times = [0.0]
     for path in paths:
         with contextlib.suppress(OSError):  # does not exist yet, or was just removed

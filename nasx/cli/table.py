@@ -1,18 +1,18 @@
 """Tables of finished runs: `nasx table`.
 
-The numbers come from `results.aggregate`, the words from `results.table_columns`, and published numbers from
-`results.published`.
-`main(cfg)` reads these keys of conf/table.yaml:
+Numbers are computed by `results.aggregate`, formatted by `results.table_columns`, and compared with published numbers
+by `results.published`. `main(cfg)` reads these keys of conf/table.yaml:
+
     runs      folders or globs, a string or a list (default: [out])
-    out       the folder of runs that is read when `runs` is empty
+    out       folder of runs that is read if `runs` is empty
     format    console | markdown | latex | csv
-    out_file  where to write (default: the terminal)
+    out_file  output file (default: the terminal)
     sort      column or list of columns of `summary`, `-column` for descending (default: space, dataset, protocol, …)
-    filter    {column: value or list of values}, or a list of `column:value` strings, over the columns of `collect`
-    group     further columns of `collect` that split rows (device, commit, seed, …)
+    filter    {column: value or list of values}, or a list of `column:value` strings, for columns of `collect`
+    group     additional columns of `collect` that split rows (device, commit, seed, …)
     paper     null | idarts | amended | single | lambda | tse: our numbers next to the published ones
-    caption, label   of a LaTeX table; null: from its title
-    error     true: retrained networks show test error instead of accuracy (sort= always accepts test_error)
+    caption, label   caption and label of a LaTeX table; null: derived from its title
+    error     true: test error of retrained networks instead of accuracy (sort= always accepts test_error)
 
 This module does not import torch.
 """
@@ -38,7 +38,7 @@ from nasx.results.table_columns import sheets
 from nasx.results.table_formats import Sheet
 
 LABEL = re.compile(r"[A-Za-z0-9:._+-]+")
-"""Labels that LaTeX accepts."""
+"""Pattern of labels that LaTeX accepts."""
 
 
 def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame:
@@ -49,7 +49,7 @@ def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame
     rising: list[bool] = []
     for text in names:
         column = text.lstrip("-")
-        turned = column.removesuffix("_mean") == "test_error"  # shown or not, it sorts as the reversed accuracy
+        turned = column.removesuffix("_mean") == "test_error"  # sorts in reverse by accuracy, even if not shown
         column = "test_accuracy_mean" if turned else column if column in table.columns else f"{column}_mean"
         if not turned:
             check_column("sort=", text, table.columns, column)
@@ -61,7 +61,7 @@ def _sorted(table: pd.DataFrame, by: str | Sequence[str] | None) -> pd.DataFrame
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return every number of `summary` in full precision, with columns for mean, std and n; labels joined by `|`."""
+    """Return a `summary` as CSV in full precision, with columns for mean, std and n; labels are joined by `|`."""
     plain = table
     if len(table):
         plain = table.assign(labels=table["labels"].map("|".join), overrides=table["overrides"].map(" ".join))
@@ -70,7 +70,7 @@ def to_csv(table: pd.DataFrame) -> str:
 
 
 def main(cfg: Config) -> str:
-    """Make the table that `cfg` describes (keys: see the module docstring), print or write it, and return it."""
+    """Make the table that `cfg` describes (see the module docstring), print or write it, and return it."""
     ask = dict(cfg)
     runs = ask.get("runs") or ask.get("out") or "outputs"
     named = "runs" if ask.get("runs") else "out"

@@ -1,21 +1,21 @@
-"""Branch off a finished or stopped search at an epoch, with other settings, to see what would have saved it.
+"""Branch from an epoch of a finished or stopped search with other settings, to see which would have saved it.
 
     nasx whatif RUN epoch=E [method.KEY=VALUE ...] [search.KEY=VALUE ...] [stop=CHOICE] [method=CHOICE] [KEY=VALUE ...]
     nasx whatif RUN ... auto [KEY=VALUE ...]
 
 The branch continues, bit for bit, from the checkpoint that RUN kept after epoch E (search with `search.keep_every=N`).
 The branch is a separate run: the same command resumes it, and tables, reports and comparisons include it. Its record
-names RUN, the epoch, the checkpoint's sha256 and the changed settings. Without changed settings the branch is identical
-to RUN, to the last bit.
+lists RUN, the epoch, the checkpoint's SHA-256 and the changed settings. Without changed settings, the branch is
+identical to RUN, bit for bit.
 
 If `method=CHOICE` is a method that wraps another one (sdarts, beta_darts, darts_minus), it wraps the method of RUN; all
-other settings are those of RUN. The space, the dataset, the batch size and all other settings that the first E epochs
-depend on cannot be changed.
+other settings are taken from RUN. The space, the dataset, the batch size and all other settings that affect the first E
+epochs cannot be changed.
 
 auto   branches at the last kept epoch before the dominant eigenvalue or the share of skip connections started to rise
-       (nasx/diagnostics/onset.py), once for each remedy, and compares the results in a table and a figure; several RUNs
-       (seeds) give means. Remedies: ten times the weight decay (RobustDARTS, DARTS-ADA), perturbed mixtures
-       (SmoothDARTS), aligned layers (Lambda-DARTS), a penalty on logits (beta-DARTS), a tenth of the architecture's
+       (nasx/diagnostics/onset.py), once for each remedy, and compares the results in a table and a figure; for several
+       RUNs (seeds), means are shown. Remedies: ten times the weight decay (RobustDARTS, DARTS-ADA), perturbed mixtures
+       (SmoothDARTS), aligned layers (Lambda-DARTS), a penalty on logits (beta-DARTS), a tenth of the architecture
        learning rate; stopping there (DARTS-ES) needs no branch.
 
 Settings of the branch as a run: out, name, device, threads, workers, checkpoint_s, draw, logger, quiet, allow.
@@ -44,7 +44,7 @@ from nasx.report import branches
 from nasx.tracking import checkpoints, lineage, lock, records
 
 JOB = commands.NON_IDENTITY_KEYS - {"devices", "seeds_per_job", "launch", "objective", "hydra", "then"}
-"""Keys that determine where and how the branch runs."""
+"""Keys that determine where and how a branch runs."""
 CHANGED = ("method", "search", "stop")
 """Groups in which a branch may differ from its parent."""
 SHARED = {
@@ -61,13 +61,13 @@ SHARED = {
     "search.short": "the segments of the text",
     "search.jitter": "the segments of the text",
 }
-"""Group or search setting -> the property that it would change, which a branch shares with its parent."""
+"""Group or search setting -> the property that it determines, which a branch shares with its parent."""
 MOST_DECAY, MORE_DECAY = 0.03, 10
-"""RobustDARTS, DARTS-ADA: the weight decay is increased tenfold, to at most 0.03."""
+"""The weight decay is increased tenfold, to at most 0.03, as in RobustDARTS (DARTS-ADA)."""
 
 
 class Request(NamedTuple):
-    """The parsed words of a line: runs, changed settings, settings of the branch as a job, options of this command."""
+    """A parsed command line: parent runs, changed settings, job settings of the branches, and other options."""
 
     runs: tuple[str, ...]
     auto: bool
@@ -79,7 +79,7 @@ class Request(NamedTuple):
 
 
 class Branch(NamedTuple):
-    """The configuration of a branch and the facts about it, as jobs take them."""
+    """The configuration of a branch, and the information for its job."""
 
     cfg: Config
     info: JobInfo
@@ -136,7 +136,7 @@ def request(words: Sequence[str]) -> Request:
 
 
 def _refusal(word: str) -> UserError | None:
-    """Return the error for a setting that a branch cannot take, or None if it can."""
+    """Return a UserError if a branch cannot change this setting, otherwise None."""
     key = word.partition("=")[0].lstrip("+~")
     first = key.partition(".")[0]
     what = SHARED.get(key if first == "search" else first)
@@ -152,7 +152,7 @@ def _refusal(word: str) -> UserError | None:
 
 # ------------------------------------------------------------------------------------------------- one branch
 def opened(folder: Path, allow: Sequence[str]) -> Config:
-    """Return the configuration of a parent. Raises UserError if its run is in progress or its code is not trusted."""
+    """Return the configuration of a parent. Raises UserError if the run is in progress or uses untrusted code."""
     saved, _ = diagnose.open_search(folder, allow)
     if (holder := lock.holder(folder)) is not None:
         raise UserError(str(folder), f"is in use by {holder}", "wait for it to finish, or stop it")
@@ -163,7 +163,7 @@ def opened(folder: Path, allow: Sequence[str]) -> Config:
 
 
 def kept(folder: Path, epoch: int) -> Path:
-    """Return the kept checkpoint of an epoch. Raises UserError if there is none."""
+    """Return the path of the checkpoint kept after an epoch. Raises UserError if there is none."""
     found = checkpoints.kept(folder)
     if epoch not in found:
         again = "search again under another name, with name=NAME search.keep_every=1"
@@ -173,9 +173,9 @@ def kept(folder: Path, epoch: int) -> Path:
 
 
 def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], asked: Request) -> Branch:
-    """Return the branch of the search in `folder`, whose configuration is `saved`, at an epoch with these changes.
+    """Return the branch of the search in `folder` at an epoch, with `changes` to its configuration `saved`.
 
-    Raises one UserError with all faults.
+    Raises UserError.
     """
     path = kept(folder, epoch)
     chosen = [word for word in changes if word.partition("=")[0] in commands.GROUPS]
@@ -203,7 +203,7 @@ def branch(folder: Path, saved: Config, epoch: int, changes: Sequence[str], aske
 
 
 def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, object]) -> None:
-    """Raise UserError if the file of a method sets something of the space that the parent's space does not have."""
+    """Raise UserError if a method's file sets a space setting to a value that differs from the parent's."""
     file = plugins.file("method", method)
     assert file is not None, method  # the method was composed from its file
     for key, _, _ in provenance.values(file.read_text(encoding="utf-8")):
@@ -215,7 +215,7 @@ def _same_space(method: str, needed: Mapping[str, object], held: Mapping[str, ob
 
 
 def _composed(texts: Sequence[str], space: str) -> Resolved:
-    """Compose `nasx search` with settings of a job and chosen components. Raises UserError."""
+    """Compose `nasx search` with job settings and chosen components. Raises UserError."""
     loader = make_loader()
     for text in texts:
         group, _, choice = text.partition("=")
@@ -226,7 +226,7 @@ def _composed(texts: Sequence[str], space: str) -> Resolved:
 
 
 def _with(cfg: Config, text: str) -> Config:
-    """Return `cfg` with one dotted override. Raises UserError if it cannot be read or sets an unknown key."""
+    """Apply one override to `cfg`. Raises UserError if it cannot be parsed or sets an unknown key."""
     if trust.calls_resolver(text):
         raise trust.resolver_fault(*text.split("=", 1))
     override = lineage.parsed(text)
@@ -246,7 +246,7 @@ def _facts(
     changes: Sequence[str],
     asked: Request,
 ) -> JobInfo:
-    """Return the facts about the branch that its record states."""
+    """Return the information for the job of a branch, including the facts stated in its record."""
     record = files.read_json(folder / "result.json") or {}
     before, after = (
         records.flatten({group: tree[group] for group in CHANGED if group in tree}) for tree in (saved, cfg)
@@ -270,7 +270,7 @@ def _facts(
 
 # ------------------------------------------------------------------------------------------------------- auto
 def start(folder: Path) -> int:
-    """Return the epoch at which `auto` branches off. Raises UserError without a collapse or an earlier checkpoint."""
+    """Return the epoch at which `auto` branches. Raises UserError if no collapse or no earlier checkpoint is found."""
     try:
         began = onset(records.read_rows(folder))
     except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:  # rows that nasx did not write
@@ -290,7 +290,10 @@ def start(folder: Path) -> int:
 def _try(
     folder: Path, epoch: int, remedies: Mapping[str, Branch | UserError]
 ) -> Iterator[tuple[str, Path | UserError]]:
-    """Run the branches; one that does not fit its checkpoint is reported in the table, and the others continue."""
+    """Run the branches, and yield each remedy with its run folder or error.
+
+    A branch that does not fit its checkpoint is reported as an error, and the others continue.
+    """
     for name, each in remedies.items():
         if isinstance(each, UserError):
             yield name, each
@@ -303,7 +306,7 @@ def _try(
 
 
 def plan(folder: Path, epoch: int, asked: Request) -> Iterator[tuple[str, Branch | UserError]]:
-    """Yield the remedies that differ from the settings of the search in `folder`, each with its branch or an error."""
+    """Yield (remedy, branch or error) for each remedy that the search in `folder` does not already use."""
     saved = opened(folder, asked.allow)
     search, method = saved["search"], str(saved["choices"].get("method"))
     remedies = {
