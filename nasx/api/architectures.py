@@ -1,4 +1,4 @@
-"""Resolution of an architecture given as a published name, a genotype text or a run, without importing torch."""
+"""Resolution of an architecture given as a published name, a genotype or a run, without importing torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
-    """Return the sorted names of published cells for images that match a pattern (`*` and `?`, in any case).
+    """Return the sorted names of published cells for images that match a pattern (`*`, `?`), ignoring case.
 
     Examples:
         >>> nasx.list_models("lambda*s4")
@@ -29,9 +29,9 @@ def list_models(filter: str = "*") -> list[str]:  # noqa: A002 (timm's name)
 
 
 def identify(architecture: str | os.PathLike[str] | Run, out: str = "outputs") -> tuple[str, str]:
-    """Return (`genotype`, published name or text) or (`from`, folder of a run or its name below `out`).
+    """Return (`genotype`, published name or text) or (`from`, folder of a run or its name under `out`).
 
-    Raises UserError for a misspelled name.
+    Raises UserError if `architecture` is neither a published cell, a genotype nor a run.
     """
     from nasx.api.runs import Run
 

@@ -1,7 +1,7 @@
 """The commands `nasx search` and `nasx retrain` as Python functions.
 
-They check, run, resume and record exactly like the command line: the same overrides give the same run folder, so a call
-resumes a run that `nasx search` started, and vice versa.
+They check, run, resume and record exactly as the command line does: the same overrides give the same run folder, so a
+call resumes a run that `nasx search` started, and vice versa.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from nasx.spaces import published
 from nasx.tracking import lineage, records
 
 Override = str | Mapping[str, object]
-"""`"key=value"`, as on the command line, or a mapping of (dotted or nested) keys to values."""
+"""`"key=value"`, as on the command line, or a mapping from (dotted or nested) keys to values."""
 
 
 def search(*overrides: Override, config_dir: str | None = None, **settings: object) -> SearchRun:
     """Search for an architecture, and look it up if a benchmark contains it; like `nasx search`.
 
-    An interrupted run resumes, and a finished one is returned immediately. Progress goes to the notebook,
-    or to standard error; `quiet=True` turns progress off. One call is one run: for several seeds, write a loop.
+    An interrupted run is resumed, and a finished run is returned immediately. Progress is shown in the notebook or on
+    standard error; `quiet=True` turns it off. Each call is one run: for several seeds, write a loop.
 
     Examples:
         >>> run = nasx.search(method="darts", space="nb201", dataset="digits", seed=1)
@@ -34,13 +34,13 @@ def search(*overrides: Override, config_dir: str | None = None, **settings: obje
         >>> run = nasx.search("method=darts", "method.order=2", search={"epochs": 2}, out="elsewhere")
 
     Args:
-        overrides: settings, each as text (`"search.epochs=2"`) or a mapping (`{"search.epochs": 2}`).
+        overrides: settings, each as a string (`"search.epochs=2"`) or a mapping (`{"search.epochs": 2}`).
         config_dir: a folder of your own YAML files, like `--config-dir`.
         settings: components and settings as keyword arguments: `method="darts"`, `seed=1`, `search={"epochs": 2}`.
 
     Raises:
-        UserError: if a setting is invalid, with the message of the command line and before anything is computed.
-        KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
+        UserError: if a setting is invalid; raised before anything is computed, with the command line's message.
+        KeyboardInterrupt: if the run is interrupted; a checkpoint is written first, and the same call resumes the run.
     """
     run = open_run(_call("search", _texts(*overrides, settings), config_dir))
     assert isinstance(run, SearchRun)
@@ -59,12 +59,12 @@ def retrain(
 
     Args:
         architecture: a finished search (the result of `nasx.search`, its folder, or its name below `out`), the name of
-            a published cell (`nasx.list_models()`), or the text of a genotype (which needs `space=`).
-        overrides, config_dir, settings: see `nasx.search`. The space and dataset of a search are used.
+            a published cell (`nasx.list_models()`), or the text of a genotype (which requires `space=`).
+        overrides, config_dir, settings: see `nasx.search`. For a search, its space and dataset are the defaults.
 
     Raises:
-        UserError: if a setting is invalid, with the message of the command line and before anything is computed.
-        KeyboardInterrupt: the run was interrupted; its checkpoint is written, and the same call resumes it.
+        UserError: if a setting is invalid; raised before anything is computed, with the command line's message.
+        KeyboardInterrupt: if the run is interrupted; a checkpoint is written first, and the same call resumes the run.
     """
     key, value = identify(architecture, str(settings.get("out", "outputs")))
     texts = _texts({key: value}, *overrides, settings)
@@ -77,7 +77,7 @@ def retrain(
 
 
 def _texts(*overrides: Override) -> list[str]:
-    """Return the overrides in the syntax of the command line, with text values from mappings quoted."""
+    """Return the overrides in command-line syntax, with string values from mappings quoted."""
     found: list[str] = []
     for each in overrides:
         if isinstance(each, str):
@@ -92,7 +92,7 @@ def _plain(value: object) -> object:
 
 
 def _call(command: Literal["search", "retrain"], texts: list[str], config_dir: str | None) -> Path:
-    """Run the job and return its folder; errors of the system are raised as UserErrors, as on the command line."""
+    """Run the job and return its folder; operating system errors are raised as UserError, as on the command line."""
     try:
         return invoke.call(command, texts, config_dir).folder
     except Exception as error:

@@ -1,4 +1,4 @@
-"""`nasx.create_model`, modelled on timm: discrete architectures as modules that return plain tensors."""
+"""`nasx.create_model`, modeled on timm: discrete architectures as modules that return plain tensors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from nasx.train.job import sized
 
 
 class FeatureInfo(NamedTuple):
-    """Channels of a feature map, and its reduction (side of the image divided by the side of the map)."""
+    """Number of channels and reduction (image size divided by map size) of a feature map."""
 
     channels: int
     reduction: int
@@ -31,9 +31,9 @@ class FeatureInfo(NamedTuple):
 class Model(nn.Module):
     """A discrete network that returns plain tensors.
 
-    `model(images)` returns a tensor (n, num_classes). In training, a model with an auxiliary head returns a pair of
-    such tensors (main and auxiliary scores, as in torchvision's GoogLeNet). With `features_only` it returns a list: the
-    last feature map of each resolution (n, channels, h, w), the largest first.
+    `model(images)` returns logits (n, num_classes). In training mode, a model with an auxiliary head returns a pair of
+    such tensors (main and auxiliary logits, like torchvision's GoogLeNet). With `features_only`, it returns a list of
+    the last feature map (n, channels, h, w) at each resolution, largest first.
     """
 
     def __init__(
@@ -57,17 +57,17 @@ class Model(nn.Module):
         return main if logits.auxiliary is None else (main, logits.auxiliary)
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Return the feature map (n, channels, h, w) that is pooled for the classifier."""
+        """Return the feature map (n, channels, h, w) that is pooled before the classifier."""
         return self.forward_maps(x)[-1]
 
     def forward_maps(self, x: Tensor) -> list[Tensor]:
-        """Return the last feature map of each resolution, the largest first."""
+        """Return the last feature map (n, channels, h, w) at each resolution, largest first."""
         maps: list[Tensor] = []
         last: Tensor = self.network.features(x, maps=maps)  # type: ignore[operator]  # a method, see Network
         return list({tuple(found.shape[-2:]): found for found in (*maps, last)}.values())
 
     def feature_info(self, size: int = 32) -> list[FeatureInfo]:
-        """Describe the maps that `forward_maps` returns for images of `size` pixels, without computing them."""
+        """Describe the maps that `forward_maps` returns for `size` x `size` images, without computing them."""
         shadow = copy.deepcopy(self).to("meta").eval()
         shapes = [found.shape for found in shadow.forward_maps(torch.zeros(1, 3, size, size, device="meta"))]
         return [FeatureInfo(shape[1], size // shape[2]) for shape in shapes]
@@ -87,7 +87,7 @@ def create_model(
     space: str | None = None,
     allow: Sequence[str] = (),
 ) -> Model:
-    """Create the discrete network of an architecture as a torch module that returns plain tensors.
+    """Create the discrete network of an architecture as a module that returns plain tensors.
 
     Examples:
         >>> model = nasx.create_model("DARTS_V2", num_classes=100)  # 20 cells and 36 channels, for CIFAR
@@ -99,20 +99,20 @@ def create_model(
     Args:
         architecture: the name of a published cell, the text of a genotype, or a finished search or retraining (the
             result of `nasx.search` or `nasx.retrain`, its folder, or its name under outputs/).
-        num_classes: number of classes; None: that of the retraining, else 10 (1000 with the stem for ImageNet). 0: the
-            model returns pooled features (n, channels), without a classifier.
-        channels, layers: size of the network; None: that of the retraining, of `recipe`, or of the space.
-        pretrained: load the weights of a retraining, as they were tested. If `num_classes` differs from the number of
-            classes of the retraining, the classifier is newly initialized.
-        features_only: return the last feature map of each resolution instead of scores.
+        num_classes: number of classes; None: as in the retraining, else 10 (1000 with the ImageNet stem). 0: the model
+            has no classifier and returns pooled features (n, channels).
+        channels, layers: size of the network; None: as in the retraining, the recipe or the space.
+        pretrained: load the weights with which a retraining was tested. If `num_classes` differs from the retraining's
+            number of classes, the classifier is newly initialized.
+        features_only: return the last feature map at each resolution instead of logits.
         auxiliary: add the auxiliary head of the DARTS networks.
-        drop_path: probability of drop-path in training (DARTS networks).
-        recipe: the retraining recipe whose stem and size are used (`nasx list recipes`), for example imagenet_darts.
-        space: the space of a genotype given as text; None: the first space that contains the genotype.
-        allow: your own packages that define the space of a run.
+        drop_path: drop-path probability in training (DARTS networks).
+        recipe: retraining recipe that determines the stem and the size (`nasx list recipes`), e.g. imagenet_darts.
+        space: space of a genotype given as text; None: the first space that contains the genotype.
+        allow: your own packages whose classes may define the space of a run.
 
     Raises:
-        UserError: an unknown name, a genotype that no space contains, an invalid size of the network, missing weights.
+        UserError: if the name is unknown, no space contains the genotype, the size is invalid, or weights are missing.
     """
     key, value = identify(architecture)
     cell = published.find(value) if key == "genotype" else None
@@ -168,7 +168,7 @@ def _pretrained(run: lineage.Parent, allow: Sequence[str]) -> tuple[Network, int
 
 
 def _replace_classifiers(network: Network, classes: int) -> None:
-    """Replace the classifiers of the network and of its auxiliary head by new ones, or by identities for 0 classes."""
+    """Replace the classifiers of the network and its auxiliary head with new ones, or with identities for 0 classes."""
     for module in list(network.modules()):
         if isinstance(old := getattr(module, "classifier", None), nn.Linear):
             module.classifier = nn.Linear(old.in_features, classes) if classes else nn.Identity()

@@ -1,7 +1,7 @@
-"""Finished runs in Python: one run as a dataclass, many as pandas frames with one row per run or one row per epoch.
+"""Finished runs in Python: a single run as a dataclass, many as pandas frames with one row per run or per epoch.
 
 Numbers are in the units of nasx.core.quantities, the same as in `nasx table`: accuracies in percent, times in seconds.
-`attrs["units"]` of each frame maps a column to the symbol of its unit ("" for pure numbers). Does not import torch.
+`attrs["units"]` of each frame maps a column to the symbol of its unit ("" for pure numbers). torch is not imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nasx.tracking import result_file
 from nasx.tracking.result_file import RetrainRecord, SearchRecord
 
 FIRST = ("run", "kind", "method", "space", "dataset", "seed")
-"""The columns that come first in both frames."""
+"""Leading columns of both kinds of frames."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,14 +33,14 @@ class Run:
 
     name: str
     folder: Path
-    """The run folder, below `out`, with the configuration, metrics.jsonl, result.json, checkpoints and pictures."""
+    """The run folder in `out`, with the configuration, metrics.jsonl, result.json, checkpoints and pictures."""
     genotype: str
     seed: int
     measures: Mapping[str, float] = field(repr=False)
-    """Column of `nasx.runs` -> number, in the same unit; numbers that the run does not have are left out."""
+    """Column of `nasx.runs` -> number, in the same unit; numbers that the run does not have are omitted."""
 
     def epochs(self) -> pd.DataFrame:
-        """Return one row per epoch; see `RunFrame.epochs`. Searches that train nothing have no epochs."""
+        """Return a frame with one row per epoch; see `RunFrame.epochs`. Searches that train nothing have no epochs."""
         return _epochs([{"run": self.name, "seed": self.seed, "folder": str(self.folder)}], ("run", "seed"))
 
     def show(self) -> None:
@@ -55,13 +55,13 @@ class SearchRun(Run):
     """A finished search."""
 
     accuracy: float | None
-    """Validation accuracy in percent of the found cell, from the benchmark, on the dataset of the search; None if the
-    benchmark does not contain that dataset. `lookup` has the accuracies on other datasets."""
+    """Validation accuracy of the final cell in percent, from the benchmark, on the dataset of the search; None if the
+    benchmark does not contain the cell or the dataset. `lookup` includes other datasets."""
     lookup: Mapping[str, float]
-    """`cifar10.valid`, `cifar10.test`, ... -> accuracy in percent of the found cell, from the benchmark; empty if no
+    """`cifar10.valid`, `cifar10.test`, ... -> accuracy of the final cell in percent, from the benchmark; empty if no
     benchmark contains the cell."""
     verdict: str
-    """One sentence on whether the search collapsed."""
+    """One sentence on whether the search collapsed; empty if there is no verdict."""
     record: SearchRecord = field(repr=False)
 
 
@@ -70,7 +70,7 @@ class RetrainRun(Run):
     """A finished retraining."""
 
     accuracy: float | None
-    """Test accuracy in percent after the last epoch (on held-out training images with `retrain.held_out`); None for a
+    """Test accuracy in percent after the last epoch (with `retrain.held_out`, on held-out training images); None for a
     language model, whose `test_perplexity` is in `measures`."""
     record: RetrainRecord = field(repr=False)
 
@@ -100,7 +100,7 @@ def open_run(folder: Path) -> SearchRun | RetrainRun:
 
 
 class RunFrame(pd.DataFrame):
-    """A pandas frame with one row per run; selections from a RunFrame are RunFrames too.
+    """A pandas DataFrame with one row per run; selections from a RunFrame are also RunFrames.
 
     Examples:
         >>> runs = nasx.runs("outputs")
@@ -113,11 +113,11 @@ class RunFrame(pd.DataFrame):
         return RunFrame
 
     def epochs(self) -> pd.DataFrame:
-        """Return one row per epoch of these runs, read from their metrics.jsonl.
+        """Return a frame with one row per epoch of these runs, read from their metrics.jsonl files.
 
         Columns: run, kind, method, space, dataset, seed, epoch, then every number that the runs recorded (losses in
-        nats, accuracies in percent, `lookup.<dataset>.valid` of the cell found so far, diagnostics), genotype, folder.
-        Raises UserError if the column `folder` was not selected.
+        nats, accuracies in percent, `lookup.<dataset>.valid` of the current cell, diagnostics), genotype, folder.
+        Raises UserError if this frame lacks the column `folder`.
         """
         if "folder" not in self.columns:
             raise UserError("epochs()", "needs the column `folder`", "keep it when you select columns")
@@ -126,17 +126,17 @@ class RunFrame(pd.DataFrame):
 
 
 def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outputs") -> RunFrame:
-    """Return all finished searches and retrainings below one or several folders, one row per run of a pandas frame.
+    """Return all finished searches and retrainings below one or several folders, as a frame with one row per run.
 
     Columns: run, kind, method, space, dataset, seed; then numbers (test_accuracy, `cifar10.valid`, cost_s, params, ...)
-    and facts (genotype, verdict, folder, device, commit, ...). A retraining has the method and space of its search.
-    `attrs["units"]` maps a column to its unit; `attrs["notes"]` lists the omitted data with the reasons.
+    and facts (genotype, verdict, folder, device, commit, ...). A retraining has its search's method and space.
+    `attrs["units"]` maps a column to its unit; `attrs["notes"]` lists what was omitted and why.
 
     Args:
-        root: a folder, a glob, or several; searched at any depth.
+        root: a folder or glob pattern, or several of them; searched at any depth.
 
     Raises:
-        UserError: a folder does not exist.
+        UserError: if a folder does not exist.
     """
     roots = [os.fspath(root)] if isinstance(root, str | os.PathLike) else [os.fspath(each) for each in root]
     for each in roots:
@@ -153,7 +153,7 @@ def runs(root: str | os.PathLike[str] | Iterable[str | os.PathLike[str]] = "outp
 
 
 def _epochs(found: Iterable[Row], first: Iterable[str]) -> pd.DataFrame:
-    """Return one row per epoch of the runs `found`, with their metrics and with the columns `first` of each run."""
+    """Return a frame with one row per epoch of the runs `found`: the columns `first` of the run, then its metrics."""
     rows: list[dict[str, object]] = []
     for run in found:
         facts = {name: run[name] for name in first}

@@ -1,1 +1,1 @@
-"""Configurations: composition, identity, and checks of types, targets and the consistency of values."""
+"""Configurations: composition, identity, and checks of types, targets and the consistency of settings."""

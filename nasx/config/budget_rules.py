@@ -1,4 +1,4 @@
-"""Checks of the budget of a search or of the width of a retrained network, without importing torch."""
+"""Checks of a search's budget or a retrained network's width, without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from nasx.spaces import latency, rules
 
 
 def faults(cfg: Config, command: str) -> Iterator[UserError]:
-    """Yield the inconsistencies in the settings of `budget`; nothing if there is no budget."""
+    """Yield errors for inconsistent `budget` settings; nothing if there is no budget."""
     node, space = cfg.get("budget"), cfg.get("space") or {}
     if not isinstance(node, Mapping) or node.get("quantity") not in budgets.UNITS:
         return
@@ -62,11 +62,11 @@ SEARCHED = {
     "stem": "cifar",
     "image": None,
 }
-"""Budget settings that only a search reads -> the value that has no effect."""
+"""Budget setting that only a search reads -> the value at which it has no effect."""
 
 
 def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[UserError]:
-    """Yield the faults of a budget that determines the width of a given architecture."""
+    """Yield errors in a budget that determines the width of a given architecture."""
     if node["quantity"] == "latency":
         yield UserError(
             "budget=latency",
@@ -87,7 +87,7 @@ def _width(cfg: Mapping[str, object], node: Mapping[str, object]) -> Iterator[Us
 
 
 def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str]) -> Iterator[UserError]:
-    """Yield a fault if the command line sets `retrain.channels` although a cost limit determines the channels."""
+    """Yield an error for each cost limit that makes `retrain.channels` on the command line ineffective."""
     given = next((text for text in overrides if re.fullmatch(r"retrain\.channels=[0-9]+", text)), None)
     if given is None or command == "search":
         return
@@ -100,7 +100,7 @@ def fixed_width(cfg: Mapping[str, object], command: str, overrides: Sequence[str
 
 
 def _latency(cfg: Config, node: Config) -> Iterator[UserError]:
-    """Check that NAS-Bench-201 or a file written by `nasx latency` contains latencies of `budget.device`."""
+    """Check that `budget.device` is a device in NAS-Bench-201, or a suitable file written by `nasx latency`."""
     table, space = cfg.get("benchmark") or {}, str((cfg.get("space") or {}).get("_target_"))
     where = f"budget.device={node['device']}"
     if str(node["device"]).endswith(latency.SUFFIX):
@@ -127,7 +127,7 @@ def _latency(cfg: Config, node: Config) -> Iterator[UserError]:
 
 
 def _measured(space: str, node: Config) -> Iterator[UserError]:
-    """Check that a latency table was measured for the space and the network size of the search."""
+    """Check that a latency table was measured for the search's space and network size."""
     where = f"budget.device={node['device']}"
     try:
         table = latency.read(node["device"])

@@ -1,4 +1,4 @@
-"""Find all faults of a composed configuration before anything runs, without importing torch."""
+"""Find all errors in a composed configuration before anything runs, without importing torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from nasx.benchmarks.base import Benchmark
 
 CHECKED_GROUPS = ("dataset", "logger", "benchmark")
-"""Groups whose components have a method `check()` for missing files and packages."""
+"""Config groups whose components may define `check()`, which raises UserError for missing files or packages."""
 
 
 def check(
@@ -40,7 +40,7 @@ def check(
     command: str = "search",
     default_of: DefaultLookup = no_default,
 ) -> None:
-    """Raise one UserError that combines all `faults` of the configuration."""
+    """Raise a single UserError that combines all errors found by `faults`, if there are any."""
     if found := faults(cfg, choices, overrides, command, default_of):
         raise UserError.join(found)
 
@@ -53,11 +53,11 @@ def faults(
     default_of: DefaultLookup = no_default,
     known: FaultCache | None = None,
 ) -> list[UserError]:
-    """Return all faults of the plain configuration `cfg`, which has no section `hydra`.
+    """Return all errors in the plain configuration `cfg`, which must not contain the section `hydra`.
 
-    `choices` maps each config group to the chosen file, `overrides` are the overrides on the command line, `default_of`
-    returns the value of a key in the chosen files, and `known` caches faults. A component of nasx whose `check()` reads
-    the disk is imported, and `check()` called, only if the component has no other fault.
+    `choices` maps each config group to its chosen file, `overrides` are the command-line overrides, `default_of`
+    returns the value that the chosen files set for a key, and `known` caches errors between calls. A component of nasx
+    that defines `check()` is imported and checked only if no other error was found in it.
     """
     known = known or FaultCache()
     components = list(component_faults_of(cfg, choices or {}, command, default_of, known))
@@ -68,7 +68,7 @@ def faults(
         *classes.merge_replaced(components, choices or {}, overrides),
     ]
     for look in COMBINATIONS:
-        with contextlib.suppress(TypeError):  # a value of the wrong type, which is reported above
+        with contextlib.suppress(TypeError):  # values of the wrong type are reported above
             found += look(cfg, command)
     if isinstance(cfg.get("space"), Mapping) and not any(fault.where.startswith("space") for fault in found):
         found += space_rules.faults(cfg["space"])
@@ -80,7 +80,7 @@ def faults(
         if isinstance(cfg.get(group), Mapping) and not any(fault.where.startswith(group) for fault in found):
             key = json.dumps([group, cfg[group], allowed_packages(cfg)], sort_keys=True, default=str)
             found += known.of_check(key, partial(_check_component, cfg, group))
-    if not found and "dataset" in COMMANDS[command].groups:  # only the job builds components outside nasx
+    if not found and "dataset" in COMMANDS[command].groups:  # components outside nasx are built only in the job
         dataset = None if foreign_packages(cfg["dataset"]) else build(cfg["dataset"])
         recorded = cfg.get("objective") is not None and not foreign_packages(cfg["benchmark"])
         found += _built_faults(cfg, command, dataset, build(cfg["benchmark"]) if recorded else None)
@@ -88,7 +88,7 @@ def faults(
 
 
 def check_foreign(cfg: Config, command: str) -> None:
-    """Check the user's own components when their job starts, as `faults` checks those of nasx. Raises UserError."""
+    """Check components outside nasx at the start of a job, as `faults` checks nasx's own. Raises UserError."""
     allow = tuple(cfg.get("allow") or ())
     foreign = [group for group in CHECKED_GROUPS if foreign_packages(cfg.get(group))]
     for group in foreign:
@@ -99,9 +99,9 @@ def check_foreign(cfg: Config, command: str) -> None:
 
 
 def _built_faults(cfg: Config, command: str, dataset: object, benchmark: Benchmark | None) -> Iterator[UserError]:
-    """Yield faults of settings that are too large for a dataset's images, and of an objective that is not recorded.
+    """Yield errors for settings that are too large for the dataset's images, and for an objective that is not recorded.
 
-    If the image size is known only from the files of the dataset, the bounds are checked when the dataset is opened.
+    If the image size is known only from the dataset's files, these settings are checked when the dataset is opened.
     """
     shape: tuple[int, ...] | None = getattr(dataset, "known_shape", lambda: None)()
     if shape is not None:
@@ -113,7 +113,7 @@ def _built_faults(cfg: Config, command: str, dataset: object, benchmark: Benchma
 
 
 def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
-    """Yield a fault for each override of a group that the command does not read."""
+    """Yield an error for each override of a config group that the command does not read."""
     other = {
         "search": "nasx run searches and retrains; nasx retrain retrains the cell of a finished search",
         "retrain": "set it in the search (nasx search), or use nasx run, which searches and retrains",
@@ -125,7 +125,7 @@ def _unread(command: str, overrides: Sequence[str]) -> Iterator[UserError]:
 
 
 def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) -> Iterator[UserError]:
-    """Yield the faults of unknown keys and invalid values at the top level."""
+    """Yield errors for unknown top-level keys and for top-level settings with invalid values."""
     entry, fields = COMMANDS[command], settings(command)
     plain = {key: value for key, value in cfg.items() if key not in (*entry.groups, "hydra")}
     known = [*fields, *entry.groups, *(DELTAS if entry.groups else ())]
@@ -136,6 +136,6 @@ def _keys(cfg: Mapping[str, object], command: str, default_of: DefaultLookup) ->
 
 
 def _check_component(cfg: Config, group: str, allow: Sequence[str] = ()) -> None:
-    """Call `check()` of a component that may be built. Raises UserError for missing data or packages."""
+    """Call a component's `check()`, if it has one and may be built. Raises UserError for missing data or packages."""
     if not foreign_packages(cfg[group], allow) and (check := getattr(build(cfg[group], allow), "check", None)):
         check()

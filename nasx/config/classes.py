@@ -1,6 +1,7 @@
-"""Checks that a user's class has the interface that its config group requires, read from its source.
+"""Check, by reading its source, that a user's class has the interface that its config group requires.
 
-Nothing is imported, so members that the source does not show (a base class created at run time) are not checked.
+Nothing is imported, so members that do not appear in the source (such as those of a base class created at run time) are
+not checked.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from nasx.config import schema
 from nasx.errors import UserError
 
 BASES = {"method": "nasx.core.bilevel.Method", "inner": "nasx.core.bilevel.Method", "space": "nasx.spaces.base.Space"}
-"""Last part of a configuration key -> the required base class of the component at that key."""
+"""Last part of a configuration key -> required base class of the component under that key."""
 PLAIN = ("ABC", "object", "Generic", "Protocol")
 """Base classes that require no members."""
 
 
 def faults(where: str, target: str) -> Iterator[UserError]:
-    """Yield the faults of the class named by `target` at the key `where` of the configuration."""
+    """Yield errors in the class `target`, which the configuration names under the key `where`."""
     module, _, name = target.rpartition(".")
     line = ancestry(module, name)
     if line is None:
@@ -52,7 +53,7 @@ def faults(where: str, target: str) -> Iterator[UserError]:
 
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
-    """Return (module, class) of a class and all its bases in the order of look-up; None if one cannot be read."""
+    """Return (module, class) for a class and all its bases, depth first; None if the source of one cannot be read."""
     found = schema.class_definition(module, name)
     if found is None:
         return None
@@ -68,7 +69,7 @@ def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
 
 
 def members(node: ast.ClassDef) -> Mapping[str, ast.FunctionDef | None]:
-    """Return the members that a class defines, by name: a function node, or None for a value."""
+    """Return the members that a class itself defines, by name: the node of a method, or None for other attributes."""
     found: dict[str, ast.FunctionDef | None] = {}
     for line in node.body:
         match line:
@@ -86,7 +87,7 @@ def abstract(how: ast.FunctionDef) -> bool:
 
 
 def returns_nothing(how: ast.FunctionDef) -> bool:
-    """Return whether a function always returns None: it has no `return VALUE`, `yield` or `raise`."""
+    """Return whether a function can only return None: its source has no `return VALUE`, `yield` or `raise`."""
     return not any(
         isinstance(node, ast.Raise | ast.Yield | ast.YieldFrom)
         or (isinstance(node, ast.Return) and node.value is not None)
@@ -97,14 +98,14 @@ def returns_nothing(how: ast.FunctionDef) -> bool:
 def merge_replaced(
     found: Sequence[UserError], choices: Mapping[str, object], overrides: Sequence[str]
 ) -> list[UserError]:
-    """Return `found` with one fault for all settings that remain from the chosen file after a `_target_` override."""
+    """Merge the errors in `found` about settings that remain from a chosen file after its `_target_` is overridden."""
     kept = list(found)
     for text in overrides:
         said = re.fullmatch(r"\+*(\w+)\._target_=([\w.]+)", text)
         if said is None:
             continue
         group, stay = said[1], {}
-        for fault in kept:  # also the fault of a pair that sets the key
+        for fault in kept:  # including the error for a pair that sets the key
             key = re.search(rf"\b{group}\.(\w+)", f"{fault.where}: {fault.fault}")
             if key and key[1] != "_target_" and "has no such setting" in fault.fault:
                 stay[fault] = key[1]

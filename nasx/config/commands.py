@@ -1,4 +1,4 @@
-"""The commands, their keys, their config groups, and the groups that they do not read."""
+"""The commands, with their top-level keys, their config groups, and the groups that they do not read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMMANDS = {
 TRAINING_GROUPS = {
     name: tuple(group for group in ("search", "retrain") if group in entry.read) for name, entry in COMMANDS.items()
 }
-"""Command -> the groups of training settings (search, retrain) that the command reads."""
+"""Command -> groups of training settings (search, retrain) that the command reads."""
 HOMES = (
     "nasx.spaces",
     "nasx.methods",
@@ -49,19 +49,19 @@ HOMES = (
     "nasx.searcher.budget",
     "nasx.tracking.loggers",
 )
-"""Modules of nasx whose classes `_target_` may name."""
+"""Packages and modules of nasx whose classes `_target_` may name."""
 NON_IDENTITY_KEYS = frozenset({
     "out", "name", "device", "devices", "threads", "workers", "checkpoint_s", "allow", "draw", "quiet", "profile",
     "seeds_per_job", "logger", "launch", "objective", "hydra", "then",
 })  # fmt: skip
 """Top-level keys that do not change the numbers of a run and are not part of its identity."""
 NON_IDENTITY_SETTINGS = frozenset({"benchmark.devices", "engine.calibrate", "search.keep_every"})
-"""Group settings that do not change the numbers of a run, or only their rounding; not part of its identity."""
+"""Settings in config groups that change a run's numbers at most by rounding and are not part of its identity."""
 _RENAMED = {"from_": "from"}
 
 
 def settings(command: str) -> dict[str, schema.Field]:
-    """Return a command's own settings at the top level, by key."""
+    """Return a command's own top-level settings, by key."""
     component = schema.component(f"nasx.config.job_settings.{COMMANDS[command].settings}")
     assert component is not None, command
     return {_RENAMED.get(name, name): field for name, field in component.fields.items()}

@@ -22,15 +22,15 @@ from nasx.errors import UserError
 
 # -------------------------------------------------------------------------------------------------- checks
 DefaultLookup = Callable[[str], str | None]
-"""Function from a dotted key to its value in the files, in command-line syntax; None if no file sets the key."""
+"""Function that maps a dotted key to its value in the chosen files, in command-line syntax; None if no file sets it."""
 
 
 def no_default(key: str) -> None:
-    """Return None for every key: the `DefaultLookup` for a configuration without known files."""
+    """Return None for every key: the `DefaultLookup` for a configuration whose files are unknown."""
 
 
 def unknown_key(cfg: Config, key: str, command: str) -> UserError | None:
-    """Return the fault of a dotted key that the composed configuration does not have; None if the key exists."""
+    """Return an error if the composed configuration does not have a dotted key; None if the key exists."""
     entry, node, path = COMMANDS[command], cfg, ""
     for part in key.split("."):
         if part in node:
@@ -67,7 +67,7 @@ def choices_text(key: str, known: Iterable[str]) -> str:
 def value_faults(
     prefix: str, fields: Mapping[str, schema.Field], values: Mapping[str, object], default_of: DefaultLookup
 ) -> Iterator[UserError]:
-    """Yield the faults of missing values and of values that do not have the type of their field."""
+    """Yield errors for missing values and for values that do not match the type of their field."""
     missing = [key for key, value in values.items() if value == "???"]
     for key in missing:
         yield UserError(f"{prefix}{key}", "needs a value", f"write {prefix}{key}=...")
@@ -83,7 +83,7 @@ def value_faults(
 
 
 def _literal(text: str | None) -> str | None:
-    """Return a default, given as source text, in command-line syntax."""
+    """Convert a default from source text to command-line syntax."""
     if text is None:
         return None
     try:
@@ -113,7 +113,7 @@ def component_faults_of(
 
 
 def allowed_packages(cfg: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the packages other than nasx whose classes are allowed: the packages in `allow` and those of plugins."""
+    """Return the packages other than nasx whose classes are allowed: those in `allow` and those of plugins."""
     allow = cfg.get("allow") or ()
     return (*map(str, allow if isinstance(allow, list | tuple) else ()), *plugins.packages())
 
@@ -125,7 +125,7 @@ def component_faults(
     choices: Config | None = None,
     default_of: DefaultLookup = no_default,
 ) -> Iterator[UserError]:
-    """Yield the faults of one component node and of the components inside it; `choices` are the chosen group files."""
+    """Yield the errors in a component node and its nested components; `choices` maps config groups to chosen files."""
     target = node["_target_"]
     refused = target_fault(where, target, allowed)
     if refused is not None:
@@ -156,7 +156,7 @@ def component_faults(
 
 
 def _set_by(choices: Mapping[str, object], where: str, key: str, fault: str) -> UserError | None:
-    """Return the fault that names the file of another group that sets `where`.`key`; None if no other group sets it.
+    """Return an error that names the chosen file of another group if that file sets `where`.`key`, else None.
 
     For example, a method's file may set a key that only some spaces have.
     """

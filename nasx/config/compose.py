@@ -1,4 +1,4 @@
-"""Composition of a configuration by Hydra in memory, with every error raised as a UserError."""
+"""In-memory composition of configurations by Hydra, with every error raised as a UserError."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from nasx.errors import UserError
 
 
 class BoundedFileSource(FileConfigSource):
-    """A file source of Hydra that rejects files that expand beyond the bounds of `files.compose_yaml`.
+    """A Hydra file source that rejects files that expand beyond the limits of `files.compose_yaml`.
 
-    A file is parsed once per process, and again if the file has changed.
+    Each file is parsed once per process, and again if it has changed.
     """
 
     parsed: ClassVar[dict[tuple[object, ...], tuple[Any, dict[str, str | None]]]] = {}
@@ -64,7 +64,7 @@ class BoundedFileSource(FileConfigSource):
 
 
 class UserFolders(SearchPathPlugin):
-    """A plugin of Hydra that adds the folders of NASX_CONFIG_DIR and of nasx's plugins to the search path."""
+    """A Hydra plugin that adds the folders in NASX_CONFIG_DIR and those of nasx's plugins to the search path."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for folder in plugins.user_folders():
@@ -72,8 +72,8 @@ class UserFolders(SearchPathPlugin):
 
 
 def register() -> None:
-    """Register `BoundedFileSource` and `UserFolders` with Hydra, and set the seeds of samplers."""
-    found = Plugins.instance()  # registers its own sources
+    """Register `BoundedFileSource` and `UserFolders` with Hydra, and set the seeds of Optuna's samplers."""
+    found = Plugins.instance()  # registers Hydra's own sources
     sweeps.seed_samplers()
     SourcesRegistry.instance().types["file"] = BoundedFileSource
     if UserFolders not in found.discover(SearchPathPlugin):
@@ -88,15 +88,15 @@ class Resolved(NamedTuple):
 
 
 class Loader(ConfigLoaderImpl):
-    """A config loader of Hydra that raises UserError for every file and override that cannot be composed."""
+    """A Hydra config loader that raises UserError for every file and override that cannot be composed."""
 
     config_dir: str | None = None
-    """The folder of --config-dir."""
+    """The folder given by --config-dir."""
 
     def base_config(self, command: str, cfg: DictConfig, texts: Sequence[str]) -> Callable[[], DictConfig] | None:
         """Return a function that composes only nasx's own files, with the launcher and sweeper of `cfg`.
 
-        None if there are no other folders of configurations.
+        None if there are no other configuration folders.
         """
         if not plugins.user_folders(self.config_dir) and not any("hydra.searchpath" in text for text in texts):
             return None
@@ -109,7 +109,7 @@ class Loader(ConfigLoaderImpl):
         return partial(_ours, command, tuple(chosen))
 
     _kept: tuple[object, DictConfig] | None = None
-    """Arguments and result of the last composition, until the next call."""
+    """Arguments and result of the last composition, kept until the next call."""
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], run_mode: RunMode, *flags: bool, **named: bool
@@ -143,7 +143,7 @@ class Loader(ConfigLoaderImpl):
         return cfg
 
     def compose(self, command: str, overrides: Sequence[str]) -> Resolved:
-        """Return the resolved configuration of a command line and the chosen group files. Raises UserError."""
+        """Return the resolved configuration for a command line, and the chosen group files. Raises UserError."""
         return resolved(self.load_configuration(command, list(overrides), RunMode.RUN))
 
 
@@ -153,7 +153,7 @@ def _ours(command: str, chosen: tuple[str, ...]) -> DictConfig:
 
 
 def make_loader(config_dir: str | None = None) -> Loader:
-    """Make Hydra's loader for all folders of configurations. Raises UserError like `plugins.user_folders`."""
+    """Create a Hydra config loader for all configuration folders. Raises UserError as `plugins.user_folders` does."""
     version.setbase("1.3")
     register()
     plugins.user_folders(config_dir)
@@ -166,14 +166,14 @@ def make_loader(config_dir: str | None = None) -> Loader:
 
 
 def resolved(cfg: DictConfig) -> Resolved:
-    """Resolve a composed configuration. Raises UserError for an interpolation without a value."""
+    """Resolve a composed configuration. Raises UserError for an interpolation that cannot be resolved."""
     choices = {key: value for key, value in cfg.hydra.runtime.choices.items() if not key.startswith("hydra/")}
     own = OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key != "hydra"])
     return Resolved(mapping(own, resolve=True), {str(key): value for key, value in choices.items()})
 
 
 def mapping(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
-    """Return the plain values of a configuration. Raises UserError for an interpolation without a value."""
+    """Return the plain values of a configuration. Raises UserError for an interpolation that cannot be resolved."""
     try:
         values = OmegaConf.to_container(cfg, resolve=resolve)
     except (OmegaConfBaseException, ValueError) as error:
@@ -183,9 +183,10 @@ def mapping(cfg: DictConfig, *, resolve: bool) -> dict[str, Any]:
 
 
 def published(command: str, choices: Config, cfg: Config, config_dir: str | None) -> Config:
-    """Return the configuration of the same choices without overrides: the values of their files and of a pair.
+    """Return the configuration that results from `choices` alone: the values in their files and in a pair's file.
 
-    A published experiment among the choices is included. Top-level keys (seed, out, from, ...) are those of `cfg`.
+    An experiment among the choices is included if it is published. Top-level keys (seed, out, from, ...) keep the
+    values in `cfg`.
     """
     chosen = [f"{group}={choices[group]}" for group in commands.GROUPS if choices.get(group)]
     values = _of_files(command, (*chosen, *experiments.published(choices, config_dir)), config_dir)
@@ -199,7 +200,7 @@ def _of_files(command: str, chosen: tuple[str, ...], config_dir: str | None) -> 
 
 
 def translate(error: Exception) -> UserError:
-    """Convert an error of Hydra or OmegaConf to a UserError of one sentence, without the advice to add a key."""
+    """Convert a Hydra or OmegaConf error to a short UserError, without Hydra's advice to add a key."""
     known = sweeps.missing_plugin(str(error))
     if known is not None:
         return known

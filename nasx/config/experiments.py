@@ -1,15 +1,15 @@
-"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, not part of any configuration.
+"""The description of an experiment: the block `meta` of conf/experiment/<name>.yaml, not part of the configuration.
 
     meta:
       commands: [nasx run experiment=<name>, ...]       the first computes the rows without `overrides`
       summary: A description of one or more sentences.
-      published:                                        each row of a paper's table that the command computes
+      published:                                        the rows of a paper's tables that the command reproduces
         - row: iDARTS, Table 1, iDARTS                  name of the row: see nasx/results/targets.py
           numbers: {test accuracy: {CIFAR-10: 93.58 +- 0.32}}
-          spread: over 3 searches                       the runs that the +- is computed over, if the row has one
+          spread: over 3 searches                       the runs over which the +- is computed, if the row has one
           overrides: [from=RUN, ...]                    added to the command for this row, if any
-      unpublished: Reason why the command computes no row of a paper, if it computes none.
-      cost: Time and hardware, and the source of the figure.
+      unpublished: Reason why the command reproduces no row of a paper, if it reproduces none.
+      cost: Time and hardware, and the source of these numbers.
 
 A user's own files do not need this block. `compose.BoundedFileSource` removes it from the configuration. This module
 imports no slow packages.
@@ -34,13 +34,13 @@ if TYPE_CHECKING:
 
 
 class Printed(NamedTuple):
-    """A row of a paper's table that an experiment computes."""
+    """A row of a paper's table that an experiment reproduces."""
 
     row: str
     numbers: Mapping[str, Mapping[str, str]]
-    """Metric -> name of the dataset in tables -> number."""
+    """Metric -> dataset name in tables -> number."""
     spread: str = ""
-    """The runs that the +- is computed over; empty if the row has none."""
+    """The runs over which the +- is computed; empty if the row has none."""
     overrides: tuple[str, ...] = ()
 
     @property
@@ -54,7 +54,7 @@ class Printed(NamedTuple):
 
     @property
     def datasets(self) -> frozenset[str]:
-        """The datasets of the numbers."""
+        """The datasets for which the row has numbers."""
         return frozenset(dataset for by_dataset in self.numbers.values() for dataset in by_dataset)
 
     @property
@@ -69,14 +69,14 @@ class Experiment(NamedTuple):
     summary: str = ""
     published: tuple[Printed, ...] = ()
     unpublished: str = ""
-    """Reason why the experiment computes no row of a paper; empty if it computes one."""
+    """Reason why the experiment reproduces no row of a paper; empty if it reproduces one."""
     cost: str = ""
     choices: Mapping[str, str] = {}
     """Group -> choice, for the groups that the file overrides."""
 
     @property
     def keys(self) -> frozenset[str]:
-        """The keys of the overrides of all rows."""
+        """The keys that the overrides of any row set."""
         return frozenset(word.partition("=")[0] for printed in self.published for word in printed.overrides)
 
 
@@ -88,15 +88,15 @@ def _adapter() -> TypeAdapter[Experiment]:
 
 
 def read(text: str, where: str = "experiment") -> Experiment:
-    """Read the description in an experiment's file; empty if the file has none or is not a configuration.
+    """Read an experiment's description from the text of its file; empty if it has none or is not valid YAML.
 
-    Raises UserError with the name of the file, `where`, for an invalid block `meta`.
+    Raises UserError for an invalid block `meta`; `where` names the file in the message.
     """
     from pydantic import ValidationError
 
     try:
         root = compose_yaml(text)
-        node = yaml.BaseLoader("").construct_document(root) if root else None  # scalars stay text: 24.70
+        node = yaml.BaseLoader("").construct_document(root) if root else None  # keeps scalars as text: 24.70
     except (ValueError, RecursionError, yaml.YAMLError):  # reported when the experiment is chosen
         node = None
     if not isinstance(node, Mapping):
@@ -118,9 +118,12 @@ def read(text: str, where: str = "experiment") -> Experiment:
 
 
 def command(name: str, experiment: Experiment, printed: Printed | None = None) -> str:
-    """Return the command that computes a row (None: the experiment itself): the file's first command without its swept
-    overrides, followed by the row's overrides. With a seed among them, a study runs only that search. With `from=RUN`,
-    the command retrains the cell of RUN; the row's seed and search overrides, which identify RUN, are left out."""
+    """Return the command that reproduces the row `printed`, or if it is None, that runs the experiment itself.
+
+    It is the first command in the file, without sweeps (`key=a,b`), followed by the row's overrides. If they set a
+    seed, a study runs only that search. If they contain `from=RUN`, the command retrains the cell of RUN, without the
+    row's seed and search overrides, which identify RUN.
+    """
     first = (experiment.commands or (f"nasx search experiment={name}",))[0].split()
     words = printed.overrides if printed else ()
     if any(word.startswith("from=") for word in words):
@@ -141,19 +144,19 @@ def _moved() -> dict[str, str]:
 
 
 def present(name: str) -> str:
-    """Return the current name of an experiment: up to 0.1.0, `idarts/nb201` was `idarts_nb201` in a single folder."""
+    """Return the current name of an experiment: up to version 0.1.0, `idarts/nb201` was `idarts_nb201`."""
     return _moved().get(name, name)
 
 
 @lru_cache(maxsize=256)
 def find(name: str | None, *folders: Path) -> Experiment | None:
-    """Return the experiment `name` in `folders` (default: of nasx, NASX_CONFIG_DIR and plugins), or None."""
+    """Return the experiment `name` in `folders` (default: those of nasx, NASX_CONFIG_DIR and plugins), or None."""
     file = plugins.file("experiment", name, *folders) if name else None
     return None if file is None else read(file.read_text(encoding="utf-8", errors="replace"), str(file))
 
 
 def published(choices: Mapping[str, object], config_dir: str | None = None) -> list[str]:
-    """Return [`experiment=...`] if the chosen experiment computes rows of a paper, so that it is published; else []."""
+    """Return [`experiment=...`] if the chosen experiment is published, that is, reproduces rows of a paper; else []."""
     name = choices.get("experiment")
     found = find(str(name), *plugins.folders(config_dir)) if name else None
     return [f"experiment={name}"] if found and found.published else []

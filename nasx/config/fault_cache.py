@@ -1,4 +1,4 @@
-"""A cache of faults, because the jobs of a sweep share most of their configuration and read the same files."""
+"""A cache of errors: the jobs of a sweep share most of their configuration and read the same files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nasx.errors import UserError, raised_by
 
 
 class FaultCache:
-    """The faults found so far, by configuration node and by file."""
+    """The errors found so far, by configuration node and by component check."""
 
     def __init__(self) -> None:
         # nodes are kept alive, so that their `id` is not reused
@@ -18,14 +18,14 @@ class FaultCache:
     def of_node(
         self, node: object, allowed: tuple[str, ...], find: Callable[[], Iterable[UserError]]
     ) -> list[UserError]:
-        """Return the faults of a node, cached by the identity of the object and the allowed packages."""
+        """Return the errors that `find` yields for a node, cached by the node's `id` and the allowed packages."""
         key = id(node), allowed
         if key not in self._nodes:
             self._nodes[key] = node, list(find())
         return self._nodes[key][1]
 
     def of_check(self, key: str, check: Callable[[], None]) -> list[UserError]:
-        """Return the faults that `check` raises, cached by `key`, which identifies the inspected files or packages."""
+        """Return the errors that `check` raises, cached by `key`, which identifies the inspected files or packages."""
         if key not in self._checks:
             self._checks[key] = raised_by(check)
         return self._checks[key]

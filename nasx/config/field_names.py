@@ -1,6 +1,6 @@
-"""Option names in other architecture search programs, and the equivalent settings of nasx.
+"""Option names in other architecture search programs, and the equivalent nasx settings.
 
-Source: the command lines of quark0/darts and its successors (PC-DARTS, RobustDARTS, SmoothDARTS, DrNAS), of
+Source: the command lines of quark0/darts and its derivatives (PC-DARTS, RobustDARTS, SmoothDARTS, DrNAS), of
 AutoDL-Projects (NAS-Bench-201, NATS-Bench), and of NNI (its DARTS example and trainer).
 """
 
@@ -14,15 +14,15 @@ from nasx.core.plain import Config
 
 with Path(__file__).with_name("field_names.csv").open(encoding="utf-8", newline="") as _rows:
     OURS = {theirs: tuple(ours.split()) for theirs, ours in [*csv.reader(_rows)][1:]}
-"""Name in another program -> settings of nasx; of several, only those that the command reads apply."""
+"""Option of another program -> nasx settings; only those that the command reads apply."""
 VALUES = {"unrolled": "2"}
-"""Name in another program -> the value of nasx's setting that is equivalent to it."""
+"""Option of another program -> the equivalent value of the nasx setting."""
 NEEDLESS = frozenset({"report_freq", "print_freq", "print_freq_eval", "log_frequency", "log_every"})
 """Options that nasx does not need, because it shows progress at time intervals."""
 
 
 def remedy(name: str, cfg: Config, groups: Collection[str]) -> str:
-    """Suggest the setting of nasx for an option of another program; empty for other names.
+    """Suggest the nasx setting for an option of another program; empty for other names.
 
     `cfg` is the composed configuration, `groups` are the config groups that the command reads.
     """

@@ -16,10 +16,10 @@ from nasx.core.plain import Config
 METADATA_KEYS = ("format", "kind", "choices", "identity")
 """Keys of a run's config.yaml that are not settings."""
 NO_BUDGET = {"budget": versions.INTRODUCED_GROUPS["budget"]}
-"""Replacement for the budget in a retraining that `nasx run` or `nasx study` starts after a search: their budget limits
-the search, which counts networks of one width. A budget determines the width only if the architecture is given."""
+"""Replacement for the budget when `nasx run` or `nasx study` retrains a cell after a search: their budget limits the
+search alone, at a fixed width. A budget determines the width of a network only if its architecture is given."""
 SHORT = 8
-"""Digits of the identity in a folder's name. Runs of the same name are distinguished by their whole configuration."""
+"""Number of digits of the identity in a folder name. Runs with the same name are told apart by their configurations."""
 
 
 def kind_of(cfg: Mapping[str, object]) -> str:
@@ -28,7 +28,7 @@ def kind_of(cfg: Mapping[str, object]) -> str:
 
 
 def identifying(cfg: Config, kind: str | None = None) -> dict[str, object]:
-    """Return the part of a configuration that changes the numbers of a run of this kind (search or retrain).
+    """Return the part of a configuration that affects the numbers of a run of this kind (search, retrain or study).
 
     It is the same for a search by `nasx run` and by `nasx search`, so that both use one folder. A parent run is
     identified by its name, not by its path.
@@ -63,7 +63,7 @@ def changed(cfg: Mapping[str, object], published: Mapping[str, object]) -> dict[
 def differences(
     old: Mapping[str, object], new: Mapping[str, object], ignored: Collection[str]
 ) -> dict[str, list[object]]:
-    """Return the keys whose values differ, except those in `ignored`: key -> [old, new], None for an absent value."""
+    """Return the keys whose values differ, except for keys in `ignored`: key -> [old, new], where None means absent."""
     keys = sorted((old.keys() | new.keys()).difference(ignored))
     return {key: [old.get(key), new.get(key)] for key in keys if old.get(key) != new.get(key)}
 
@@ -82,7 +82,7 @@ def identity(cfg: Mapping[str, object], kind: str | None = None) -> str:
 
 
 def family(cfg: Config, kind: str) -> str:
-    """Return the identity that all runs with the same settings share, regardless of seed and parent."""
+    """Return the identity shared by all runs with the same settings, regardless of seed and parent."""
     shared = {**{k: v for k, v in cfg.items() if k not in METADATA_KEYS}, "seed": None, "from": None}
     if cfg.get("branch"):  # the parent of a branch depends on the seed; its epoch is a setting
         shared["branch"] = {"epoch": cfg["branch"]["epoch"]}
@@ -94,8 +94,8 @@ def run_name(
 ) -> str:
     """Return the name of a run's folder: `name`, else <method>-<space>-<dataset>-s<seed>-<start of the identity>.
 
-    The identity is cut to `SHORT` digits. A retraining has `retrain` instead of the method, a study <study>_<method>.
-    `known` is the identity if it has already been computed.
+    The identity is truncated to `SHORT` digits. For a retraining, <method> is replaced by `retrain`; for a study, by
+    <study>_<method>. `known` is the identity if it has already been computed.
     """
     if cfg.get("name"):
         return str(cfg["name"])
@@ -113,7 +113,7 @@ def run_name(
 
 
 def _canonical(value: object) -> object:
-    """Return a value with integral floats as integers, so that 5 and 5.0 are the same setting."""
+    """Return a value with integral floats converted to integers, so that 5 and 5.0 are the same setting."""
     if isinstance(value, Mapping):
         return {str(key): _canonical(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

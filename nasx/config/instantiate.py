@@ -1,4 +1,4 @@
-"""Construction of the components of a configuration, and the check of the classes that it may name."""
+"""Instantiation of the components in a configuration, and the check of the classes that it may name."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from nasx.errors import UserError
 
 
 def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserError | None:
-    """Return the fault of a `_target_`, or None if it may be instantiated. Nothing is imported."""
+    """Return the error in a `_target_`, or None if it may be instantiated. Nothing is imported."""
     key = f"{where}._target_={target}"
     if not isinstance(target, str) or not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", target):
         return UserError(key, "is not a class path", "write package.module.Class")
@@ -62,7 +62,7 @@ def target_fault(where: str, target: object, allowed: Sequence[str]) -> UserErro
 
 
 def foreign_packages(node: object, allow: Sequence[str] = ()) -> list[str]:
-    """Return the sorted packages other than nasx whose classes a configuration names, without those in `allow`."""
+    """Return the sorted packages whose classes a configuration names, except nasx and those in `allow`."""
     if not isinstance(node, Mapping):
         return []
     own = str(node.get("_target_", "nasx.")).partition(".")[0]
@@ -71,9 +71,9 @@ def foreign_packages(node: object, allow: Sequence[str] = ()) -> list[str]:
 
 
 def build(node: Config, allow: Sequence[str] = ()) -> Any:
-    """Build the component of a node with `_target_` from plain values (lists as tuples, inner components built first).
+    """Instantiate the component of a node with `_target_`: nested components are built first, lists become tuples.
 
-    Raises UserError if the target is not allowed. The values have already been validated by `check`.
+    Raises UserError if the target is not allowed. The values must already have passed `check`.
     """
     allow = (*allow, *plugins.packages())
     target = versions.present(node["_target_"])

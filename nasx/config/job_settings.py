@@ -18,18 +18,18 @@ class JobSettings:
     device: str = "auto"
     threads: Count | None = None
     workers: Workers | None = None
-    """Number of processes that decode images of datasets on disk; null: one fewer than the CPUs of this process."""
+    """Number of processes that decode images on disk; null: the number of CPUs of this process minus one."""
     deterministic: bool = False
     checkpoint_s: PositiveFloat = 300.0
     allow: tuple[str, ...] = ()
     quiet: bool = False
     profile: NonNegative = 0
     objective: str | None = None
-    """Key of the number in result.json by which a sweeper compares jobs; null: none."""
+    """Key in result.json of the number by which a sweeper compares jobs; null: none."""
     draw: Literal["cell", "epochs"] = "cell"
-    """epochs: a search also draws the cell of each epoch, in the folder `epochs` of the run."""
+    """epochs: a search also draws the cell of every epoch, in the subfolder `epochs` of the run folder."""
     seeds_per_job: Count = 1
-    """Number of searches that one process runs in turns, with seeds seed, seed + 1, ...; each as in its own job."""
+    """Number of searches interleaved in one process, with seeds seed, seed + 1, ...; same results as separate jobs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +37,12 @@ class SearchJob(JobSettings):
     """Top-level keys of `nasx search`."""
 
     devices: Count = 1
-    """Number of processes of one search, one for each GPU."""
+    """Number of processes per search, one per GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrainJob(JobSettings):
-    """Top-level keys of `nasx retrain`; the key `from` is named `from_` here, since `from` is a Python keyword."""
+    """Top-level keys of `nasx retrain`; the key `from` is named `from_` here, because `from` is a Python keyword."""
 
     from_: str | None = None
     epoch: Positive | None = None
@@ -51,7 +51,7 @@ class RetrainJob(JobSettings):
     """Whether to train the supernet of `from_` with a fixed architecture."""
     genotype: str | None = None
     devices: Count = 1
-    """Number of processes of one training, one for each GPU."""
+    """Number of processes per training, one per GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class RunJob(JobSettings):
 
     then: Literal["auto", "lookup", "retrain"] = "auto"
     devices: Count = 1
-    """Number of processes of the retraining, one for each GPU."""
+    """Number of processes for the retraining, one per GPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,5 +96,5 @@ class ListJob:
     what: str = "all"
     """A kind in `nasx.cli.listing.KINDS`, or all."""
     words: tuple[str, ...] = ()
-    """Words that an entry must contain; the name of an entry shows that entry in full."""
+    """Words that an entry must contain; if the only word is an entry's name, that entry is shown in full."""
     paper: Literal["idarts", "amended", "single", "lambda", "tse"] | None = None

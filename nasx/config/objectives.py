@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def faults(cfg: Mapping[str, object], command: str, benchmark: Benchmark) -> Iterator[UserError]:
-    """Yield the fault of an objective that is not recorded; `benchmark` looks up the found cells."""
+    """Yield an error if the run does not record its objective; `benchmark` is the benchmark in `cfg`."""
     objective = cfg.get("objective")
     if objective is None:
         return
@@ -29,7 +29,7 @@ def faults(cfg: Mapping[str, object], command: str, benchmark: Benchmark) -> Ite
 
 
 def recorded(cfg: Config, command: str, benchmark: Benchmark) -> Iterator[quantities.Quantity]:
-    """Yield the numbers that a run of a checked configuration records; for `nasx run then=auto`, of both runs."""
+    """Yield the quantities recorded by a run of a checked configuration (by both runs for `nasx run then=auto`)."""
     kinds = {"run": {"lookup": ["search"], "retrain": ["retrain"]}.get(cfg.get("then", ""), ["search", "retrain"])}.get(
         command, [command]
     )
@@ -52,7 +52,7 @@ def recorded(cfg: Config, command: str, benchmark: Benchmark) -> Iterator[quanti
 
 
 def trains_supernet(method: Config) -> bool:
-    """Return whether a method, or the innermost one that it wraps, trains a supernet."""
+    """Return whether a method, or the innermost method that it wraps, trains a supernet."""
     while isinstance(method.get("inner"), Mapping):
         method = method["inner"]
     return schema.constant(str(method.get("_target_")), "trains") is not False

@@ -16,11 +16,11 @@ def format_value(value: object) -> str:
 
 
 def with_value(cfg: Config, key: str, value: object) -> Config:
-    """Return a configuration with another value of a dotted key; all other nodes are shared with `cfg`."""
+    """Return a copy of `cfg` with a new value for a dotted key; all other nodes are shared with `cfg`."""
     first, _, rest = key.partition(".")
     return {**cfg, first: with_value(cfg[first], rest, value) if rest else value}
 
 
 def first_part(text: str) -> str:
-    """Return the group, or the first part of the key, that an override sets."""
+    """Return the config group that an override chooses, or the first part of the dotted key that it sets."""
     return re.split(r"[=.@]", text.lstrip("+~"), maxsplit=1)[0]

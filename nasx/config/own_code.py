@@ -1,11 +1,11 @@
-"""The user's own code that a run executes: components outside nasx, and the SHA-256 of their source files.
+"""The user's own code that a run executes: components outside nasx, and the SHA-256 hashes of their source files.
 
-A component is the user's own if its `_target_` names a package other than nasx, also inside a wrapper. Its code is the
-module that `_target_` names and the modules of the same package that it imports directly or indirectly; they are read
-without being imported. Imports at run time (importlib) are not followed.
+A component is the user's own if its `_target_` names a package other than nasx, even if it is nested in a component of
+nasx. Its code consists of the module named by `_target_` and all modules of the same package that it imports, directly
+or indirectly; they are read without being imported. Imports at run time (importlib) are not followed.
 
 The code is not part of a run's identity. It is recorded with the environments of the run (`starts`), so that nasx can
-warn if a run continues, or its result is shown again, with different code. Tables mark rows that mix versions.
+warn if a run continues, or its result is shown again, with different code. Tables mark rows that mix code versions.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from nasx.errors import named
 Code = dict[str, str]
 """Source file, relative to the folder that contains its package (`mine/signed.py`) -> SHA-256."""
 SHORT = 8
-"""Number of digits of a hash that are shown."""
+"""Number of digits of a hash to show."""
 _imported: WeakKeyDictionary[type, Code] = WeakKeyDictionary()
-"""Class -> its code when first built: a process continues with the imported code even if the files are edited."""
+"""Class -> its code when first built: a process keeps using the imported code even if the files are edited."""
 
 
 def components(node: object, place: str = "") -> Iterator[tuple[str, str]]:
-    """Yield (place in the configuration, `_target_`) of each component outside nasx."""
+    """Yield (dotted key, `_target_`) for each component outside nasx."""
     if not isinstance(node, Mapping):
         return
     target = str(node.get("_target_", "nasx."))
@@ -54,13 +54,13 @@ def recorded(cfg: Mapping[str, object]) -> Code:
 
 
 def remember(built: type, module: str) -> None:
-    """Store the code of a class that has just been imported from `module`."""
+    """Record the code of a class that has just been imported from `module`."""
     if built not in _imported:
         _imported[built] = hashes(module)
 
 
 def hashes(module: str) -> Code:
-    """Return the code of a module: its own source and the source of all modules that it imports from its package."""
+    """Return the code of a module, including all modules of its package that it imports, directly or indirectly."""
     package, todo, seen, found = module.partition(".")[0], [module], set[str](), Code()
     while todo:
         name = todo.pop()
@@ -77,7 +77,7 @@ def hashes(module: str) -> Code:
 
 
 def _imports(source: bytes, module: str) -> Iterator[str]:
-    """Yield the names of all modules that a source may import; nothing if the source is not valid Python."""
+    """Yield the names of all modules that a source file may import; nothing if it is not valid Python."""
     try:
         nodes = list(ast.walk(ast.parse(source)))
     except (SyntaxError, ValueError):
@@ -107,7 +107,7 @@ class Raised(NamedTuple):
 
 
 def raised(error: BaseException, packages: Collection[str]) -> Raised | None:
-    """Return the innermost line in the traceback of an exception that is in one of `packages`; None if none is."""
+    """Return the innermost line of an exception's traceback that is in one of `packages`; None if there is none."""
     for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
         module = str(frame.f_globals.get("__name__"))
         if module.partition(".")[0] in packages:
@@ -121,7 +121,7 @@ def fault(
 ) -> tuple[str, str] | None:
     """Return the user's component that raised an exception, and a description; None if no such component raised it.
 
-    `at` is the position of the run, such as ` at update 6`.
+    `at` states the position in the run, for example ` at update 6`.
     """
     own = list(components(cfg))
     found = raised(error, {target.partition(".")[0] for _, target in own})
@@ -140,7 +140,7 @@ def changed(before: object, now: Code) -> list[str]:
 
 
 def changed_since(record: Mapping[str, object], now: Code) -> str:
-    """Return the warning that the code has changed since a run finished with this record; empty if it has not."""
+    """Return a warning if the code has changed since the run with this record finished, else an empty string."""
     starts = record.get("starts")
     last = starts[-1] if isinstance(starts, list) and starts else None
     files = changed(last.get("code") if isinstance(last, Mapping) else None, now)
@@ -149,13 +149,13 @@ def changed_since(record: Mapping[str, object], now: Code) -> str:
 
 
 def labels(starts: Iterable[Mapping[str, object]]) -> tuple[str, ...]:
-    """Return the distinct labels `mine/signed.py 3f2a9c1b` of all files of the codes in the starts of a run."""
+    """Return the distinct labels (`mine/signed.py 3f2a9c1b`) of all code files recorded in the `starts` of a run."""
     codes = [code for start in starts if isinstance(code := start.get("code"), Mapping)]
     return tuple(sorted({f"{file} {str(digest)[:SHORT]}" for code in codes for file, digest in code.items()}))
 
 
 def mixed(codes: Iterable[Iterable[str]]) -> tuple[str, ...]:
-    """Return the files that have several versions among the `labels` of several runs."""
+    """Return the files that appear in more than one version among the `labels` of several runs."""
     versions: dict[str, set[str]] = defaultdict(set)
     for file, digest in (label.rpartition(" ")[::2] for code in codes for label in code):
         versions[file].add(digest)

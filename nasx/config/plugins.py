@@ -1,12 +1,12 @@
-"""Additional folders of configurations: `--config-dir`, the folders in NASX_CONFIG_DIR, and the folders of plugins.
+"""Additional configuration folders: `--config-dir`, the folders in NASX_CONFIG_DIR, and those of plugins.
 
-A plugin is an installed distribution with an entry point of the group `nasx.plugins` that names one of its packages:
+A plugin is an installed distribution with an entry point in the group `nasx.plugins` that names one of its packages:
 
     [project.entry-points."nasx.plugins"]
     mine = "my_package"
 
-The folder `conf` in that package is a folder of configurations, and configurations may name the package's classes
-without `allow`, because installing a distribution already trusts its code. This module does not import the package.
+The folder `conf` in that package is a configuration folder, and configurations may name the package's classes without
+`allow`, because whoever installs a distribution already trusts its code. This module does not import the package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ VARIABLE = "NASX_CONFIG_DIR"
 
 @cache
 def packages() -> tuple[str, ...]:
-    """Return the sorted packages that plugins declare."""
+    """Return the sorted names of the packages that plugins declare."""
     return tuple(sorted({point.value for point in entry_points(group=GROUP)}))
 
 
@@ -41,9 +41,10 @@ def _of_plugins() -> Iterator[Path]:
 
 
 def user_folders(config_dir: str | None = None) -> list[Path]:
-    """Return all folders of configurations except nasx's own; `config_dir` is the folder of `--config-dir`.
+    """Return all configuration folders except nasx's own; `config_dir` is the folder given by `--config-dir`.
 
-    Raises UserError for a folder that does not exist, and for a file that exists in two folders.
+    Raises UserError if a folder or a plugin's package does not exist, or if two folders contain a file with the same
+    name.
     """
     named = [_there(f"--config-dir {config_dir}", config_dir)] if config_dir else []
     named += [_there(f"{VARIABLE}={text}", text) for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text]
@@ -66,14 +67,14 @@ def prepend(folder: str) -> None:
 
 
 def folders(config_dir: str | None = None) -> list[Path]:
-    """Return all folders of configurations, with nasx's own folder first."""
+    """Return all configuration folders, starting with nasx's own."""
     return [paths.conf_dir(), *user_folders(config_dir)]
 
 
 def choices(group: str, *among: Path) -> dict[str, Path]:
-    """Return choice -> file for a group, sorted. The name of an experiment in a subfolder is `FOLDER/NAME`.
+    """Return choice -> file for a config group, sorted. An experiment in a subfolder is named `FOLDER/NAME`.
 
-    If several folders in `among` (default: `folders()`) have a file of the same name, the first one is used.
+    If several folders in `among` (default: `folders()`) contain a file with the same name, the first one is used.
     """
     found: dict[str, Path] = {}
     for folder in among or folders():
@@ -83,7 +84,7 @@ def choices(group: str, *among: Path) -> dict[str, Path]:
 
 
 def chain(name: str, texts: Mapping[str, str]) -> list[str]:
-    """Return a choice, followed by the choices of its group that its file extends through its defaults list."""
+    """Return a choice, followed by all choices of its group that its file extends through a defaults list."""
     found = [name]
     for each in found:
         listed = (files.parse_yaml(texts[each]) or {}).get("defaults")
@@ -93,7 +94,7 @@ def chain(name: str, texts: Mapping[str, str]) -> list[str]:
 
 
 def fields(name: str, texts: Mapping[str, str]) -> dict[str, object]:
-    """Return the settings in the file of a choice and in the files that it extends."""
+    """Return the settings in a choice's file and in the files that it extends; its own take precedence."""
     found: dict[str, object] = {}
     for each in reversed(chain(name, texts)):
         found |= files.parse_yaml(texts[each]) or {}  # a damaged file is reported when it is chosen
@@ -102,12 +103,12 @@ def fields(name: str, texts: Mapping[str, str]) -> dict[str, object]:
 
 
 def file(group: str, choice: str, *among: Path) -> Path | None:
-    """Return the file of a choice in the first folder in `among` (default: `folders()`) that has it, else None."""
+    """Return a choice's file in the first folder in `among` (default: `folders()`) that contains it, or None."""
     return next((path for folder in among or folders() if (path := folder / group / f"{choice}.yaml").is_file()), None)
 
 
 def _check_duplicates(among: list[Path]) -> None:
-    """Raise UserError if two folders contain a file of the same name: Hydra would silently read the first."""
+    """Raise UserError if two folders contain a file with the same name: Hydra would silently read only the first."""
     seen: dict[Path, Path] = {}
     for folder in among:
         for file in sorted(folder.glob("*/**/*.yaml")):

@@ -1,4 +1,4 @@
-"""Checks that the jobs of a configuration can run in several processes."""
+"""Checks that a job can run in several processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nasx.errors import UserError
 
 
 def faults(cfg: Config, command: str) -> Iterator[UserError]:
-    """Yield the faults of `devices`, or of the number of processes started by torchrun."""
+    """Yield an error for each reason why a job cannot run in `devices` processes, or in those started by torchrun."""
     devices, started = cfg.get("devices") or 1, int(os.environ.get("WORLD_SIZE", "1"))
     place, remedy = f"devices={devices}", "leave devices out"
     if started > 1:
@@ -30,7 +30,7 @@ def faults(cfg: Config, command: str) -> Iterator[UserError]:
 
 
 def _alone(cfg: Config) -> Iterator[tuple[bool, str]]:
-    """Yield (whether the search has this feature, fault text) for each feature that requires a single process."""
+    """Yield (whether the search has the feature, error text) for each feature that requires a single process."""
     method, engine, search = (cfg.get(key) or {} for key in ("method", "engine", "search"))
     count, every = cfg.get("seeds_per_job") or 1, search.get("diagnose_every") or 0
     name = str(method.get("_target_")).rpartition(".")[2]

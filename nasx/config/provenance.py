@@ -1,6 +1,6 @@
-"""The origin of each value of a configuration: all files that set a key, with the comment on that line.
+"""The origin of each value in a configuration: all files that set its key, with the comments on those lines.
 
-Several files may set the same key: the file of its group, the file of a method or of stages, a pair and an experiment.
+Several files may set the same key: that of its group, and those of a method, of stages, of a pair or an experiment.
 The last value takes effect; help shows it, and errors state it as the default.
 """
 
@@ -32,18 +32,18 @@ class Origin(NamedTuple):
 
 
 class Origins(NamedTuple):
-    """The chosen files (group -> choice), and dotted key -> the lines that set it; the last line takes effect."""
+    """The chosen files (group -> choice) and the lines that set each dotted key; the last line takes effect."""
 
     chosen: dict[str, str]
     lines: dict[str, list[Origin]]
 
     def default_value(self, key: str) -> str | None:
-        """Return the value of a key in the files, in command-line syntax; None if no file sets the key."""
+        """Return the value that the files give a key, in command-line syntax; None if no file sets it."""
         return self.lines[key][-1].value.replace(", ", ",").strip("\"'") if key in self.lines else None
 
 
 def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = None) -> Origins:
-    """Trace the files that a command line chooses. Overrides that set values are ignored. Raises UserError."""
+    """Trace the files that a command line chooses, ignoring overrides that set values. Raises UserError."""
     loader, groups = make_loader(config_dir), choosing(overrides)
     folders = plugins.folders(config_dir)
     try:
@@ -69,7 +69,7 @@ def trace(command: str, overrides: Sequence[str] = (), config_dir: str | None = 
 def default_lookup(
     command: str, overrides: Sequence[str], config_dir: str | None = None
 ) -> Callable[[str], str | None]:
-    """Return `Origins.default_value` for these choices; the files are read at the first call."""
+    """Return `Origins.default_value` for the chosen files; they are read on the first call."""
 
     @cache
     def origins() -> Origins:
@@ -82,7 +82,7 @@ def default_lookup(
 
 
 def choosing(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that choose a group's file; only the first of several values is kept."""
+    """Return the overrides that choose the file of a config group, with only the first of several values."""
     groups = {*commands.DELTAS, *(group for command in commands.COMMANDS.values() for group in command.groups)}
     return [
         text if "[" in text else text.partition(",")[0]
@@ -92,8 +92,8 @@ def choosing(overrides: Sequence[str]) -> list[str]:
 
 
 def values(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yield (dotted key, value as written, comment on its line) of a file, including those of inner components."""
-    yield from _values(text, compose_yaml(text, yaml.SafeLoader), "")  # its marks count characters
+    """Yield (dotted key, value as written, comment on its line) for each setting in a file, including nested ones."""
+    yield from _values(text, compose_yaml(text, yaml.SafeLoader), "")  # this loader's marks count characters
 
 
 def _values(text: str, node: object, prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -1,7 +1,7 @@
-"""Checks of the consistency of the values of a configuration, as pure functions of the plain configuration.
+"""Consistency checks of configuration values, as pure functions of the plain configuration.
 
-`nasx.config.check.check` calls each function with the configuration and the command. A function may raise TypeError for
-a value of the wrong type, because that fault is reported separately.
+`nasx.config.check.faults` calls each function with the configuration and the command. A function may raise TypeError
+for a value of the wrong type, because that error is reported separately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nasx.errors import UserError
 from nasx.spaces import rules
 
 LONGEST_NAME = 200
-"""Longest folder name in bytes: file systems allow 255, and nasx appends to names (name-retrain, temporary files)."""
+"""Maximum length of a folder name in bytes: file systems allow 255, and nasx appends suffixes such as -retrain."""
 
 
 def _device(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
@@ -46,7 +46,7 @@ def _folder_name(cfg: Mapping[str, object], command: str) -> Iterator[UserError]
 
 
 def _seeds(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check that the largest of the consecutive seeds that start at `seed` is allowed."""
+    """Check that the largest of the consecutive seeds starting at `seed` is allowed."""
     first, study = cfg.get("seed") or 0, cfg.get("study") or {} if command == "study" else {}
     last = first + max(cfg.get("seeds_per_job") or 1, study.get("searches", 0) + study.get("retrains", 0), 1) - 1
     if first < SEEDS <= last:
@@ -58,7 +58,7 @@ def _seeds(cfg: Config, command: str) -> Iterator[UserError]:
 
 
 def _seeds_per_job(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check `seeds_per_job`: only `nasx search` supports it, with each search in a folder named by its seed."""
+    """Check `seeds_per_job`: only `nasx search` supports it, and each search needs a folder named after its seed."""
     count, name = cfg.get("seeds_per_job") or 1, cfg.get("name")
     if count > 1 and TRAINING_GROUPS[command] and command != "search":
         yield UserError(
@@ -97,7 +97,7 @@ def _auxiliary(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _benchmark_networks(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check layers and stem of a retraining on a space with the networks of a benchmark."""
+    """Check the layers and the stem of a retraining if the space uses the networks of a benchmark."""
     if "retrain" in TRAINING_GROUPS[command]:
         yield from rules.benchmark_size(_text(cfg, "space", "read_as"), "retrain", cfg.get("retrain") or {})
 
@@ -116,7 +116,7 @@ def _benchmark(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
-    """Check that dataset, search protocol and recipe match the input of the space: images or text."""
+    """Check that the dataset, search protocol and recipe match the input of the space: images or text."""
     wanted = _text(cfg, "space", "data")
     if not wanted:
         return
@@ -133,7 +133,7 @@ def _images_or_text(cfg: Mapping[str, object], command: str) -> Iterator[UserErr
 
 
 def _needs_two_cells(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
-    """Check that the supernet has two cells if the method compares cells."""
+    """Check that the supernet has at least two cells if the method compares cells."""
     needs_two_cells = any(_flag(cfg, place, "needs_two_cells") for place in _method_places(cfg))
     if "search" in TRAINING_GROUPS[command] and needs_two_cells and _flag(cfg, "space", "single"):
         yield UserError(
@@ -162,12 +162,12 @@ def _class_name(cfg: Mapping[str, object], place: str) -> str:
 
 
 def _text(cfg: Mapping[str, object], place: str, name: str) -> str:
-    """Return a text class constant of the component at a dotted key; empty if it is not known."""
+    """Return a string class constant of the component at a dotted key; empty if it is unknown."""
     return schema.text_constant(value_at(cfg, f"{place}._target_"), name)
 
 
 def _flag(cfg: Mapping[str, object], place: str, name: str) -> bool:
-    """Return whether a class constant of the component at a dotted key is known and true."""
+    """Return whether a class constant of the component at a dotted key is known to be true."""
     return schema.constant(str(value_at(cfg, f"{place}._target_")), name) is True
 
 
@@ -300,7 +300,7 @@ def _held_out(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _needed_operations(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
-    """Check that the space has the operation that the method needs."""
+    """Check that the space has the operations that the method needs."""
     needed = {name for place in _method_places(cfg) if (name := _text(cfg, place, "operation"))}
     space = cfg.get("space")
     if "search" not in TRAINING_GROUPS[command] or not needed or not isinstance(space, Mapping):
@@ -336,7 +336,7 @@ def _keep(cfg: Mapping[str, object], command: str) -> Iterator[UserError]:
 
 
 def _genotype(cfg: Config, command: str) -> Iterator[UserError]:
-    """Check that `genotype` can be read and is in the space."""
+    """Check that `genotype` can be parsed and that the space contains it."""
     text, kind = cfg.get("genotype"), _text(cfg, "space", "read_as")
     if not isinstance(text, str) or not kind:
         return

@@ -4,7 +4,7 @@ A component is a class named by `_target_`. Its fields (name, annotation, defaul
 fields, are read from the syntax tree of its module, so that typos are reported without importing torch. Annotations are
 evaluated in a small fixed namespace: int, float, bool, str, None, object, Literal, tuple, list, dict, `|`, Optional,
 the aliases of `nasx.core.constraints`, and aliases that the module itself defines or imports from a readable module.
-All other annotations become `object`, which any value satisfies. The source is never executed.
+All other annotations become `object`, which accepts any value. The source is never executed.
 
 Lists become tuples: a YAML list satisfies both `tuple[...]` and `list[...]`, and the component receives a tuple.
 """
@@ -37,7 +37,7 @@ _NAMES |= {name: alias for name, alias in vars(constraints).items() if get_origi
 
 @dataclass(frozen=True)
 class Field:
-    """One setting of a component. `default` is source text, or None if a value is required."""
+    """A setting of a component. `default` is source text, or None if the setting has no default."""
 
     name: str
     annotation: object
@@ -51,7 +51,7 @@ class ComponentNode:
 
 @dataclass(frozen=True)
 class Component:
-    """A class as declared in its source. `summary`: first line of its docstring. `open`: it accepts any keyword."""
+    """A class as declared in its source. `summary`: first line of its docstring. `open`: takes any keyword."""
 
     name: str
     module: str
@@ -63,11 +63,11 @@ class Component:
 
 # ------------------------------------------------------------------------------------------------- modules
 def locate(module: str) -> Path | None:
-    """Return the source file of a module without importing it or its parents. The current folder is searched too."""
+    """Return the source file of a module without importing it or its parents. Also searches the current folder."""
     head, *rest = module.split(".")
-    try:  # with all finders: some editable installations have their own
+    try:  # uses all finders: some editable installs add their own
         spec = importlib.util.find_spec(head) or PathFinder.find_spec(head, [str(Path.cwd())])
-    except ValueError:  # a module without a specification, such as __main__
+    except ValueError:  # a module without a spec, such as __main__
         return None
     for name in rest:
         folders = list(spec.submodule_search_locations or []) if spec else []
@@ -97,7 +97,7 @@ def docstring(module: str) -> str:
 
 @cache
 def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
-    """Return (module, statement) of the definition of `name`, resolved through imports; None if it cannot be read."""
+    """Return (module, statement) for the definition of `name`, following imports; None if it is not found."""
     body = tree(module)
     for node in _statements(body.body) if body else ():
         match node:
@@ -115,7 +115,7 @@ def definition(module: str, name: str) -> tuple[str, ast.stmt] | None:
 
 
 def class_definition(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
-    """Return (module, class) of the class `name` like `definition`; None if it is not a class or cannot be read."""
+    """Return (module, class) for the class `name`, following imports; None if it is not found or not a class."""
     match definition(module, name) if module else None:
         case (str(home), ast.ClassDef() as node):
             return home, node
@@ -123,7 +123,7 @@ def class_definition(module: str, name: str) -> tuple[str, ast.ClassDef] | None:
 
 
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
-    """Yield the statements at the top level, including those under `if TYPE_CHECKING:`."""
+    """Yield the top-level statements, including those under `if` conditions such as `if TYPE_CHECKING:`."""
     for node in body:
         yield node
         if isinstance(node, ast.If):
@@ -131,7 +131,7 @@ def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def absolute(node: ast.ImportFrom, module: str) -> str:
-    """Return the full name of the module that a statement in `module` imports from."""
+    """Return the absolute name of the module from which the import statement `node` in `module` imports."""
     if not node.level:
         return node.module or ""
     path = locate(module)
@@ -144,7 +144,7 @@ def absolute(node: ast.ImportFrom, module: str) -> str:
 # ---------------------------------------------------------------------------------------------- components
 @cache
 def component(target: str) -> Component | None:
-    """Return the component that `target` names; None if its source cannot be read or does not define the class."""
+    """Return the component named by `target`; None if its source cannot be found or does not define the class."""
     module, _, name = target.rpartition(".")
     found = class_definition(module, name)
     if found is None:
@@ -157,7 +157,7 @@ def component(target: str) -> Component | None:
 
 
 def default(target: str, name: str) -> object:
-    """Return the default of a field, lists as tuples. Raises ValueError if it is neither a literal nor names one."""
+    """Return a field's default, with lists as tuples. Raises ValueError if it is neither a literal nor names one."""
     found = component(target)
     field = None if found is None else found.fields.get(name)
     if found is None or field is None or field.default is None:
@@ -173,14 +173,14 @@ def default(target: str, name: str) -> object:
 
 
 def text_constant(target: object, name: str) -> str:
-    """Return a class constant (see `constant`) that is text; empty if there is none."""
+    """Return a string class constant (see `constant`); empty if there is none."""
     value = constant(str(target), name)
     return value if isinstance(value, str) else ""
 
 
 @cache
 def constant(target: str, name: str) -> str | bool | None:
-    """Return a class constant of a component or of its bases; None if no text or boolean has this name."""
+    """Return an annotated class constant of a component or its bases; None if no string or boolean has this name."""
     module, _, own = target.rpartition(".")
     found = class_definition(module, own)
     if found is None:
@@ -196,7 +196,7 @@ def constant(target: str, name: str) -> str | bool | None:
 
 
 def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
-    """Yield the dataclass fields, those of the bases first; a class that is not a dataclass adds none."""
+    """Yield (name, field) for each dataclass field, base classes first; classes that are not dataclasses add none."""
     for base in reversed(node.bases):
         if (found := class_definition(module, last(base))) is not None:
             yield from _fields(found[1], found[0])
@@ -211,7 +211,7 @@ def _fields(node: ast.ClassDef, module: str) -> Iterator[tuple[str, Field]]:
 
 
 def _default(value: ast.expr | None) -> tuple[str | None, bool]:
-    """Return (default as text, whether the field is an argument of the constructor)."""
+    """Return (default as source text, whether the field is a constructor argument)."""
     if isinstance(value, ast.Call) and last(value.func) == "field":
         words = {word.arg: word.value for word in value.keywords}
         if "init" in words and ast.unparse(words["init"]) == "False":
@@ -238,7 +238,7 @@ def _arguments(node: ast.FunctionDef, module: str) -> tuple[dict[str, Field], bo
 
 
 def last(node: ast.expr) -> str:
-    """Return the last part of a dotted name, without the arguments of a generic; empty for other expressions."""
+    """Return the last part of a dotted name, without type arguments; empty for other expressions."""
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
@@ -315,7 +315,7 @@ _BOUNDS = {Gt: "gt", Ge: "ge", Le: "le", Lt: "lt"}
 
 
 def describe(annotation: object, *, bounds_only: bool = False) -> str:
-    """Describe the valid values of a type, for example 'a whole number above 0, or null'."""
+    """Describe the valid values of a type, for example as 'a whole number above 0, or null'."""
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         bounds = " and ".join(_SIGNS[type(m)].format(getattr(m, _BOUNDS[type(m)])) for m in marks if type(m) in _SIGNS)
@@ -358,7 +358,7 @@ def faults(fields: Mapping[str, Field], values: Mapping[str, object]) -> dict[st
 
 @cache
 def _model(fields: tuple[tuple[str, Field], ...]) -> type[BaseModel]:
-    """Make the pydantic model of some fields; cached, because making one is much slower than using it."""
+    """Create a pydantic model of `fields`; cached, because creating a model is much slower than using it."""
     from pydantic import ConfigDict, create_model
 
     config = ConfigDict(
@@ -380,7 +380,7 @@ def _by_field(error: ValidationError) -> dict[str, list[ErrorDetails]]:
 
 
 def _must(annotation: object, errors: list[ErrorDetails]) -> str:
-    """Return 'must be ...' with only the violated bound if the type is correct, else with the whole description."""
+    """Return 'must be ...' with only the bounds if the type is correct, otherwise with the full description."""
     bounds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
     arms = get_args(annotation) if get_origin(annotation) is not Annotated else ()
     single = next((arm for arm in (annotation, *arms) if get_origin(arm) is Annotated), None)

@@ -1,4 +1,4 @@
-"""Checks of search settings that have no effect with the other settings, and of settings that vary in a study."""
+"""Checks of search settings that other settings make ineffective, and of settings that vary in a study."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from nasx.errors import UserError
 
 
 def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
-    """Yield the faults of the `search` component on a space of the class `space`."""
+    """Yield errors for settings of the `search` component that have no effect; `space` is the class of the space."""
     momentum, rate = search.get("arch_momentum"), search.get("skip_dropout")
     if momentum and search.get("arch_optimizer") == "adam":
         yield UserError(
@@ -33,7 +33,7 @@ def faults(search: Mapping[str, object], space: str) -> Iterator[UserError]:
 
 
 def stopping(cfg: Config) -> Iterator[UserError]:
-    """Fault of a search, of valid values, that is too short for the first decision of its early stopping."""
+    """Yield an error if a search with valid values is too short for early stopping to make its first decision."""
     node = cfg.get("stop") or {}
     if node.get("_target_") != "nasx.diagnostics.stop.EigenvalueStop":
         return
@@ -48,7 +48,7 @@ def stopping(cfg: Config) -> Iterator[UserError]:
 
 
 def varied(cfg: Mapping[str, object]) -> Iterator[UserError]:
-    """Yield the faults of `study.vary`: unknown settings, a wrong number of values, and values invalid in `search`."""
+    """Yield errors in `study.vary`: unknown settings, wrong numbers of values, and values that are invalid."""
     study, search = cfg.get("study"), cfg.get("search")
     vary = study.get("vary") if isinstance(study, Mapping) else None
     if not isinstance(vary, Mapping) or not isinstance(search, Mapping) or "_target_" not in search:

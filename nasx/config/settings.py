@@ -1,4 +1,4 @@
-"""Settings of searches and retrainings, except those of the space, method, dataset and benchmark.
+"""Settings of searches and retrainings, except for those of the space, method, dataset and benchmark.
 
 The settings are frozen dataclasses that do not import torch. The values of each protocol and recipe, with their
 sources, are in conf/search, conf/retrain and conf/engine. A default in this module means "off", or is the published
@@ -28,62 +28,62 @@ from nasx.core.regularizers import Regularizers
 
 @dataclass(frozen=True, kw_only=True)
 class TextSettings:
-    """Segment lengths of a text, and regularization of a language model, in search and retraining."""
+    """Segment lengths of a text and regularization of a language model, for both search and retraining."""
 
     data: ClassVar[str] = "text"
     bptt: Positive
-    """Number of words in a segment, the range of backpropagation; the hidden state carries over to the next segment."""
+    """Words per segment, the span of truncated backpropagation; the hidden state carries over to the next segment."""
     short: Fraction
-    """Share of training segments that have half the length `bptt`."""
+    """Fraction of training segments that are only half as long as `bptt`."""
     jitter: NonNegativeFloat
-    """Standard deviation of the length of training segments, in words; 0: none."""
+    """Standard deviation of the length of training segments, in words; 0: no random variation."""
     dropout_embedding: Below1
-    """Dropout rate of whole words of the vocabulary."""
+    """Dropout rate for whole words of the vocabulary."""
     dropout_input: Below1
-    """Dropout rate of the features of each word, with one mask per segment."""
+    """Dropout rate for the word embeddings, with one mask per segment."""
     dropout_x: Below1
-    """Dropout rate of the same features at the input of the cell, with one mask per segment."""
+    """Dropout rate for the word embeddings at the input of the cell, with one mask per segment."""
     dropout_hidden: Below1
-    """Dropout rate of the features of every state inside the cell, with one mask per segment."""
+    """Dropout rate for every state inside the cell, with one mask per segment."""
     dropout_output: Below1
-    """Dropout rate of the features that the decoder reads, with one mask per segment."""
+    """Dropout rate for the decoder's input, with one mask per segment."""
     activation: NonNegativeFloat
-    """Weight, in the training loss, of the mean square of the features that the decoder reads."""
+    """Weight of activation regularization (mean square of the decoder's input) in the training loss."""
     slowness: NonNegativeFloat
-    """Weight, in the training loss, of the mean square of the state's change from word to word."""
+    """Weight of temporal activation regularization (mean squared change of state per word) in the training loss."""
 
     def options(self, epoch: int) -> dict[str, object]:
-        """Return the keyword arguments of the network in a training pass, in addition to its input."""
+        """Return the keyword arguments that the network takes in a training pass, in addition to its input."""
         rates = self.dropout_embedding, self.dropout_input, self.dropout_x, self.dropout_hidden, self.dropout_output
         return {"regularizers": Regularizers(*rates, self.activation, self.slowness)}
 
     @property
     def reading(self) -> dict[str, object]:
-        """The keyword arguments that open a dataset."""
+        """Keyword arguments for opening a dataset."""
         return {"bptt": self.bptt, "short": self.short, "jitter": self.jitter}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProtocol:
-    """Settings that all search protocols share."""
+    """Settings shared by all search protocols."""
 
     protocol: str
-    """Name of the protocol; results of different protocols are never in the same table."""
+    """Name of the protocol; results of different protocols never appear in the same table."""
     epochs: Positive
-    """Number of passes over the training split, counted in weight updates (iDARTS: T passes per epoch)."""
+    """Number of epochs of `updates_per_epoch` weight updates each."""
     batch: Positive
     lr: PositiveFloat
-    """Learning rate of the weights (SGD) in the first epoch."""
+    """Base learning rate of the weights (SGD)."""
     lr_min: NonNegativeFloat
     """Learning rate at the end of the schedule."""
     schedule: Literal["cosine", "linear"] = "cosine"
     warmup_epochs: NonNegative
-    """Number W of warm-up epochs: in epoch e < W the weights' learning rate is multiplied by (e + 1) / W; 0: none."""
+    """Number W of warm-up epochs: in epoch e < W, the weights' learning rate is multiplied by (e + 1) / W; 0: none."""
     momentum: Below1
     nesterov: bool
     weight_decay: NonNegativeFloat
     clip: PositiveFloat | None
-    """Largest global norm of the weight gradient; null: no clipping."""
+    """Maximum global norm of the weight gradient; null: no clipping."""
     arch_optimizer: Literal["adam", "sgd"]
     arch_lr: PositiveFloat
     arch_betas: tuple[Below1, Below1]
@@ -92,23 +92,23 @@ class SearchProtocol:
     arch_warmup: NonNegative
     """Number of initial epochs in which only the weights are trained."""
     updates_per_epoch: Positive | None
-    """Weight updates per epoch; null: the number in one pass over the training split (iDARTS: times T)."""
+    """Weight updates per epoch; null: one pass over the training split (iDARTS: T passes)."""
     evaluate_every: NonNegative
-    """Epochs between full evaluations of the supernet on the validation split; 0: at the end only."""
+    """Epochs between full evaluations of the supernet on the validation split; 0: only at the end."""
     diagnose_every: NonNegative
-    """Epochs between diagnostics with passes of their own (eigenvalue, alignment, correlation); 0: none, at no cost."""
+    """Epochs between diagnostics that need extra passes (eigenvalue, alignment, correlation); 0: none, at no cost."""
     diagnose_steps: NonNegative
-    """Steps between measurements of layer gradients (mean alignment over the epoch, layer split); 0: none."""
+    """Steps between measurements of layer gradients (for the epoch's mean alignment and the layer split); 0: none."""
     diagnose_order: Literal[1, 2] = 1
-    """2: also measure the second-order alignment at these steps (Lambda-DARTS, eq. 20)."""
+    """2: at these steps, also measure the second-order alignment (Lambda-DARTS, eq. 20)."""
     probe_every: NonNegative = 0
     """Steps between comparisons of the method's finite differences with double backpropagation; 0: none."""
     keep_every: NonNegative = 0
-    """Epochs between checkpoints that are kept for `nasx whatif`; 0: none. Not part of the identity."""
+    """Epochs between checkpoints that are kept for `nasx whatif`; 0: none. Not part of the run's identity."""
 
     @property
     def moving_epoch(self) -> int:
-        """An epoch in which both weights and architecture are trained, if there is one."""
+        """An epoch (from 0) in which both weights and architecture are trained; the last epoch if there is none."""
         return min(max(self.arch_warmup, 1), self.epochs - 1)
 
 
@@ -118,22 +118,22 @@ class SearchSettings(SearchProtocol):
 
     data: ClassVar[str] = "images"
     evaluate_images: Positive | None
-    """Number of images of the validation split in an evaluation; null: all."""
+    """Number of validation images per evaluation; null: all."""
     cutout: NonNegative
-    """Side of the cutout square in pixels; 0: none."""
+    """Side length of the cutout square in pixels; 0: none."""
     drop_path: Below1
     skip_dropout: Below1
-    """Dropout rate of the elements of skip connections in the first epoch, which decays; 0: none."""
+    """Initial dropout rate on the outputs of skip connections, which decays during the search; 0: none."""
     auxiliary: NonNegativeFloat
     """Weight of the auxiliary head's loss; 0: no head."""
     FADE: ClassVar[float] = 0.2
-    """Decay rate of the dropout on skip connections, in 1 / epochs (P-DARTS, released code: scale_factor)."""
+    """Decay rate per epoch of the dropout on skip connections (P-DARTS, released code: scale_factor)."""
 
     def options(self, epoch: int) -> dict[str, object]:
-        """Return the keyword arguments of the network in the training passes of an epoch (from 0).
+        """Return the keyword arguments that the network takes in the training passes of an epoch (from 0).
 
-        Drop-path grows linearly from 0. Dropout on skip connections decays linearly while the architecture is frozen,
-        then restarts from the full rate and decays exponentially (P-DARTS, released code).
+        The drop-path rate grows linearly from 0. The dropout rate on skip connections decays linearly while the
+        architecture is frozen, then restarts at its initial value and decays exponentially (P-DARTS, released code).
         """
         epochs, moving = self.epochs, epoch - self.arch_warmup
         fading = (epochs - epoch - 1) / epochs if moving < 0 else math.exp(-self.FADE * moving)
@@ -148,7 +148,7 @@ class SearchSettings(SearchProtocol):
 
     @property
     def evaluated(self) -> tuple[int | None, int]:
-        """The number of images to evaluate on (None: all) and the batch size."""
+        """Number of images to evaluate on (None: all), and the batch size."""
         return self.evaluate_images, 4 * self.batch
 
 
@@ -158,20 +158,20 @@ class TextSearchSettings(TextSettings, SearchProtocol):
 
     auxiliary: ClassVar[float] = 0.0
     evaluate_words: Positive | None
-    """Number of words of the validation text in an evaluation; null: all."""
+    """Number of validation words per evaluation; null: all."""
 
     @property
     def evaluated(self) -> tuple[int | None, int]:
-        """The number of words to evaluate on (None: all) and the number of rows."""
+        """Number of words to evaluate on (None: all), and the batch size in rows of text."""
         return self.evaluate_words, self.batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings that all recipes for training a discrete network from scratch share."""
+    """Settings shared by all recipes for training a discrete network from scratch."""
 
     recipe: str
-    """Name of the recipe, under which results are compared."""
+    """Name of the recipe; only results of the same recipe are aggregated."""
     channels: Channels | None
     """Channels of the first cells; null: the space's default for retraining."""
     epochs: Positive
@@ -180,12 +180,12 @@ class Recipe:
     weight_decay: NonNegativeFloat = 0.0
     clip: PositiveFloat | None = None
     accumulate: Positive = 1
-    """Number of micro-batches per batch, which reduces memory; only batch norm depends on the micro-batches."""
+    """Number of micro-batches into which each batch is split to save memory; the split affects only batch norm."""
     amp: bool = False
     updates_per_epoch: Positive | None = None
-    """Weight updates per epoch; null: the number in one pass over the training set."""
+    """Weight updates per epoch; null: one pass over the training set."""
     evaluate_every: NonNegative = 1
-    """Epochs between evaluations (images: on the test set, text: on the validation set); 0: at the end only."""
+    """Epochs between evaluations (images: on the test set, text: on the validation set); 0: only at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,19 +194,19 @@ class RetrainSettings(Recipe):
 
     data: ClassVar[str] = "images"
     validated: ClassVar[bool] = False
-    """Whether to hold out a validation set and test the weights that are best on it, instead of the last weights."""
+    """Whether to validate during training and test the best validated weights instead of the final ones."""
     patience: ClassVar[int | None] = None
     layers: Layers | None
     """Number of cells (nb201: per stage); null: the space's default for retraining."""
     max_macs: Positive | None = None
-    """Limit of multiply-adds per image: the largest even number of channels within it is used; null: `channels`."""
+    """Limit on multiply-adds per image: the largest even number of channels within it is used; null: `channels`."""
     stem: Literal["cifar", "imagenet"]
     lr_min: NonNegativeFloat = 0.0
     momentum: Below1 = 0.9
     nesterov: bool = False
     schedule: Literal["cosine", "linear", "step"] = "cosine"
     decay: Fraction = 1.0
-    """Factor of the learning rate per epoch, with schedule=step."""
+    """Factor by which the learning rate is multiplied every epoch if schedule=step."""
     warmup_epochs: NonNegative = 0
     cutout: NonNegative = 0
     drop_path: Below1 = 0.0
@@ -218,7 +218,7 @@ class RetrainSettings(Recipe):
     cutmix: NonNegativeFloat = 0.0
     channels_last: bool = False
     held_out: bool = False
-    """Whether to train on the training images of a search and test on its validation images, for model selection."""
+    """Whether to train on a search's training images and test on its validation images, for model selection."""
     compile: bool = False
 
     def options(self, epoch: int) -> dict[str, object]:
@@ -230,7 +230,7 @@ class RetrainSettings(Recipe):
 
     @property
     def test_batch(self) -> int:
-        """Batch size of the test: two micro-batches, because no activations are stored for a backward pass."""
+        """Batch size for testing: two micro-batches, because no activations are stored for a backward pass."""
         return 2 * -(-self.batch // self.accumulate)
 
     valid_batch = test_batch
@@ -259,10 +259,10 @@ class TextRetrainSettings(TextSettings, Recipe):
     channels_last: ClassVar[bool] = False
     compile: ClassVar[bool] = False
     patience: NonNegative | None
-    """Averaging (ASGD) starts if a loss exceeds the best one more than this many validations earlier; null: never."""
+    """Averaging (ASGD) starts when a loss exceeds the best one more than this many validations ago; null: never."""
     valid_batch: Positive
     test_batch: Positive
-    """Number of parallel rows into which the validation text (`valid_batch`) and the test text are split."""
+    """Batch size for testing; like `valid_batch`, the number of parallel rows into which the text is split."""
 
 
 Retraining = RetrainSettings | TextRetrainSettings
@@ -270,34 +270,34 @@ Retraining = RetrainSettings | TextRetrainSettings
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """Settings for the speed, memory and precision of a supernet: conf/engine/*.yaml."""
+    """Settings for a supernet's speed, memory and precision: conf/engine/*.yaml."""
 
     supernet: Literal["fused", "naive"] = "fused"
-    """fused: one kernel for all operations of the same shape; naive: one module for each operation."""
+    """fused: one kernel for all operations of the same shape; naive: one module per operation."""
     precision: Literal["fp32", "tf32", "bf16"] = "fp32"
     channels_last: bool = False
     compile: Literal["off", "auto", "on"] = "off"
-    """torch.compile for cells or the edges of each node; equal widths share graphs. auto: on a CUDA device."""
+    """Whether to compile cells (if large, the edges of each node) with torch.compile. auto: on a single CUDA device."""
     graphs: Literal["off", "auto", "on"] = "off"
-    """Whether whole steps run as CUDA graphs. auto: if they can be captured; on: an error if they cannot."""
+    """Whether to run whole steps as CUDA graphs. auto: if they can be captured; on: raise an error if they cannot."""
     checkpoint: bool = False
-    """Whether to store only the inputs of cells and recompute the cells in backward: less memory, identical numbers."""
+    """Whether to store only the inputs of cells and recompute cells in backward passes: less memory, same results."""
     calibrate: NonNegativeFloat = 0.0
-    """Largest share of a run's time for measuring compile, channels_last and graphs at the start; 0: no measurement."""
+    """Maximum fraction of a run's time spent on measuring compile, channels_last and graphs at the start; 0: off."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """Protocol of a publication with several searches: conf/study/*.yaml."""
+    """Evaluation protocol of a paper, usually with several searches: conf/study/*.yaml."""
 
     study: str
     searches: Searches
     """Number of independent searches, with seeds seed, seed + 1, ...; 0: use the architecture of from= or genotype=."""
     vary: dict[str, Any] = field(default_factory=dict)
-    """Settings of `search`, each with a list of one value per search."""
+    """Settings of `search` that differ between searches, each with a list of one value per search."""
     rank: Literal["none", "short", "full"]
-    """Training by which the best cell is chosen. short: `rank_epochs` epochs on the search's split; full: a
+    """How the best cell is chosen. short: by training for `rank_epochs` epochs on the search's split; full: by a full
     retraining; none: all cells are kept."""
     rank_epochs: Positive
     retrains: Count
-    """Number of retrainings of each kept cell, with unused seeds, for the reported mean and standard deviation."""
+    """Number of retrainings per kept cell, with different seeds, for the reported mean and standard deviation."""

@@ -1,4 +1,4 @@
-"""Checks of the settings of a space, and of whether it contains a cell, without torch: see spaces/rules.py."""
+"""Checks of a space's settings, and of whether the space contains a cell, without torch: see spaces/rules.py."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nasx.spaces import rules
 
 
 def settings(node: Mapping[str, object]) -> tuple[str, object]:
-    """Return the name of a space's rules and its settings as attributes; an empty name if they are unknown.
+    """Return the name of a space's rules, and an object with its settings as attributes; an empty name if unknown.
 
-    The user's own spaces may have other operations: their constructors check them.
+    User-defined spaces are unknown: they may have other operations, which their constructors check.
     """
     target = str(node.get("_target_"))
     component = schema.component(target) if target.startswith("nasx.spaces.") else None
@@ -30,12 +30,12 @@ def settings(node: Mapping[str, object]) -> tuple[str, object]:
 
 
 def faults(node: Mapping[str, object]) -> list[UserError]:
-    """Return the faults that the constructor of the space would raise. The types of its settings must be valid."""
+    """Return the errors that the constructor of the space would raise. The types of its settings must be valid."""
     kind, space = settings(node)
     return raised_by(partial(rules.SPACES[kind], space)) if kind in rules.SPACES else []
 
 
 def missing_from(node: Mapping[str, object], cell: object) -> list[UserError]:
-    """Return the faults for parts of a cell, as returned by `published.check`, that are not in the space."""
+    """Return errors for the parts of a cell, as returned by `published.check`, that the space does not contain."""
     kind, space = settings(node)
     return raised_by(partial(rules.CELLS[kind], space, cell)) if kind in rules.CELLS else []

@@ -1,4 +1,4 @@
-"""Checks of the stages of a search, each as a separate search."""
+"""Checks of a staged search, in which each stage is checked as a separate search."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from nasx.errors import UserError
 
 
 def faults(cfg: Config, overrides: Sequence[str], allowed: Sequence[str]) -> Iterator[UserError]:
-    """Yield the inconsistencies of the stages of a configuration whose values are valid. Nothing is imported."""
+    """Yield errors for inconsistent stages in a configuration whose values are valid. No component is imported."""
     from nasx.config import components, space_rules
     from nasx.config import overrides as config_overrides
 

@@ -1,8 +1,8 @@
-"""Rules for sweeps: settings of Hydra's launchers and sweepers, and requirements of their jobs.
+"""Rules for sweeps: settings of Hydra's launchers and sweepers, and requirements on their jobs.
 
 The files in conf/launch determine where the jobs of `--multirun` run: one after the other in this process, or through a
-plugin of Hydra in other processes and on other machines. A restarted job continues from the checkpoint in its run
-folder (`Signals` in tracking/environment.py puts a preempted job back into the queue).
+Hydra plugin in other processes or on other machines. A restarted job continues from the checkpoint in its run folder
+(`Signals` in tracking/environment.py requeues a preempted job).
 
 A sweeper that searches for the best setting (hydra/sweeper=optuna) needs a number to optimize: `objective` is the
 dotted key of a number in the job's record, for example supernet.valid_accuracy or lookup.cifar10.valid.
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 EXTRAS = {"submitit_slurm": "slurm", "submitit_local": "slurm", "ray": "ray", "joblib": "joblib", "optuna": "optuna"}
-"""Launcher or sweeper of Hydra -> the extra of nasx that installs it."""
+"""Hydra launcher or sweeper -> the extra of nasx that installs it."""
 BASIC = "hydra._internal.core_plugins."
 
 
 # -------------------------------------------------------------------------------------- before the sweep starts
 def seed_samplers() -> None:
-    """Set the seed of the samplers of hydra/sweeper=optuna to 0 instead of null, if Hydra has found them.
+    """Change the default seed of the samplers of hydra/sweeper=optuna from null to 0, if the plugin is installed.
 
-    0 is nasx's own value, as in conf/experiment/tune_arch_lr.yaml: a repeated sweep proposes the same trials and
-    resumes. A file in conf/ cannot set it: the file would replace the schema of a sampler, or set an unknown key of
-    Hydra's basic sweeper.
+    With a fixed seed (nasx's choice, as in conf/experiment/tune_arch_lr.yaml), a repeated sweep proposes the same
+    trials and resumes. A file in conf/ cannot set it, because it would replace a sampler's schema, or set a key that
+    Hydra's basic sweeper does not have.
     """
     from hydra.core.config_store import ConfigStore
 
@@ -47,7 +47,7 @@ def seed_samplers() -> None:
 
 
 def missing_plugin(text: str) -> UserError | None:
-    """Return the fault for Hydra's message that a launcher or sweeper is missing; None for other messages."""
+    """Return an error if `text` is Hydra's message that a launcher or sweeper is missing; None for other messages."""
     found = re.search(r"Could not find 'hydra/(launcher|sweeper)/(\w+)'", text)
     if found is None:
         return None
@@ -64,7 +64,7 @@ def missing_plugin(text: str) -> UserError | None:
 
 
 def faults(cfg: DictConfig, overrides: Sequence[Override], *, multirun: bool) -> Iterator[UserError]:
-    """Yield the faults in the launcher, sweeper and overrides of the composed configuration `cfg`."""
+    """Yield errors in the launcher, sweeper and overrides of the composed configuration `cfg`."""
     launcher, sweeper = (str(cfg.hydra[part]._target_) for part in ("launcher", "sweeper"))
     chosen = cfg.hydra.runtime.choices.get("launch")
     for where, target in ((f"launch={chosen}" if chosen else "hydra/launcher", launcher), ("hydra/sweeper", sweeper)):
@@ -110,7 +110,7 @@ def sweeper_params(cfg: DictConfig, overrides: Sequence[Override], parser: Overr
 
 
 def _gpus(cfg: DictConfig, launcher: str) -> Iterator[UserError]:
-    """Yield a fault if jobs would wait for a GPU that they do not use or that this machine does not have."""
+    """Yield an error if jobs would wait for a GPU that they do not use or that this machine does not have."""
     from omegaconf import OmegaConf
 
     key = {"RayLauncher": "ray.remote.num_gpus", "SlurmLauncher": "gpus_per_node"}.get(launcher.rpartition(".")[2])
@@ -131,7 +131,7 @@ def is_exhaustive(cfg: DictConfig) -> bool:
 
 
 def count(cfg: DictConfig, values: Sequence[int]) -> int | None:
-    """Count the jobs of the sweep, given the number of values of each override; None if unknown."""
+    """Return the number of jobs in the sweep, given the number of values of each override; None if unknown."""
     if is_exhaustive(cfg):
         return math.prod(values)
     trials: int | None = cfg.hydra.sweeper.get("n_trials")
@@ -140,7 +140,7 @@ def count(cfg: DictConfig, values: Sequence[int]) -> int | None:
 
 @contextlib.contextmanager
 def without_validation() -> Iterator[None]:
-    """Disable, within the block, the validation of all jobs by Hydra's sweeper: `preflight` has checked them."""
+    """Disable the validation of jobs by Hydra's sweeper within the block, because `preflight` has checked them."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
     BasicSweeper.validate_batch_is_legal = lambda self, batch: None  # type: ignore[method-assign]
@@ -164,7 +164,7 @@ def enter_folder(folder: str) -> None:
 
 
 def objective(record: Mapping[str, object], path: str) -> float:
-    """Return the number at a dotted path of a record. Raises UserError if there is none."""
+    """Return the number at a dotted path in a record. Raises UserError if there is none."""
     node = quantities.value_at(record, path)
     if isinstance(node, bool) or not isinstance(node, (int, float)):
         raise UserError(

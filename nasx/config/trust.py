@@ -1,21 +1,21 @@
-"""Restrictions on the code that a configuration file, unlike the command line, may make nasx, Hydra and logging run.
+"""Restrictions on what a configuration file, unlike the command line, may cause nasx, Hydra and logging to execute.
 
-A file may come from an untrusted source, so any value that names code, a path or the environment is checked:
+A file may come from an untrusted source, so every value that refers to code, paths or the environment is checked:
 
-- Classes are named by their exact dotted names. A component must be a class that nasx's own configurations name
-  (`components`) or one defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW). What
-  Hydra, its plugins and Python's logging build (`_target_`, `class`, `()`) must be one of `CALLABLES`, and the object
-  of that name must be that class.
-- `allow` and `out_file` are accepted on the command line only; `out` also in a file if it stays below the current
+- Classes are given by their exact dotted names. A component must be a class that is named in nasx's own configurations
+  (`components`) or defined in a package that the user allows (`allow=` on the command line, or NASX_ALLOW). A class
+  that Hydra, its plugins or Python's logging would instantiate (`_target_`, `class`, `()`) must be listed in
+  `CALLABLES`, and its name must resolve to that class.
+- `allow` and `out_file` are accepted only on the command line; a file may also set `out` if it stays within the current
   folder.
-- The section `hydra` comes from nasx's own files and the command line. Other files may only set `FILE_KEYS`: numbers
-  and settings of the resources that a job requests from a cluster. Anything else could name Hydra's output folders,
-  a program to run before a job, or environment variables.
-- Values may refer to other values (`${seed}`) but may not call resolvers: `${oc.env:NAME}` would store a value of the
-  environment in a run folder, which may be published. This also applies to the command line, where the shell can insert
-  the value.
+- The section `hydra` comes from nasx's own files and the command line. Other files may set only `FILE_KEYS`: options of
+  sweepers, and the resources that a job requests from a cluster. Any other key could set Hydra's output folders, a
+  program to run before a job, or environment variables.
+- Values may refer to other values (`${seed}`) but may not call resolvers: `${oc.env:NAME}` would store the value of an
+  environment variable in a run folder, which may be published. This also applies to the command line, where the shell
+  can substitute the value.
 
-`faults` imports only the classes of `CALLABLES`, and builds nothing.
+`faults` imports only classes in `CALLABLES`, and instantiates nothing.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ CALLABLES: dict[str, tuple[str, ...]] = {
     r"(job|hydra)_logging\.handlers\.\w+\.class": ("logging.StreamHandler", "logging.NullHandler"),
     r"(job|hydra)_logging\.formatters\.\w+\.\(\)": ("colorlog.ColoredFormatter",),
 }
-"""Pattern of a key below `hydra` -> the allowed values of the key."""
+"""Pattern of a key under `hydra` -> allowed values of the key."""
 CALLABLE_KEYS = ("_target_", "class", "()", "custom_search_space")
-"""Keys at any depth whose value is called."""
+"""Keys, at any depth, whose values name callables."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 DANGEROUS_VARIABLES = re.compile(r"PATH|IFS|ENV|NASX_ALLOW|(LD|DYLD|PYTHON|BASH|GIT)_?\w*")
-"""Environment variables that affect which programs run."""
+"""Environment variables that affect which code is run."""
 FILE_KEYS = re.compile(
     r"launcher\.(timeout_min|cpus_per_task|gpus_per_node|tasks_per_node|mem_gb|nodes|name|stderr_to_stdout|partition|qos"
     r"|comment|constraint|exclude|gres|cpus_per_gpu|gpus_per_task|mem_per_gpu|mem_per_cpu|account|signal_delay_s"
@@ -66,9 +66,9 @@ FILE_KEYS = re.compile(
     r"|ray\.remote\.(num_gpus|num_cpus|max_retries)|ray\.init\.(num_cpus|num_gpus|include_dashboard))"
     r"|sweeper\.(n_trials|n_jobs|direction|study_name|max_failure_rate|max_batch_size|sampler\.\w+|params\..+)"
 )
-"""Keys below `hydra` that a file may set to a number or to text on one line."""
+"""Keys under `hydra` that a file may set to a number or to a single line of text."""
 HYDRA_KEYS = re.compile(r"runtime\..+|overrides\.hydra.*|job\.(override_dirname|id|num|config_name)")
-"""Keys below `hydra` that Hydra fills in."""
+"""Keys under `hydra` that Hydra itself fills in."""
 COMMAND_LINE_KEYS = ("allow", "out_file")
 """Top-level keys that no file may set."""
 IN_A_FILE = "is set in a configuration file, but is only accepted on the command line"
@@ -77,7 +77,7 @@ IN_A_FILE = "is set in a configuration file, but is only accepted on the command
 # ------------------------------------------------------------------------------------------------- components
 @cache
 def components(conf: Path) -> frozenset[str]:
-    """Return the classes named in nasx's own folder `conf`, the only classes of nasx that a configuration may name."""
+    """Return the classes named in nasx's folder `conf`: the only classes of nasx that a configuration may name."""
     found = (
         re.findall(r"^\s*_target_:\s*([\w.]+)", path.read_text(encoding="utf-8"), re.M)
         for path in conf.glob("*/**/*.yaml")
@@ -86,19 +86,19 @@ def components(conf: Path) -> frozenset[str]:
 
 
 def from_environment() -> tuple[str, ...]:
-    """Return the packages in NASX_ALLOW, separated by commas or spaces."""
+    """Return the packages in NASX_ALLOW, a list separated by commas or spaces."""
     return tuple(re.findall(r"[^\s,\[\]]+", os.environ.get("NASX_ALLOW", "")))
 
 
 def with_allow(texts: Sequence[str]) -> list[str]:
-    """Return the overrides, with `allow=` added from NASX_ALLOW unless they contain `allow=`."""
+    """Return the overrides, adding `allow=` from NASX_ALLOW unless they already contain it."""
     names = from_environment()
     given = any(_key(text) == "allow" for text in texts)
     return [*texts, *([f"allow=[{','.join(names)}]"] if names and not given else [])]
 
 
 def is_class(found: object, name: str, homes: Sequence[str]) -> bool:
-    """Return whether an object is a class of this name that is defined in one of the modules or packages `homes`."""
+    """Return whether an object is a class called `name` and defined in one of the modules or packages `homes`."""
     home = getattr(found, "__module__", "")
     return (
         isinstance(found, type)
@@ -109,9 +109,9 @@ def is_class(found: object, name: str, homes: Sequence[str]) -> bool:
 
 # ----------------------------------------------------------------------------------------------------- faults
 def faults(cfg: DictConfig, texts: Sequence[str], ours: Callable[[], DictConfig] | None = None) -> Iterator[UserError]:
-    """Yield the faults of a configuration composed from the command-line overrides `texts`.
+    """Yield the errors in a configuration composed from the command-line overrides `texts`.
 
-    `ours` composes nasx's own files only; None if the user has no folder of configurations.
+    `ours` composes only nasx's own files; None if there are no other configuration folders.
     """
     from omegaconf import OmegaConf
 
@@ -128,13 +128,13 @@ def faults(cfg: DictConfig, texts: Sequence[str], ours: Callable[[], DictConfig]
         yield from _top(own, given)
         try:
             known = dict(_leaves(OmegaConf.to_container(ours().hydra, resolve=False)))
-        except UserError:  # a launcher or sweeper from the user's folder: no value is known
+        except UserError:  # the launcher or sweeper is from another folder, so no values are known
             known = {}
         yield from _section(hydra, known, texts)
 
 
 def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
-    """Yield the faults of the callables that the section `hydra` names, whichever file sets them."""
+    """Yield errors for callables that the section `hydra` may not name, regardless of which file sets them."""
     for path, value in hydra.items():
         key, last = ".".join(path), path[-1]
         where = f"hydra.{key}={value}"
@@ -152,7 +152,7 @@ def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
 
 @cache
 def _genuine(name: str) -> bool:
-    """Return whether Hydra locates the class that an import finds; True if its package is missing, another fault."""
+    """Return whether Hydra resolves `name` to the class that an import finds; True if its package is not installed."""
     from hydra._internal.utils import _locate
 
     module, _, own = name.rpartition(".")
@@ -173,12 +173,12 @@ def resolver_fault(key: str, value: object) -> UserError:
 
 
 def calls_resolver(value: object) -> bool:
-    """Return whether a text has an interpolation that is more than a reference to another value."""
+    """Return whether a string contains an interpolation that is not just a reference to another value."""
     return isinstance(value, str) and "${" in re.sub(r"\$\{[\w.\[\]-]*\}", "", value)
 
 
 def _top(own: Mapping[str, object], given: set[str]) -> Iterator[UserError]:
-    """Yield the faults of top-level keys that a file sets but only the command line may set."""
+    """Yield errors for top-level keys that a file sets although only the command line may set them."""
     for key in COMMAND_LINE_KEYS:
         if key not in given and own.get(key) not in (None, [], ""):
             yield UserError(
@@ -202,7 +202,7 @@ def _top(own: Mapping[str, object], given: set[str]) -> Iterator[UserError]:
 def _section(
     hydra: Mapping[tuple[str, ...], object], known: Mapping[tuple[str, ...], object], texts: Sequence[str]
 ) -> Iterator[UserError]:
-    """Yield the faults of keys in the section `hydra` that files in the user's folder may not set."""
+    """Yield errors for keys in the section `hydra` that files in the user's folders may not set."""
     line = [_key(text).removeprefix("hydra.") for text in texts if _key(text).startswith("hydra.")]
     for path, value in hydra.items():
         key = ".".join(path)
@@ -217,7 +217,7 @@ def _section(
         if path[:2] == ("sweeper", "params") and re.match(r"[+~]*(hydra\b|allow$|out$|out_file$|name$)", path[2]):
             yield UserError(f"hydra.{key}={value}", "cannot be chosen by a sweep", "remove it")
         elif path[-1] in CALLABLE_KEYS or (FILE_KEYS.fullmatch(key) and _plain(value)):
-            continue  # the first was checked separately
+            continue  # `_called` checks the callables
         else:
             yield UserError(
                 f"hydra.{key}={value}", IN_A_FILE, "remove it there; if you want it, give it on the command line"
@@ -225,7 +225,7 @@ def _section(
 
 
 def _plain(value: object) -> bool:
-    """Return whether a value is a number, or one line of text without `${`: Hydra would build the referenced node."""
+    """Return whether a value is not text, or is one line of text without `${` (Hydra would build a referenced node)."""
     return not isinstance(value, str) or (value.isprintable() and "${" not in value)
 
 
@@ -234,7 +234,7 @@ def _key(text: str) -> str:
 
 
 def _leaves(node: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], object]]:
-    """Yield (keys, value) of every leaf of a tree, including list entries and empty containers."""
+    """Yield (keys, value) for every leaf of a tree; list indices count as keys, empty containers as leaves."""
     if isinstance(node, Mapping) and node:
         for name, value in node.items():
             yield from _leaves(value, (*path, str(name)))

@@ -1,8 +1,8 @@
-"""Launch one job on several processes (`devices=N`) with torch's elastic agent.
+"""Launch one job in several processes (`devices=N`) with torch's elastic agent.
 
 The agent monitors the workers: when one dies, it terminates the others within `GRACE_S` seconds, and this process
 reports the cause in one message. A termination signal is forwarded to all workers, which agree on the step after which
-they stop, and write a checkpoint. They stop in the same way if the parent dies. Collectives are in distributed.py;
+to stop and then write a checkpoint. They also do this if the parent dies. Collectives are in distributed.py;
 `torchrun -m nasx ...` starts the same workers.
 """
 
@@ -33,12 +33,12 @@ from nasx.tracking import environment, records
 
 Work = Callable[[Config, JobInfo], Result]
 GRACE_S = 45
-"""Seconds that workers have for a last step and a checkpoint after a termination signal, before they are killed."""
+"""Seconds that workers have to finish a step and write a checkpoint after a termination signal before being killed."""
 SIGNALS = ",".join(number.name for number in signals("SIGTERM", "SIGINT", "SIGUSR1"))
 
 
 def run_in_processes(work: Work, cfg: Config, info: JobInfo, kind: str) -> Result:
-    """Run `work(cfg, info)` in `devices` processes, or in this one if it suffices; see `launch_workers`."""
+    """Run `work(cfg, info)` in `devices` processes, or in this process if that is enough; see `launch_workers`."""
     count, folder = cfg.get("devices") or 1, Path(cfg["out"]) / identity.run_name(cfg, info.choices, kind)
     if count == 1 or records.finished(folder) is not None:
         return work(cfg, info)
@@ -52,7 +52,7 @@ def run_in_processes(work: Work, cfg: Config, info: JobInfo, kind: str) -> Resul
 def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> Result:
     """Run `work(cfg, info)` in `count` processes and return rank 0's result. `work` must be picklable by name.
 
-    Raises the exception of a worker; UserError if one died without an exception.
+    Raises a worker's exception, UserError if a worker was killed, or StopRequested after a termination signal.
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -84,7 +84,7 @@ def launch_workers(count: int, work: Work, cfg: Config, info: JobInfo) -> Result
 
 @contextlib.contextmanager
 def quiet_agent() -> Iterator[None]:
-    """Silence the agent's log within the block; restore signal handlers and environment after it."""
+    """Silence the agent's log within the block; restore signal handlers and environment variables afterwards."""
     level = logging.root.manager.disable
     held = {name: os.environ.get(name) for name in ("TORCHELASTIC_SIGNALS_TO_HANDLE", "TORCH_CPP_LOG_LEVEL")}
     main = threading.current_thread() is threading.main_thread()
@@ -104,7 +104,7 @@ def quiet_agent() -> Iterator[None]:
 
 
 def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseException:
-    """Return the error to raise: that of a killed worker, otherwise the first error that a worker recorded."""
+    """Return a UserError if a worker was killed, otherwise the first exception that a worker recorded."""
     for rank, code in codes.items():
         if code < 0:
             return UserError(
@@ -121,7 +121,7 @@ def worker_failure(errors: Path, codes: Mapping[int, int], count: int) -> BaseEx
 
 # ---------------------------------------------------------------------------------------------- in each process
 def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> Result:
-    """Run `work` in a worker process; an error is written to `errors` for the parent."""
+    """Run `work` in a worker process; an exception is pickled to the folder `errors` for the parent."""
     new_session()  # a terminal's Ctrl-C reaches only the parent, which forwards it
     threading.Thread(target=exit_with_parent, daemon=True).start()
     try:
@@ -133,7 +133,7 @@ def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> Result:
             traceback.print_exc()
             error = RuntimeError(f"process {distributed.rank()}: {type(error).__name__}: {error}")
         elif distributed.is_peer_failure(error):
-            time.sleep(1)  # so that the agent detects the dead worker before this one
+            time.sleep(1)  # so that the agent detects the dead worker before this one exits
         part = Path(errors) / f".{distributed.rank()}"
         part.write_bytes(pickle.dumps(error))
         part.rename(part.with_name(str(distributed.rank())))
@@ -141,7 +141,7 @@ def worker(work: Work, cfg: Config, info: JobInfo, errors: str) -> Result:
 
 
 def exit_with_parent() -> None:
-    """When the parent process dies, let this process write a checkpoint and stop."""
+    """Wait until the parent process dies, then signal this process to write a checkpoint and stop."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])

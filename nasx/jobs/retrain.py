@@ -1,4 +1,4 @@
-"""Retraining of a found or named architecture from scratch, in one process or several."""
+"""Training of a discrete architecture from scratch, in one or several processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from nasx.tracking.session import session
 
 
 def retrain(cfg: Config, info: JobInfo) -> Result:
-    """Train a found or named genotype from scratch in `devices` processes, and return the record."""
+    """Train the architecture of `from` or `genotype` from scratch in `devices` processes, and return the record."""
     return launch.run_in_processes(retrain_in_process, cfg, info, "retrain")
 
 
 def retrain_in_process(cfg: Config, info: JobInfo) -> Result:
-    """Retrain in this process, which may be one of several. Resumes an unfinished run."""
+    """Retrain in this process, which may be one of several, and return the record. Resumes an unfinished run."""
     from nasx.train.job import RetrainJob
 
     with session(cfg, info, "retrain") as ctx:

@@ -1,4 +1,4 @@
-"""Search, then look up or retrain the found architecture."""
+"""Run a search, then look up or retrain its architecture."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from nasx.jobs.search import search_in_process
 
 
 def run(cfg: Config, info: JobInfo) -> Result:
-    """Search, then look up or retrain the found architecture, and return the record of the last run.
+    """Run a search, then look up or retrain its architecture, and return the record of the last run.
 
-    `then=auto` retrains unless the search used the dataset of its benchmark.
+    With `then=auto`, the architecture is retrained unless the benchmark contains both it and the dataset.
     """
     found, then = search_in_process(cfg, info), cfg["then"]
     benchmark, source = (instantiate.build(cfg[group], cfg["allow"]) for group in ("benchmark", "dataset"))

@@ -1,4 +1,4 @@
-"""Run one search, or several interleaved ones, with all of their stages, from a checked configuration to the record."""
+"""Run one search or several interleaved searches, including all stages, from a checked configuration to the record."""
 
 from __future__ import annotations
 
@@ -25,14 +25,15 @@ log = logging.getLogger("nasx")
 
 
 def search(cfg: Config, info: JobInfo) -> Result:
-    """Search in `devices` processes and return the record; see `search_in_process`."""
+    """Run a search in `devices` processes and return its record; see `search_in_process`."""
     return launch.run_in_processes(search_in_process, cfg, info, "search")
 
 
 def search_in_process(cfg: Config, info: JobInfo) -> Result:
-    """Search, discretize and look up in this process, which may be one of several, and return the record.
+    """Run a search in this process, which may be one of several, and return its record.
 
-    Resumes an unfinished run; the record of a finished one is returned at once.
+    Resumes an unfinished run; for a finished run, the record is returned immediately. If `seeds_per_job` is above 1,
+    runs all searches and returns the record of the first seed.
     """
     if cfg["seeds_per_job"] > 1:
         return search_concurrently(cfg, info)[0]
@@ -45,7 +46,7 @@ def search_in_process(cfg: Config, info: JobInfo) -> Result:
 
 
 def make_job(ctx: Session) -> SearchJob:
-    """Run all stages but the last in folders within the run folder, and return the job of the last stage."""
+    """Run all stages except the last in subfolders of the run folder, and return the job for the last stage."""
     for i in range(stages.count(ctx.config) - 1):
         stage = search_stage.stage(ctx.config, ctx.run.folder, i)
         own = {**stage.config, "out": str(ctx.run.folder), "name": stages.name(i), "seeds_per_job": 1}
@@ -61,10 +62,11 @@ def make_job(ctx: Session) -> SearchJob:
 
 
 def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
-    """Interleave the steps of `seeds_per_job` searches with consecutive seeds; each has its own folder and CUDA stream.
+    """Interleave the steps of `seeds_per_job` searches, each with its own seed, run folder and CUDA stream.
 
-    The first seed is `seed`. Each search gives the same result as on its own. A search that fails does not stop the
-    others; its error is raised at the end. After a stop signal, all searches write their checkpoints before stopping.
+    The seeds are consecutive and start at `seed`; the records are returned in their order. Each search gives the same
+    result as if it ran alone. A search that fails does not stop the others; its error is raised at the end. After a
+    stop signal, all searches write checkpoints before they stop.
     """
     done: dict[int, Result] = {}
     faults: list[UserError] = []
@@ -74,7 +76,7 @@ def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
             own = {**cfg, "seed": seed, "quiet": cfg["quiet"] or seed > cfg["seed"]}  # one progress bar for all
             try:
                 ctx = stack.enter_context(session(own, info_of_seed(info, seed)))
-            except UserError as error:  # another process is in this seed's folder
+            except UserError as error:  # another process uses this seed's folder
                 faults.append(error)
                 continue
             finished = ctx.done()
@@ -89,7 +91,7 @@ def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
                 faults.append(error)
                 ctx.run.fail(error)
         for turn in turns.values():
-            turn.job.ctx.signals = ctx.signals  # the handlers installed last are in force
+            turn.job.ctx.signals = ctx.signals  # the handlers installed last are in effect
             turn.job.ctx.concurrent_runs = len(turns)
         while turns:
             for seed, turn in list(turns.items()):
@@ -114,14 +116,14 @@ def search_concurrently(cfg: Config, info: JobInfo) -> list[Result]:
 
 
 class Turn:
-    """One of several searches in a process: its steps, its CUDA stream, and its state of torch's global generator."""
+    """One of the interleaved searches: its steps, its CUDA stream, and its state of torch's global random generator."""
 
     def __init__(self, job: SearchJob) -> None:
         self.job, self.steps, self.random = job, job.steps(), torch.get_rng_state()
         device = job.ctx.device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         if self.stream is not None:
-            self.stream.wait_stream(torch.cuda.current_stream(device))  # the setup of the job may still be running
+            self.stream.wait_stream(torch.cuda.current_stream(device))  # the job's setup may still be running
 
     def take(self) -> None:
         """Take the next step. Raises StopIteration after the last step, when the record has been written."""
@@ -138,18 +140,18 @@ class Turn:
 
 
 def info_of_seed(info: JobInfo, seed: int) -> JobInfo:
-    """Return the job information for the same command line with only this seed."""
+    """Return the job information for the same command line, restricted to one seed."""
     rest = [text for text in info.overrides if text.partition("=")[0] not in ("seed", "seeds_per_job")]
     return info.of("search", [*rest, f"seed={seed}"])
 
 
 def pictures(ctx: Session) -> None:
-    """Draw the missing pictures of cells and curves."""
+    """Draw any missing pictures of the search: cells and curves."""
     run_summary.draw(ctx.run.folder, curves=True, epochs=ctx.config["draw"] == "epochs")
 
 
 def show_result(ctx: Session, result: Result) -> None:
-    """Draw the missing pictures, and print the summary unless the search was started from Python."""
+    """Draw any missing pictures, and print the summary unless the search was started from Python."""
     pictures(ctx)
     if ctx.info.summary:
         run_summary.show(result, ctx.run.folder)

@@ -1,16 +1,16 @@
-"""A study (`nasx study`): several searches, a selection among their cells, and the reported retrainings.
+"""A study (`nasx study`): searches, selection among their cells, and retrainings for the reported results.
 
-    searches      seeds s, s + 1, ..., s + k - 1, with settings of their own (`vary`)       (none: a given cell)
-    ranking       short: train every cell for a few epochs on the split of the search; validation accuracy decides (for
-                  text, validation perplexity)
-                  full: train every cell with the full recipe; test accuracy decides, as published (on the test set)
-    retrainings   every kept cell with m unused seeds: starting at s, or at s + 1 after rank=full
+    searches      k searches with seeds s, s + 1, ..., s + k - 1 and the settings in `vary` (k = 0: a given cell)
+    ranking       short: train each cell for a few epochs on the search's split and select by validation accuracy (text:
+                  validation perplexity)
+                  full: train each cell with the full recipe and select by accuracy on the test set, as published
+    retrainings   each kept cell with m consecutive seeds, starting at s, or after rank=full at s + 1
 
-Each step is an ordinary run in its ordinary folder, named by its identity. Therefore the same command continues a
-killed study, and a step that any command has finished is not repeated. To use several machines, start
-`nasx search --multirun seed=...` first. In a tie, the lowest seed is selected.
+Each step is an ordinary run in its usual folder, named after its identity. The same command therefore resumes an
+interrupted study, and steps that any command has already finished are not repeated. To use several machines, run
+`nasx search --multirun seed=...` first. Ties are resolved in favor of the lowest seed.
 
-The study reports the mean and the sample standard deviation of the test accuracies of the retrainings.
+The study reports the mean and the sample standard deviation of the retrainings' test accuracies (text: perplexities).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ STUDY_KEYS = frozenset({"study", "seed", "name", "from", "genotype"})
 
 
 def study(cfg: Config, info: JobInfo) -> Result:
-    """Run the unfinished steps, and return the record of the study."""
+    """Run all unfinished steps of a study, and return its record."""
     folder = Path(cfg["out"]) / identity.run_name(cfg, info.choices, "study")
     extra = {"kind": "study", "choices": dict(info.choices), "identity": identity.identity(cfg, "study")}
     with run_folder.Run(folder, identity.identifying(cfg, "study"), extra) as held:
@@ -63,7 +63,7 @@ def study(cfg: Config, info: JobInfo) -> Result:
 
 
 class Study:
-    """The steps of one study."""
+    """One study: its settings and the records of its steps."""
 
     def __init__(self, cfg: Config, info: JobInfo, name: str) -> None:
         self.plan: StudySettings = instantiate.build(cfg["study"])
@@ -100,7 +100,7 @@ class Study:
         }
 
     def searched(self, i: int) -> Result:
-        """Return the record of search i, which has its own values of the varied settings."""
+        """Run search i, with its values of the varied settings, if it is unfinished; return its record."""
         own = {key: values[i] for key, values in self.plan.vary.items()}
         words = [f"search.{key}={config_overrides.format_value(value)}" for key, value in own.items()]
         return self.step(
@@ -108,7 +108,7 @@ class Study:
         )
 
     def ranked(self, search: Result) -> Result:
-        """Return the name of the run that ranks the cell of a search, and the run's metric."""
+        """Return the name of the training run that ranks a search's cell, and the run's metric."""
         name, full = self.metric.name, self.plan.rank == "full"
         changed = {} if full else {"epochs": self.plan.rank_epochs}
         if not full and not self.recipe.validated:
@@ -117,7 +117,7 @@ class Study:
         return {"run": done["name"], name: done[f"{'test' if full else 'valid'}_{name}"]}
 
     def retrained(self, search: Result | None, seed: int, **changed: object) -> Result:
-        """Return the record of a retraining of a search's cell (None: the given one) with `changed` settings."""
+        """Retrain a search's cell (None: the given cell) with `changed` settings, if unfinished; return the record."""
         given = (
             {key: self.cfg[key] for key in ("from", "genotype") if self.cfg[key]}
             if search is None
@@ -129,7 +129,7 @@ class Study:
         return self.step("retrain", seed, words, **given, **budget, retrain={**self.cfg["retrain"], **changed})
 
     def step(self, kind: str, seed: int, words: Sequence[str] = (), **changed: object) -> Result:
-        """Return the record of a step, running it unless it is finished; `words` are the overrides for `changed`."""
+        """Run a step if it is unfinished or damaged; return its record. `words` are the overrides for `changed`."""
         cfg = {**self.cfg, "seed": seed, "from": None, "genotype": None, "name": None, **changed}
         del cfg["study"]
         drop = {*STUDY_KEYS, *commands.COMMANDS[kind].unread, *(identity.NO_BUDGET if "budget" in changed else ())}
