@@ -9,16 +9,17 @@ if TYPE_CHECKING:
 
 
 def nb201_api(path: str | None = None, *, device: str | None = None, verbose: bool = True) -> TableApi:
-    """Return a `nas_201_api.NASBench201API` for NAS-Bench-201 that reads nasx's compact table.
+    """Return a `nas_201_api.NASBench201API` that reads nasx's compact NAS-Bench-201 table.
 
     Args:
-        path: A table file; None uses the imported table if there is one, else the table inside the package.
-        device: A device with a column `latency.DEVICE` in the table; the official interface then returns the latencies
-            of this device, in seconds.
-        verbose: Whether each call prints a line, like the official class.
+        path: A table file; None uses the imported table if there is one, otherwise the table included in nasx.
+        device: The name of a device with a column `latency.DEVICE` in the table. The official interface then returns
+            the latencies on this device, in seconds.
+        verbose: Whether to print a line for each call, as the official class does.
 
     Raises:
-        UserError: The package nas-bench-201 is not installed, the table cannot be read, or it does not have `device`.
+        UserError: If the package nas-bench-201 is not installed, or if the table cannot be read or has no latencies on
+            `device`.
     """
     from nasx.core import extras
     from nasx.errors import UserError

@@ -1,8 +1,8 @@
 """Interface of tabular benchmarks: published accuracies of trained architectures.
 
 A query with a genotype returns a `Score`, or None if the benchmark does not contain the cell. Genotypes are read from
-their text form (graphs from two attributes), so that no space is imported. Accuracies are in percent, as published by
-the benchmarks; accuracies measured by nasx are fractions.
+their text form (graphs also from two attributes, see nb101.py), so no space needs to be imported. Accuracies are in
+percent, as in the benchmarks; accuracies measured by nasx are fractions.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DATASETS = tuple(TITLES)
 EQUAL = 1e-9
-"""Largest difference in percentage points between means that are considered equal."""
+"""Largest difference, in percentage points, between two means that are considered equal."""
 Edges = tuple[tuple[str, ...], ...]
-"""The operations allowed on each edge, if a space restricts them; empty: all cells."""
+"""The operations allowed on each edge of a cell; empty if they are not restricted."""
 
-# Other names of the datasets -> key of `Score.datasets`.
+# Names of datasets in nasx and in the benchmarks -> keys of `Score.datasets`.
 _DATASET_NAMES = {
     "cifar10": "cifar10",
     "cifar10-valid": "cifar10",
@@ -42,11 +42,12 @@ _DATASET_NAMES = {
 class Score:
     """The published results of one architecture.
 
-    `datasets` maps the benchmark's datasets (cifar10, cifar100, imagenet16) to ``valid`` and ``test`` (mean over seeds
-    in percent, None if missing), ``valid_std`` and ``test_std`` (sample standard deviation over seeds, None for fewer
-    than two seeds) and ``valid_seeds``, ``test_seeds`` (number of runs in the mean, None if unknown). `params` and
-    `flops` (multiply-adds, as counted by the benchmark) refer to the 10-class network, `train_s` is the time of one
-    training on CIFAR-10 in seconds, `latency` maps devices to the time of one forward pass in milliseconds.
+    `datasets` maps each dataset of the benchmark (cifar10, cifar100, imagenet16) to ``valid`` and ``test`` (mean
+    accuracy over seeds in percent, None if missing), ``valid_std`` and ``test_std`` (sample standard deviation over
+    seeds, None for fewer than two seeds), and ``valid_seeds`` and ``test_seeds`` (number of runs in the mean, None if
+    unknown). `params` and `flops` (multiply-adds, as counted by the benchmark) refer to the 10-class network. `train_s`
+    is the duration of one training run on CIFAR-10 in seconds, and `latency` maps devices to the duration of one
+    forward pass in milliseconds.
     """
 
     benchmark: str
@@ -59,7 +60,7 @@ class Score:
     latency: dict[str, float | None] = field(default_factory=dict)
 
     def as_record(self) -> dict[str, object]:
-        """Return the `lookup` object of result.json: plain JSON values, accuracies rounded to 1e-4 percent."""
+        """Return the `lookup` object for result.json: plain JSON values, with accuracies rounded to four decimals."""
         record: dict[str, object] = {"benchmark": self.benchmark, "source": self.source, "protocol": self.protocol}
         for name, values in self.datasets.items():
             record[name] = {key: value if value is None else round(value, 4) for key, value in values.items()}
@@ -70,17 +71,18 @@ class Score:
 
 
 class Benchmark(ABC):
-    """A table of published results; concrete benchmarks are frozen keyword-only dataclasses."""
+    """Base class of tables of published results; subclasses are frozen, keyword-only dataclasses."""
 
     @abstractmethod
     def query(self, genotype: object) -> Score | None:
-        """Return the published results of `genotype`; None if the table does not contain it or does not exist."""
+        """Return the published results of `genotype`; None if there is no table or it does not contain `genotype`."""
 
     def reference(self, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float | None]]:
-        """Return ``{"valid": {...}, "test": {...}}`` with optimum, median, mean (percent or None) over the cells.
+        """Return the optimum, median and mean accuracy of the cells, as ``{"valid": {...}, "test": {...}}``.
 
-        `mean` is the expected accuracy of a uniformly drawn architecture. Empty if there is no table for `dataset`.
-        A benchmark whose cells are not described by edge operations ignores `edges`.
+        Accuracies are in percent, None if unknown; the mean is the expected accuracy of a uniformly drawn architecture.
+        The result is empty if there is no table for `dataset`. Benchmarks whose cells are not described by operations
+        on edges ignore `edges`.
         """
         key = self.dataset_key(dataset)
         if key is None or not self.cells():
@@ -89,24 +91,24 @@ class Benchmark(ABC):
         return {split: _summary(values) for split, values in found.items()}
 
     def accuracies(self, dataset: str, split: str, edges: Edges = ()) -> np.ndarray:
-        """Return the known accuracies of the cells in `reference`, in percent and unordered; empty if unknown."""
+        """Return the known accuracies of the cells that `edges` allows, (n,) in percent, in no particular order."""
         return np.empty(0)
 
     def better_than(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, float]]:
-        """Return the fraction of worse cells in [0, 1], by dataset and split; {} if unknown.
+        """Return the fraction of worse cells, in [0, 1], by dataset and split; unknown splits are omitted.
 
         The fraction is the probability that a uniformly drawn architecture is worse.
         """
         return self._compared(score, edges, lambda value, known: float((known < value - EQUAL).mean()))
 
     def rank(self, score: Score, edges: Edges = ()) -> dict[str, dict[str, int]]:
-        """Return one plus the number of better cells (1 is the best), by dataset and split; {} if unknown."""
+        """Return the rank (one plus the number of better cells) by dataset and split; unknown splits are omitted."""
         return self._compared(score, edges, lambda value, known: 1 + int((known > value + EQUAL).sum()))
 
     def _compared(
         self, score: Score, edges: Edges, compare: Callable[[float, np.ndarray], T]
     ) -> dict[str, dict[str, T]]:
-        """Return `compare(accuracy of the cell, known accuracies of all cells)`, by dataset and split."""
+        """Return `compare(accuracy of the cell, known accuracies of all cells)` by dataset and split."""
         found: dict[str, dict[str, T]] = {name: {} for name in score.datasets}
         for name, values in score.datasets.items():
             for split in ("valid", "test"):
@@ -116,7 +118,7 @@ class Benchmark(ABC):
         return found
 
     def latencies(self, device: str) -> np.ndarray:
-        """Return the latencies of all cells on a device in ms, in the table's order. Raises UserError if unknown."""
+        """Return the latencies of all cells on a device, (cells,) in ms. Raises UserError if any of them is unknown."""
         raise UserError(f"budget.device={device}", "this benchmark has no latencies", "use benchmark=nb201")
 
     def cells(self, edges: Edges = ()) -> int:
@@ -124,15 +126,16 @@ class Benchmark(ABC):
         return 0
 
     def references(self, edges: Edges = ()) -> dict[str, dict[str, dict[str, float | None]]]:
-        """Return `reference` for every dataset in the table."""
+        """Return the result of `reference` for each dataset in the table."""
         found = {name: self.reference(name, edges) for name in DATASETS}
         return {name: values for name, values in found.items() if values}
 
     def ranked(self, score: Score | None, among: Space | Edges = ()) -> dict[str, object]:
-        """Return the rank of a cell among the cells of a space (or with these edges), for result.json.
+        """Return a comparison of a cell with all cells that a space or its edges allow, for result.json.
 
-        Keys: `reference`, `better_than`, `rank`, `below_optimum` (percentage points below the best cell) and `among`:
-        the number of compared cells, the number of cells in the table, and the operations of the edges if restricted.
+        Keys: `reference`, `better_than`, `rank`, `below_optimum` (percentage points below the best cell), and `among`
+        (the number of cells compared, the number of cells in the table and, if restricted, the operations on each
+        edge; None without a table).
         """
         edges = among if isinstance(among, tuple) else among.allowed()
         cells, whole = self.cells(edges), self.cells()
@@ -148,14 +151,14 @@ class Benchmark(ABC):
 
     @abstractmethod
     def info(self) -> dict[str, object]:
-        """Return the source, checksum, columns and missing parts of the table, as plain values."""
+        """Return the table's source, checksum, columns and missing parts, as plain values."""
 
     def missing(self) -> str | None:
-        """Describe the missing parts of the table and how to get them; None if nothing is missing."""
+        """Return a message about the missing parts of the table and how to get them; None if it is complete."""
         return None
 
     def dataset_key(self, name: str) -> str | None:
-        """Return the key in `Score.datasets` for a dataset's name in nasx or in the benchmark; None if unknown."""
+        """Return the key in `Score.datasets` of a dataset, given its name in nasx or the benchmark; None if unknown."""
         return _DATASET_NAMES.get(name.lower())
 
 

@@ -1,16 +1,16 @@
-"""The columns of a NAS-Bench-201 table: one value for each of the 15,625 cells, and the origin of each column.
+"""The columns of a NAS-Bench-201 table: values for each of the 15,625 cells, and their origin.
 
-    cifar10.valid.200.runs    correct images after 200 epochs, one sub-column for each seed
-    cifar10.test.200.mean     accuracy in percent, the mean over seeds given by its source
-    cifar10.seconds           seconds of one training
-    latency.DEVICE            milliseconds of one forward pass on a device
+    cifar10.valid.200.runs    number of correctly classified images after 200 epochs, one sub-column per seed
+    cifar10.test.200.mean     accuracy after 200 epochs in percent, mean over seeds as stated by the source
+    cifar10.seconds           duration of one training run in seconds
+    latency.DEVICE            duration of one forward pass on a device in milliseconds
 
-A table file is a packed .npz (store.py) with one member for each column; its description states each column's meaning,
-unit, source, version, sha256, license and date. An import adds columns and replaces columns of the same name; columns
-from other sources remain (`merged`). The row of a cell is its six operations as a base-5 number
+A table file is an .npz archive (store.py) with one member per column; its description states each column's meaning,
+unit, source, version, sha256, license and date. An import adds columns and replaces those of the same name; all other
+columns are kept (see `merged`). The row of a cell is the base-5 number whose digits are its six operations
 (`isomorphism.cell_code`).
 
-Accuracies of single trainings are stored as counts of correctly classified images out of a known number of images
+The accuracy of a single run is stored as the number of correctly classified images. The number of all images is known
 (`IMAGES`), so 16-bit integers are exact.
 
 Shapes: runs (15625, seeds) uint16, all others (15625,) float32 or float64. Unknown values are `MISSING` in runs and NaN
@@ -48,12 +48,12 @@ NAMES = re.compile(
 )
 """Pattern of valid column names."""
 OFFICIAL = {("cifar10", "valid"): "cifar10-valid/x-valid", ("cifar10", "test"): "cifar10/ori-test"}
-"""(dataset, split) -> name in the official files, if it is not x-<split>."""
+"""(dataset, split) -> name in the official files, if it differs from x-<split>."""
 
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """The values of all cells (in runs, one per seed in the order of `seeds`) and their origin."""
+    """The values of a column, (15625,) or, in runs, (15625, len(seeds)), and their origin."""
 
     values: np.ndarray
     meaning: str
@@ -66,11 +66,11 @@ class Column:
     """sha256 of the source file, or of each of its files."""
     license: str = ""
     date: str = ""
-    """Day of the import (ISO 8601, UTC); empty for columns included in nasx."""
+    """Date of the import (ISO 8601, UTC); empty for columns included in nasx."""
 
     @property
     def present(self) -> np.ndarray:
-        """The mask of the known values: bool, in the shape of `values`."""
+        """Mask of the known values: bool, with the shape of `values`."""
         return np.asarray(self.values != MISSING if self.values.dtype == np.uint16 else ~np.isnan(self.values))
 
     @property
@@ -79,7 +79,7 @@ class Column:
         return int(self.present.sum())
 
     def describe(self) -> str:
-        """Describe the meaning, seeds and source in one line."""
+        """Return the meaning, seeds, source and date in one line."""
         seeds = f"; seeds {', '.join(map(str, self.seeds))}" if self.seeds else ""
         return f"{self.meaning}{seeds}; from {self.source}{f', {self.date}' if self.date else ''}"
 
@@ -98,7 +98,7 @@ def name_of(dataset: str, split: str, epochs: int, what: str) -> str:
 
 
 class Facts(TypedDict, total=False):
-    """Keyword arguments of `column`: the fields of a `Column` that its name does not determine."""
+    """Optional fields of a `Column`, as keyword arguments of `column`."""
 
     meaning: str
     version: str
@@ -108,7 +108,7 @@ class Facts(TypedDict, total=False):
 
 
 def column(name: str, values: np.ndarray, source: str, seeds: tuple[int, ...] = (), **facts: Unpack[Facts]) -> Column:
-    """Make a column with the meaning and unit that its name determines. Raises ValueError for an unknown name."""
+    """Create a column, whose unit and default meaning follow from its name. Raises ValueError for an unknown name."""
     found = NAMES.fullmatch(name)
     if found is None:
         raise ValueError(f"there is no column {name}")
@@ -136,7 +136,7 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        """Read a table file. Raises UserError if it is damaged or of another kind."""
+        """Read a table file. Raises UserError if it is missing, damaged, or not a NAS-Bench-201 table."""
         arrays, about = unpack(path, FORM, FIRST_FORM)
         try:
             held = (
@@ -155,14 +155,14 @@ class Table:
         return cls(held)
 
     def packed(self) -> bytes:
-        """Return the bytes of a table file."""
+        """Return the table as the bytes of a table file."""
         return pack(
             {name: each.values for name, each in self.columns.items()},
             {"form": FORM, "columns": {name: each.described() for name, each in self.columns.items()}},
         )
 
     def per_seed(self, dataset: str, split: str, epochs: int = 200) -> dict[int, np.ndarray]:
-        """Return seed -> accuracies (15625,) in percent, float64, NaN for cells that were not trained with the seed."""
+        """Return a dict from seeds to accuracies in percent, (15625,) float64; NaN for cells without a run."""
         held = self.columns.get(name_of(dataset, split, epochs, "runs"))
         if held is None:
             return {}
@@ -170,10 +170,10 @@ class Table:
         return dict(zip(held.seeds, percent.T, strict=True))
 
     def statistics(self, dataset: str, split: str, epochs: int = 200) -> np.ndarray:
-        """Return (15625, 3): mean over seeds, sample standard deviation, number of seeds; NaN if unknown.
+        """Return mean accuracy and sample standard deviation in percent, and number of seeds, (15625, 3).
 
-        A mean stated by a source takes precedence over the mean of the runs (in some public tables, they differ by one
-        image).
+        Unknown values are NaN. A mean stated by a source takes precedence over the mean of the runs (in some public
+        tables, they differ by one image).
         """
         statistics = np.full((CELLS, 3), np.nan)
         held = self.columns.get(name_of(dataset, split, epochs, "runs"))
@@ -192,7 +192,7 @@ class Table:
         return statistics
 
     def seconds(self, dataset: str) -> np.ndarray:
-        """Return the time of one 200-epoch training in seconds, (15625,), NaN if unknown."""
+        """Return the duration of one 200-epoch training run in seconds, (15625,); NaN if unknown."""
         held = self.columns.get(f"{dataset}.seconds")
         return np.full(CELLS, np.nan) if held is None else held.values
 
@@ -213,7 +213,7 @@ def _sound(name: str, each: Column) -> bool:
 
 
 def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[str, Column]:
-    """Read the columns of a file written by nasx 0.1.0, which all have the same source."""
+    """Return the columns of a file written by nasx 0.1.0, which all have the same source."""
     source = about["source"]
     facts: Facts = {
         "version": about.get("version") or "",
@@ -237,7 +237,7 @@ def _first_form(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> dict[st
 
 
 def merged(old: Mapping[str, Column], new: Mapping[str, Column], say: Say) -> dict[str, Column]:
-    """Merge two sets of columns. A new column replaces an old one of the same name unless that has more known values.
+    """Merge two sets of columns: a new column replaces an old one of the same name, unless it has fewer known values.
 
     The values of two columns are never mixed, so each column has one source. An unchanged column keeps its date.
     """

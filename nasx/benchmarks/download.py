@@ -1,10 +1,10 @@
-"""Download of published files with pooch, with resume after an interruption and verification before the first read.
+"""Downloads of published files with pooch; they resume after an interruption and are verified before the first read.
 
-pooch verifies the sha256 before it moves the file into place, but does not resume. The downloader `Resumed` keeps
-partial downloads in a .part file named by the checksum and requests the rest (HTTP Range, RFC 9110, section 14). A
-server that does not support ranges sends the whole file again.
+pooch verifies the sha256 before it moves a file into place, but it does not resume downloads. The downloader `Resumed`
+keeps a partial download in a .part file, whose name contains the checksum, and requests the remaining bytes (HTTP
+Range, RFC 9110, section 14). A server that does not support ranges sends the whole file again.
 
-The received size is limited to the pinned size, or to `SLACK` times an approximate one.
+A download is aborted if it exceeds the published size, or `SLACK` times the size if that is only approximate.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 16
 TIMEOUT_S = (15, 60)
-"""Timeouts in seconds for the connection and for each read."""
+"""Timeouts in seconds for connecting and for each read."""
 SLACK = 2
-"""Largest ratio of a file's size to an approximate one."""
+"""Largest accepted ratio of a file's actual size to its approximate size."""
 ELSEWHERE = "set NASX_DATA to a folder that you can write to"
 
 
 def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Path:
-    """Return the file in `folder`, downloaded from `address` unless it exists; its size and sha256 are verified.
+    """Download a file to `folder` unless it is already there, verify it, and return its path.
 
-    `by_hand` is appended to the remedy of network errors. Raises UserError if the address cannot be reached or does not
-    serve this file, if the checksum differs (the download is then removed), or if the disk is full.
+    `by_hand` is an instruction for a manual download, which error messages include. Raises UserError if `address`
+    cannot be reached or does not serve this file, if the checksum differs (the download is then removed), or if the
+    file cannot be written.
     """
     import pooch
     import requests
@@ -75,7 +76,11 @@ def fetch(file: File, address: str, folder: Path, by_hand: str, say: Say) -> Pat
 
 
 def verified(file: File, path: Path) -> Path:
-    """Return `path`, a file downloaded by hand. Raises UserError unless its size and sha256 are those of `file`."""
+    """Verify a manually downloaded file and return its path.
+
+    Raises UserError if it cannot be read, or if its size or sha256 differs from that of `file`. Files without a
+    published sha256 are not checked.
+    """
     remedy = f"download {file.address} again"
     try:
         size = path.stat().st_size
@@ -98,7 +103,7 @@ class Resumed:
         self.most = file.size if file.sha256 else SLACK * file.size
 
     def __call__(self, url: str, output_file: str, pooch: object) -> None:
-        """Download `url` to `output_file`. Raises requests' exceptions, OSError, or UserError."""
+        """Download `url` to `output_file`. Raises exceptions of requests, Interrupted, OSError, or UserError."""
         with self._opened() as handle:
             while True:
                 before = os.lseek(handle, 0, os.SEEK_END)
@@ -116,7 +121,7 @@ class Resumed:
             replace(self.part, output_file)
 
     def kept(self) -> str:
-        """Return the start of a remedy, which states how many bytes were kept; empty if none were."""
+        """Return the beginning of a remedy, which states how many bytes were received; empty if there are none."""
         with contextlib.suppress(OSError):
             if size := self.part.stat().st_size:
                 return f"run the same command again to resume the download ({size:,} bytes were received), or "
@@ -124,10 +129,13 @@ class Resumed:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[int]:
-        """Open and lock the .part file. Raises UserError if another process has locked it."""
+        """Open and lock the .part file; on exit, remove it if it is empty.
+
+        Raises UserError if another process has locked it.
+        """
         handle = open_file(self.part, os.O_RDWR | os.O_CREAT)
         try:
-            with contextlib.suppress(OSError):  # a file system without locks
+            with contextlib.suppress(OSError):  # not every file system supports locks
                 try:
                     lock_file(handle)
                 except BlockingIOError as error:
@@ -151,9 +159,9 @@ class Resumed:
             url, headers=headers | ({"Range": f"bytes={at}-"} if at else {}), stream=True, timeout=TIMEOUT_S
         ) as response:
             code, part = response.status_code, response.headers.get("Content-Range", "")
-            if at and code == 416 and part == f"bytes */{at}":  # the file was complete
+            if at and code == 416 and part == f"bytes */{at}":  # the .part file is already complete
                 return None
-            if at and code in (206, 416) and not part.startswith(f"bytes {at}-"):  # not the requested part
+            if at and code in (206, 416) and not part.startswith(f"bytes {at}-"):  # not the requested range
                 os.ftruncate(handle, 0)
                 return self._receive(url, handle, 0)
             if code not in (200, 206):
@@ -167,7 +175,7 @@ class Resumed:
         return None
 
     def _fits(self, url: str, handle: int, at: int, size: int | None) -> None:
-        """Check the size and the free disk space before the download. Raises UserError or OSError."""
+        """Check the size (None: unknown) and the free disk space before the download. Raises UserError or OSError."""
         if size is not None and (size > self.most or (self.file.sha256 and size != self.file.size)):
             os.ftruncate(handle, 0)
             raise UserError(url, f"serves {size:,} bytes, but {self.file.name} has {self.file.size:,}", self.by_hand)
@@ -175,7 +183,10 @@ class Resumed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _append(self, url: str, handle: int, response: Response, size: int) -> None:
-        """Append the bytes of the response, with a progress bar on a terminal. Raises Interrupted or UserError."""
+        """Append the body of a response to the .part file, with a progress bar if stderr is a terminal.
+
+        Raises Interrupted or UserError.
+        """
         import urllib3
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -204,7 +215,7 @@ class Resumed:
                     bar.update(task, completed=at)
             except urllib3.exceptions.HTTPError as error:
                 raise Interrupted from error
-        if self.file.sha256 and at < self.file.size:  # a response without a length
+        if self.file.sha256 and at < self.file.size:  # possible if the response states no length
             raise Interrupted
 
 
@@ -213,7 +224,7 @@ class Interrupted(Exception):
 
 
 def _reason(error: Exception) -> str:
-    """Return a short reason why an address could not be reached."""
+    """Return a short explanation of why a download failed."""
     from requests import exceptions
 
     inner: BaseException | None = error

@@ -1,7 +1,7 @@
-"""Safe loading of pickles and torch files from other authors, without executing code in them.
+"""Safe loading of third-party pickles and torch files, without executing code in them.
 
-Loading a pickle can call any function. `load_plain` builds plain values only and rejects every other global;
-`load_torch` is `torch.load(weights_only=True)` with the globals that the caller allows.
+Unpickling can call any function. `load_plain` creates only plain values and rejects all globals except those in a fixed
+list; `load_torch` is `torch.load(weights_only=True)` with the globals that the caller allows.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from nasx.core.system import memory_limit
 
 MAX_CELL_BYTES = 1 << 28
-"""Largest size of an unpacked NATS-Bench cell; a larger file is a decompression bomb."""
+"""Maximum size of a decompressed NATS-Bench cell; a larger file is treated as a decompression bomb."""
 
 
 def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
-    """Load a torch file of plain values, tensors and the `allowed` globals. Raises ValueError for other content."""
+    """Load a torch file of plain values, tensors and the `allowed` globals. Raises ValueError for any other content."""
     import torch  # slow to import
 
     try:
@@ -42,7 +42,7 @@ def load_torch(path: Path, allowed: Sequence[Any] = ()) -> Any:
 
 
 class _Dtype:
-    """A replacement for numpy's dtype when a scalar is unpickled, which stores only the type code."""
+    """Replacement for the dtype of a pickled numpy scalar, which stores only the type code."""
 
     def __init__(self, code: str, *flags: object) -> None:
         if code not in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "b1"):
@@ -73,10 +73,10 @@ _ALLOWED: dict[tuple[str, str], object] = {
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """An unpickler of plain values: dicts (OrderedDict becomes dict), lists, text, numbers, including numpy scalars."""
+    """Unpickler for plain values: dicts (OrderedDict becomes dict), lists, strings, numbers, and numpy scalars."""
 
     def find_class(self, module: str, name: str) -> object:
-        """Return the replacement for an allowed global. Raises UnpicklingError for every other global."""
+        """Return the replacement for an allowed global. Raises UnpicklingError for all other globals."""
         try:
             return _ALLOWED[module, name]
         except KeyError:

@@ -1,8 +1,9 @@
 """Downloads of public tables by name: `nasx bench get` (tables: offers.py; downloads: download.py).
 
-A file is downloaded into the folder `downloads` next to the tables, verified, added column by column to the compact
-table (columns.py), and removed. Existing columns are not downloaded again. The address is the authors' or that of a
-mirror: a folder on a web server with files of the same names (`mirror=URL`, else the environment variable NASX_MIRROR).
+Each file is downloaded to the folder `downloads` next to the tables, verified, converted to columns of the compact
+table (columns.py), and removed. Existing columns are not downloaded again. Files come from the authors' servers or from
+a mirror, which is a web folder that contains files of the same names (`mirror=URL`, or the environment variable
+NASX_MIRROR).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ SETTINGS = ("devices", "from", "mirror")
 
 
 def bench_offers() -> dict[str, dict[str, object]]:
-    """Return the available tables by name: content, size, license, source, and whether the table already exists."""
+    """Return the available tables by name: content, size, license, source, and whether they already exist."""
     found: dict[str, dict[str, object]] = {}
     for name, offer in OFFERS.items():
         found[name] = {
@@ -52,7 +53,7 @@ def bench_offers() -> dict[str, dict[str, object]]:
 
 
 def _here(name: str) -> str:
-    """Describe whether a table exists."""
+    """Return a phrase that states whether a table exists and, if so, its sources or devices."""
     if name == NB101:
         table = Nb101().table()
         return "no" if table is None else f"yes, from {table.about['source']}"
@@ -101,10 +102,11 @@ def asked(words: Iterable[str]) -> Asked:
 def bench_get(
     name: str, devices: Sequence[str] = (), *, brought: str | None = None, mirror: str | None = None, say: Say = silent
 ) -> dict[str, object]:
-    """Download the table `name` and add it to the existing tables. `devices` restricts latencies to these devices.
+    """Download the table `name`, add it to the existing tables, and return a summary.
 
-    `brought` is the path of a file (or, for latencies, a folder) downloaded by hand, `mirror` is an address to use
-    instead of the authors'. Returns a summary. If it raises UserError, the existing tables are unchanged.
+    `devices` limits latencies to these devices. `brought` is the path of a manually downloaded file, or of the folder
+    that contains it. `mirror` is the address of a web folder to use instead of the authors' servers. If UserError is
+    raised, the existing tables are unchanged.
     """
     if name not in OFFERS:
         raise UserError(f"nasx bench get {name}", "unknown table", suggest(name, OFFERS))
@@ -144,13 +146,13 @@ def bench_get(
             _remove(downloaded)
         raise
     finally:
-        with contextlib.suppress(OSError):  # partial downloads remain for a resume
+        with contextlib.suppress(OSError):  # fails if partial downloads remain
             folder.rmdir()
     return {"table": name, **summary, "license": OFFERS[name].license, "next": FILL}
 
 
 def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File]:
-    """Return the requested files whose columns do not exist yet. Raises UserError."""
+    """Return the requested files whose columns are not in the table yet. Raises UserError for invalid arguments."""
     offer = OFFERS[name]
     if devices and name != LATENCY:
         raise UserError(
@@ -183,7 +185,7 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
 
 
 def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> dict[str, object]:
-    """Add verified files to the tables and return the summary of the import."""
+    """Add verified files to the tables and return a summary."""
     if name == NB101:
         return import_nb101(paths[0], say=say)
     if name == TESTS:
@@ -201,7 +203,10 @@ def _read(name: str, files: Sequence[File], paths: Sequence[Path], say: Say) -> 
 
 
 def latencies(file: File, path: Path) -> Column:
-    """Read a file of latencies: a list of 15,625 times in milliseconds, in the official order. Raises UserError."""
+    """Read a file of 15,625 latencies (in milliseconds, in the official order) and return them as a column.
+
+    Raises UserError if the file is damaged.
+    """
     try:
         values = np.asarray(load_torch(path), dtype=np.float64)
         if values.shape != (CELLS,) or not (np.isfinite(values) & (values > 0)).all():

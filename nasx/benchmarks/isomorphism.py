@@ -1,21 +1,21 @@
-"""Isomorphism of NAS-Bench-201 cells, which determines the cells that compute the same function.
+"""Isomorphism of NAS-Bench-201 cells, to find cells that compute the same function.
 
-Each node of a cell is a sum of branches, so the output of a cell is a term over the input ``0``: a convolution or
-pooling edge has the term ``(term)@operation``, where ``term`` is the term of its source node; a skip edge has the term
-of its source node; a zero edge is ``#``; a node is the sorted sum of its branches. Cells with the same term are the
-same network (up to the order of a sum).
+Each node of a cell is a sum of branches, so the output of a cell is a term over its input, ``0``. A convolution or
+pooling edge has the term ``(term)@operation``, where ``term`` is the term of its source node. A skip edge has the term
+of its source node, and a zero edge has the term ``#``. The term of a node is the sorted sum of its branches. Cells with
+the same term are the same network, up to the order of the sums.
 
-Zero edges have three interpretations, given with the number of classes among the 15,625 cells (enumerated by
+Zero edges can be interpreted in three ways, which divide the 15,625 cells into different numbers of classes (counted in
 tests/benchmarks/test_nb201_table.py):
 
-* ``mark``: a zero edge, or any edge that leaves a node with the term ``#``, is written ``#`` (the reference's
-  ``to_unique_str(consider_zero=True)``, NAS-Bench-201, section 2.1): **6,466** classes.
-* ``operation``: zero is an ordinary operation, only skip is resolved (``consider_zero=False``): **12,751** classes.
-* ``delete``: zero branches are omitted from a sum: **5,390** classes; 341 cells then have the term ``#``, that is,
+* ``mark``: a zero edge, or any edge from a node with the term ``#``, has the term ``#``
+  (``to_unique_str(consider_zero=True)`` in the reference; NAS-Bench-201, section 2.1): **6,466** classes.
+* ``operation``: zero is an ordinary operation, and only skip is resolved (``consider_zero=False``): **12,751** classes.
+* ``delete``: zero branches are omitted from sums: **5,390** classes. The term of 341 cells is then ``#``, that is,
   their output does not depend on their input.
 
-Deviations: 1. none in the terms. Under ``mark``, a *sum* of zeros, such as ``#+#``, is not treated as zero downstream.
-This is the reference's rule, and the reason why 6,466 is larger than 5,390.
+Deviations: 1. none in the terms. As in the reference, ``mark`` keeps ``#`` in sums, and does not treat a *sum* of
+zeros, such as ``#+#``, as zero downstream; therefore, it has more classes than ``delete``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _TOKEN = {f"{name}~{source}": (digit, source) for name, digit in _DIGIT.items() 
 
 @lru_cache(maxsize=CELLS)
 def cell_code(text: str) -> int:
-    """Return the row of a cell: its six operations as the digits of a base-5 number, most significant edge first.
+    """Return the row of a cell: the base-5 number whose digits are its six operations, in the order of the cell string.
 
     Raises UserError if `text` is not a NAS-Bench-201 cell such as ``|a~0|+|b~0|c~1|+|d~0|e~1|f~2|``.
     """
@@ -59,7 +59,7 @@ def cell_code(text: str) -> int:
 
 
 def cell_digits(code: int) -> tuple[int, ...]:
-    """Return the six operation indices of a row, in string order."""
+    """Return the six operations of a row as indices in `OPERATIONS`, in the order of the cell string."""
     return tuple(code // 5**power % 5 for power in range(5, -1, -1))
 
 
@@ -71,10 +71,10 @@ def cell_text(code: int) -> str:
 
 @lru_cache(maxsize=1)
 def official_order() -> tuple[int, ...]:
-    """Return the rows in the order of the official index (`arch_index`): entry i is the row of cell i.
+    """Return the rows in the order of the official index (`arch_index`): entry i is the row of the cell with index i.
 
-    The authors list all cells (the last edge varies fastest, as in the rows) and shuffle the list with Python's random
-    number generator and the seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
+    The authors enumerate all cells (the last edge varies fastest, as in the rows) and shuffle the list with Python's
+    random number generator, seed 88 (AutoDL-Projects, exps/NAS-Bench-201/main.py).
     """
     order = list(range(CELLS))
     random.Random(88).shuffle(order)
@@ -82,7 +82,10 @@ def official_order() -> tuple[int, ...]:
 
 
 def canonical(text: str, zero: Zero = "mark") -> str:
-    """Return the term of a cell (see the module docstring), the same for all cells of a class under `zero`."""
+    """Return the term of a cell (see the module docstring). Cells of the same class under `zero` have the same term.
+
+    Raises UserError if `text` is not a NAS-Bench-201 cell.
+    """
     digits = cell_digits(cell_code(text))
     terms = {0: "0"}
     for node in (1, 2, 3):

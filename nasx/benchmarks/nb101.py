@@ -1,18 +1,20 @@
-"""NAS-Bench-101 (Ying et al., ICML 2019): 423,624 cells, each trained three times on CIFAR-10, for NAS-Bench-1Shot1.
+"""NAS-Bench-101 (Ying et al., ICML 2019): 423,624 cells, each trained three times on CIFAR-10.
 
-A cell is a graph of at most 7 vertices and 9 edges: `matrix[u][v] = 1` for an edge u -> v, upper triangular, with the
-vertex labels input, conv3x3-bn-relu, conv1x1-bn-relu, maxpool3x3, output. Vertices that are not on a path from input to
-output have no effect and are pruned. The key is the benchmark's own isomorphism-invariant hash (its section 2.4):
+A cell is a directed acyclic graph of at most 7 vertices and 9 edges. Its adjacency matrix is upper triangular, with
+`matrix[u][v] = 1` for an edge u -> v. The vertex labels are input, conv3x3-bn-relu, conv1x1-bn-relu, maxpool3x3 and
+output. Vertices that are not on a path from input to output have no effect and are pruned. The key of a cell is the
+benchmark's own isomorphism-invariant hash (section 2.4 of the paper):
 
     h0(v) = MD5(str((out-degree, in-degree, code)))        codes: input -1, output -2, then 0, 1, 2 in the order above
-    h(v)  = MD5(sorted h of predecessors | sorted h of successors | h(v)), as many rounds as there are vertices
+    h(v)  = MD5(sorted h of predecessors | sorted h of successors | h(v)), repeated once per vertex
     key   = MD5(str(sorted h))
 
-with hexadecimal digests joined as text. Published numbers are means over the three repeats after 108 epochs.
+The digests are hexadecimal strings, which are concatenated; | is a literal separator. Published numbers are means over
+the three repeats after 108 epochs. NAS-Bench-1Shot1 defines its search spaces on these cells.
 
-Shapes: keys (n,) uint64 twice (high half sorted, low half), accuracy (n, budgets, 3, 2) float32 fractions (valid,
-test; NaN if absent), params (n,) int32, seconds (n,) float32. The benchmark (0.5 to 2 GB) is not part of nasx:
-`nasx bench get nb101` downloads it once.
+Shapes: keys, two (n,) uint64 (the high halves, sorted, and the low halves); accuracy (n, budgets, 3, 2) float32,
+fractions by repeat and by split (validation, test), NaN if missing; params (n,) int32; seconds (n,) float32. The
+files of the benchmark (0.5 to 2 GB) are not included in nasx; `nasx bench get nb101` downloads one of them.
 """
 
 from __future__ import annotations
@@ -47,9 +49,9 @@ Graph = tuple[Matrix, Sequence[str]]
 
 
 def prune(matrix: Matrix, labels: Sequence[str]) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]] | None:
-    """Return the subgraph on paths from the first to the last vertex; None if there is no such path.
+    """Return the subgraph of the vertices on paths from the first to the last vertex; None if there is no such path.
 
-    Raises ValueError if the matrix is not square and upper triangular, or a label is unknown or misplaced.
+    Raises ValueError if the matrix is not square and upper triangular, or if a label is unknown or misplaced.
     """
     n = len(labels)
     if n < 2 or len(matrix) != n or any(len(row) != n for row in matrix):
@@ -94,7 +96,7 @@ def graph_hash(matrix: Matrix, labels: Sequence[str]) -> str:
     return _digest(str(sorted(names)))
 
 
-_key = lru_cache(maxsize=1024)(graph_hash)  # hashing takes a hundred times as long as the look-up
+_key = lru_cache(maxsize=1024)(graph_hash)  # computing a hash takes a hundred times as long as finding its row
 
 
 def _digest(text: str) -> str:
@@ -135,7 +137,7 @@ class Table:
 
     @classmethod
     def read(cls, path: Path) -> Table:
-        """Read a table file. Raises UserError if it is damaged or of another kind."""
+        """Read a table file. Raises UserError if it is missing, damaged, or not a NAS-Bench-101 table."""
         arrays, about = unpack(path, FORM)
         try:
             epochs = tuple(int(e) for e in about["epochs"])
@@ -155,17 +157,17 @@ class Table:
         return table
 
     def row(self, key: str) -> int | None:
-        """Return the row of a graph's hash; None if the table does not contain it."""
+        """Return the row of the graph with the hash `key`; None if the table does not contain it."""
         high, low = int(key[:16], 16), int(key[16:], 16)
         at = int(self.high.searchsorted(np.uint64(high)))
-        while at < len(self.high) and self.high[at] == high:  # keys may share the high half
+        while at < len(self.high) and self.high[at] == high:  # several keys may have the same high half
             if self.low[at] == low:
                 return at
             at += 1
         return None
 
     def repeats(self, row: int, epochs: int = 108) -> np.ndarray:
-        """Return the accuracies of one graph in percent, (3, 2): repeats by valid, test."""
+        """Return the accuracies of a graph in percent, (3, 2): one row per repeat, with validation and test."""
         percent: np.ndarray = np.multiply(self.accuracy[row, self.epochs.index(epochs)], 100.0, dtype=np.float64)
         return percent
 
@@ -177,7 +179,7 @@ def _read(path: Path, stamp: tuple[int, int]) -> Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Nb101(Benchmark):
-    """NAS-Bench-101 queries. `path`: a table file; None uses the imported one. Without a table all results are None."""
+    """NAS-Bench-101. `path` is a table file (None: the imported table). Without a table, all queries return None."""
 
     path: str | None = None
 
@@ -192,21 +194,21 @@ class Nb101(Benchmark):
         return _read(self.file(), stamp(self.file(), "nb101"))
 
     def table(self) -> Table | None:
-        """Return the table; None if no table was imported. Raises UserError if the file is damaged."""
+        """Return the table; None if no table was imported. Raises UserError if `path` is missing or damaged."""
         return self._table
 
     @cached_property
     def _means(self) -> dict[str, np.ndarray]:
-        """The mean accuracies over repeats after 108 epochs of each graph in percent, by split."""
+        """Mean accuracy of each graph over its repeats of 108 epochs, (n,) in percent, by split."""
         assert self._table is not None
         values = self._table.accuracy[:, self._table.epochs.index(108)].astype(np.float64)
         return dict(zip(("valid", "test"), np.nanmean(values, axis=1).T * 100.0))
 
     def query(self, genotype: object) -> Score | None:
-        """Return the published 108-epoch results.
+        """Return the published results after 108 epochs.
 
-        Returns None without a table, for other kinds of genotypes, and for graphs outside the benchmark (no path to the
-        output, or more than 7 vertices or 9 edges after pruning).
+        Returns None if there is no table, if `genotype` is not a graph, or if the graph is not in the benchmark (for
+        example, without a path to the output, or with more than 7 vertices or 9 edges after pruning).
         """
         table, graph = self._table, graph_of(genotype)
         if table is None or graph is None:
@@ -250,7 +252,7 @@ class Nb101(Benchmark):
         return "cifar10" if super().dataset_key(name) == "cifar10" else None
 
     def missing(self) -> str | None:
-        """Describe how to get the table; None if it exists."""
+        """Return a message that states how to get the table; None if the table exists."""
         return ABSENT if self._table is None else None
 
     def info(self) -> dict[str, object]:

@@ -3,13 +3,14 @@
 A tfrecord is a sequence of frames: length (uint64), masked CRC-32C of the length, record, masked CRC-32C of the record,
 all little-endian; masked(c) = rotate_right(c, 15) + 0xa282ead8 (mod 2^32). Each record is a JSON list
 
-    [hash, epochs, adjacency (row-major 0 and 1), "input,...,output", base64 of a ModelMetrics message]
+    [hash, epochs, adjacency (row-major 0 and 1), "input,...,output", base64-encoded ModelMetrics message]
 
-and the message (proto2, model_metrics.proto) contains EvaluationData in field 1 (three: start, half, end; with the
-doubles 2 training_time, 4 validation_accuracy, 5 test_accuracy) and trainable_parameters in field 2.
+The message (proto2, model_metrics.proto) contains three EvaluationData messages in field 1, from the start, the middle
+and the end of training (each with training_time in field 2, validation_accuracy in field 4 and test_accuracy in field
+5, all doubles), and trainable_parameters in field 2.
 
-The file is read as a stream. The checksums of a block of records are computed together, one byte position at a time
-over all records, which is fast enough in numpy. Only the values at the end of each training run are stored.
+The file is read as a stream. To be fast enough in numpy, the checksums of a block of records are computed together, one
+byte position at a time. Only the values at the end of each training run are stored.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from nasx.core.files import write_atomic
 from nasx.errors import UserError
 
 BUDGETS = (4, 12, 36, 108)
-BLOCK = 8192  # number of records that are checked together
+BLOCK = 8192  # number of records whose checksums are computed together
 MAX_RECORD = 1 << 16  # bytes; the records of the benchmark have a few hundred
 CHECKED = 1000  # the hashes of the first CHECKED graphs and of every CHECKED-th graph after them are recomputed
 REMEDY = "download nasbench_only108.tfrecord or nasbench_full.tfrecord again and check its size"
@@ -68,7 +69,7 @@ def masked_crc32c(records: list[bytes]) -> np.ndarray:
 
 
 def blocks(stream: BinaryIO) -> Iterator[list[bytes]]:
-    """Yield the records of a tfrecord in blocks and verify both checksums. Raises ValueError."""
+    """Yield the records of a tfrecord in blocks. Raises ValueError if a checksum is wrong or the file is truncated."""
     done = 0
     while True:
         heads: list[bytes] = []
@@ -97,7 +98,10 @@ def blocks(stream: BinaryIO) -> Iterator[list[bytes]]:
 
 # --------------------------------------------------------------------------------------------- one record
 def fields(message: bytes) -> Iterator[tuple[int, int | float | bytes]]:
-    """Yield (field number, value) of a protobuf message: varints as int, 64-bit fields as double, others as bytes."""
+    """Yield the (number, value) of each field in a protobuf message, in order.
+
+    Varints are converted to int and 64-bit fields (doubles) to float; all other values are bytes.
+    """
     at = 0
     while at < len(message):
         tag, at = _varint(message, at)
@@ -131,7 +135,10 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def metrics(message: bytes) -> tuple[int, float, float, float]:
-    """Return (parameters, validation and test accuracy as fractions, training seconds) at the end of training."""
+    """Return (number of parameters, validation accuracy, test accuracy, training time) at the end of training.
+
+    Accuracies are fractions; the time is in seconds. Raises ValueError if the ModelMetrics `message` is invalid.
+    """
     params, evaluations = 0, []
     for number, value in fields(message):
         if number == 1 and isinstance(value, bytes):
@@ -148,7 +155,7 @@ def metrics(message: bytes) -> tuple[int, float, float, float]:
 
 
 class Collected:
-    """The rows of the graphs, in order of appearance."""
+    """The values of the graphs read so far; rows are in the order in which the graphs first appear."""
 
     def __init__(self) -> None:
         self.rows: dict[bytes, int] = {}
@@ -158,7 +165,7 @@ class Collected:
         self.params = np.zeros(CELLS, np.int32)
 
     def take(self, record: bytes) -> None:
-        """Add the record of one run. Raises ValueError if the record is invalid."""
+        """Add the record of a training run. Raises ValueError if the record is invalid."""
         key, epochs, adjacency, labels, encoded = json.loads(record)
         if not _HASH.fullmatch(key):
             raise ValueError(f"{key!r} is not a hash")
@@ -191,9 +198,9 @@ def import_nb101(
 ) -> dict[str, object]:
     """Read a NAS-Bench-101 tfrecord and write the compact table to `out` (None: the default path of `Nb101`).
 
-    `say` receives progress messages. `complete=False` accepts a file with some of the graphs. Returns a summary: file,
-    source, sha256, cells, runs, epochs, columns. Raises UserError if a checksum, a record, a message or a graph's hash
-    is wrong; an existing table is then unchanged.
+    `say` receives progress messages. `complete=False` accepts a file that contains only some of the graphs. Returns a
+    summary: file, source, sha256, cells, runs, epochs, columns. Raises UserError if the file is damaged or incomplete,
+    or lacks training budgets that the existing table contains; the existing table is then unchanged.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb101.npz" if out is None else Path(out).expanduser()
     collected, runs = Collected(), 0
@@ -249,7 +256,7 @@ def import_nb101(
 
 
 def _budgets(out: Path) -> set[int]:
-    """Return the training budgets, in epochs, of the table at `out`; empty if the table cannot be read."""
+    """Return the training budgets in the table at `out`, in epochs; empty if the table cannot be read."""
     try:
         return {*Table.read(out).epochs}
     except UserError:

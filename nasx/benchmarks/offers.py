@@ -1,10 +1,10 @@
 """The public tables that `nasx bench get` downloads (offers.yaml): addresses, sizes, licenses, contents.
 
-A file is pinned by size and sha256, so that the authors and every mirror serve the same bytes. NAS-Bench-101 publishes
-no checksums of its files. Instead, each of their records has a CRC, and the import counts the graphs.
+Files are pinned by size and sha256, so the authors and all mirrors must serve the same bytes. No checksums are
+published for the files of NAS-Bench-101. Instead, each of their records has a CRC, and the import counts the graphs.
 
-The latencies of raspi4, eyeriss, fpga and pixel3 are those of HW-NAS-Bench on CIFAR-10 (Li et al., ICLR 2021). All
-others were measured for HELP (Lee et al., NeurIPS 2021), which published both sets in one folder.
+The latencies on raspi4, eyeriss, fpga and pixel3 are from HW-NAS-Bench, measured on CIFAR-10 (Li et al., ICLR 2021).
+All others were measured for HELP (Lee et al., NeurIPS 2021), whose authors published both sets in one folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ MEGABYTE = 1_000_000
 
 
 class File(NamedTuple):
-    """One file of a table. `sha256` is None if none is published; `size`, in bytes, is then approximate."""
+    """A file of a table. `sha256` is None if no checksum is published; `size`, in bytes, is then approximate."""
 
     address: str
     size: int
@@ -36,7 +36,7 @@ class File(NamedTuple):
 
     @property
     def stem(self) -> str:
-        """The name of the file without its suffix; for latencies, the device."""
+        """The name of the file without its suffix; for latencies, the name of the device."""
         return self.name.partition(".")[0]
 
 
@@ -46,7 +46,7 @@ class Offer:
 
     files: tuple[File, ...]
     answers: str
-    """Description of the content."""
+    """A description of the content."""
     source: str
     license: str
     """The license and the address of its text."""
@@ -58,7 +58,7 @@ class Offer:
 
 
 class Device(NamedTuple):
-    """A device of HELP: a description of the measurement, and the sha256 of its file."""
+    """A device with latencies in HELP: a description of the measurement, and the sha256 of the file."""
 
     what: str
     sha256: str
@@ -66,7 +66,7 @@ class Device(NamedTuple):
 
 with Path(__file__).with_name("devices.csv").open(encoding="utf-8") as _rows:
     DEVICES = {name: Device(what, sha256) for name, what, sha256 in [*csv.reader(_rows)][1:]}
-"""Devices on which all 15,625 cells were timed, by file name."""
+"""Devices on which all 15,625 cells were timed, by name."""
 TESTS, LATENCY, NB101 = "nb201-test", "nb201-latency", "nb101"
 
 
@@ -80,4 +80,4 @@ def _offers() -> Iterator[tuple[str, Offer]]:
 
 
 OFFERS = dict(_offers())
-"""The tables of `nasx bench get`, by name."""
+"""The tables that `nasx bench get` downloads, by name."""

@@ -1,24 +1,24 @@
-"""The interface of NAS-Bench-201's official package for nasx's compact table.
+"""Access to nasx's compact NAS-Bench-201 table through the interface of the official package.
 
-`TableApi` is a `nas_201_api.NASBench201API` in the official index order (`isomorphism.official_order`), with the names
-and units of that class: accuracies in percent, seconds, parameters in MB (10^6), multiply-adds in M. Access to a value
-that the official file contains and the table does not raises `NotKnown`: dictionaries contain the known keys, and raise
-`NotKnown` for the other official keys.
+`TableApi` is a `nas_201_api.NASBench201API` with the index order (`isomorphism.official_order`), names and units of the
+official class: accuracies in percent, times in seconds, parameters in MB (10^6), multiply-adds in M. Access to a value
+that is in the official file but not in the table raises `NotKnown`: dictionaries contain the known keys, and raise
+`NotKnown` for all other official keys.
 
     value               source
-    accuracy            `columns`: the last epoch, per seed if the table has seeds, else the mean over seeds
-    flops, params       the formulas of nb201.py
-    train time          `SET.seconds`, 200 epochs; unknown for `cifar10` (trained on all 50,000 images)
+    accuracy            columns.py: after the last epoch, per seed if the table has seeds, else the mean over seeds
+    flops, params       the formulas in nb201.py
+    train time          `DATASET.seconds`, 200 epochs; unknown for `cifar10` (trained on all 50,000 images)
     latency             `latency.DEVICE`, if a device is set
     never known         losses, training accuracy, evaluation times, earlier epochs, weights
 
 Deviations from the official class
-1. The training time of one seed is the mean over the seeds of its cell; in the public copy read by build_nb201.py,
-   the two are equal.
-2. `show(-1)` shows all cells; in the official class it raises KeyError.
-3. Parameter counts are those of the network; the public copy has different numbers for 150 cells.
-4. Accuracies over the whole test set of CIFAR-100 or ImageNet16-120 (`ori-test`), and of networks trained on half of
-   CIFAR-10, are not in the table.
+1. The training time of a seed is the mean over all seeds of the cell; in the public copy read by build_nb201.py, all
+   seeds of a cell have the same time.
+2. `show(-1)` shows all cells; in the official class, it raises KeyError.
+3. Parameter counts are computed from the cell; the public copy has different counts for 150 cells.
+4. Accuracies on the whole test set of CIFAR-100 or ImageNet16-120 (`ori-test`), and test accuracies of networks trained
+   on half of CIFAR-10, are not in the table.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from nasx.errors import UserError
 
 
 class Trial(ResultsCount):
-    """One training of a cell with one seed."""
+    """The results of training a cell with one seed, or the mean results over seeds if `seed` is None."""
 
     def __init__(self, answers: Answers, row: int, dataset: str, epochs: int, seed: int | None) -> None:
         flop, param = answers.costs(row, dataset)
@@ -72,7 +72,7 @@ class Trial(ResultsCount):
 
 
 def last_epoch(iepoch: int | None, epochs: int) -> None:
-    """Raise UserError for an epoch outside the training run, and NotKnown for all epochs except the last."""
+    """Raise UserError for an epoch outside the training run, and NotKnown for any epoch except the last."""
     if iepoch is not None and iepoch != epochs - 1:
         if not 0 <= iepoch < epochs:
             raise UserError(
@@ -82,7 +82,7 @@ def last_epoch(iepoch: int | None, epochs: int) -> None:
 
 
 class CellResults(ArchResults):
-    """All trainings of a cell with one budget."""
+    """The results of all training runs of a cell with one training budget."""
 
     def __init__(self, answers: Answers, index: int, row: int, epochs: int) -> None:
         self.arch_index, self.arch_str, self.clear_net_done = index, cell_text(row), True
@@ -91,7 +91,7 @@ class CellResults(ArchResults):
 
     @cached_property
     def all_results(self) -> dict[tuple[str, int], Trial]:
-        """(dataset, seed) -> training."""
+        """(dataset, seed) -> results of the training run."""
         return {
             (name, seed): Trial(self.answers, self.row, name, self.epochs, seed)
             for name, seeds in self.dataset_seed.items()
@@ -136,7 +136,7 @@ class CellResults(ArchResults):
         if isinstance(is_random, bool):
             if is_random:
                 seeds = self.get_dataset_seeds(dataset)
-                seed = seeds[random.randint(0, len(seeds) - 1)]  # the draw of the official class
+                seed = seeds[random.randint(0, len(seeds) - 1)]  # drawn as in the official class
         elif is_random not in (seeds := self.get_dataset_seeds(dataset)):
             raise ValueError(f"seed {is_random} is not among {seeds}")
         else:
@@ -146,7 +146,7 @@ class CellResults(ArchResults):
 
 
 class Cells(Mapping[int, dict[str, CellResults]]):
-    """A mapping official index -> budget -> results, which are created on access."""
+    """A mapping from the official index to the results by training budget, which are created on access."""
 
     def __init__(self, answers: Answers, evaluated: list[int]) -> None:
         self.answers, self.evaluated, self.held = answers, evaluated, frozenset(evaluated)
@@ -167,7 +167,7 @@ class Cells(Mapping[int, dict[str, CellResults]]):
 
 
 class TableApi(NASBench201API):
-    """A `nas_201_api.NASBench201API` that reads a table of nasx, returned by `nasx.benchmarks.nb201_api`."""
+    """A `nas_201_api.NASBench201API` that reads a nasx table; returned by `nasx.benchmarks.nb201_api`."""
 
     def __init__(self, benchmark: Nb201, *, device: str | None = None, verbose: bool = True) -> None:
         table, rows = benchmark.table(), official_order()
@@ -192,7 +192,7 @@ class TableApi(NASBench201API):
         hp: str | int = "12",
         is_random: bool | int = True,
     ) -> Known:
-        """Return the accuracies and training time of a cell. Raises NotKnown if the table has no accuracy."""
+        """Return the accuracies and training times of a cell. Raises NotKnown if no accuracy is known."""
         if self.verbose:
             print(
                 f"Call the get_more_info function with index={index}, dataset={dataset}, iepoch={iepoch}, hp={hp}, "
@@ -230,7 +230,10 @@ class TableApi(NASBench201API):
         Param_max: float | None = None,
         hp: str | int = "12",
     ) -> tuple[int, float | None]:
-        """Return the index and accuracy of the best cell within the bounds (M, MB); (-1, None) if there is none."""
+        """Return the index and accuracy of the best cell; (-1, None) if no cell is within the bounds.
+
+        `FLOP_max` is in M, `Param_max` in MB (10^6). Raises NotKnown if the accuracy of a cell is unknown.
+        """
         if self.verbose:
             print(
                 f"Call find_best with dataset={dataset}, metric_on_set={metric_on_set}, hp={hp} | with #FLOPs < "
@@ -251,7 +254,7 @@ class TableApi(NASBench201API):
         return best, highest
 
     def get_net_config(self, index: int, dataset: str) -> dict[str, object]:
-        """Return the name, channels, cells per stage, cell and classes of the network for a dataset."""
+        """Return the configuration of a cell's network: name, channels, cells per stage, cell, number of classes."""
         if index not in self.arch2infos_dict:
             raise ValueError(f"no results for cell {index}")
         return Trial(self.answers, official_order()[index], checked(dataset), 200, None).get_config(None)
@@ -276,7 +279,7 @@ class TableApi(NASBench201API):
 
 
 def described(found: CellResults, extra_info: object = None, show: bool = False) -> list[str]:
-    """Return the lines that the official class prints, with the known values."""
+    """Return the lines that the official class prints about a cell, with the known values; `show` prints them."""
     names = found.get_dataset_names()
     lines = [found.arch_str, f"datasets : {names}, extra-info : {extra_info}"]
     for dataset in names:

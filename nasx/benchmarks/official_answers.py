@@ -21,20 +21,23 @@ SETS = {
     "cifar100": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
     "ImageNet16-120": {"valid": "x-valid", "test": "x-test", "valtest": "ori-test"},
 }
-"""Dataset -> prefix of the keys of `get_more_info` -> evaluated split."""
+"""Dataset -> prefix of the keys returned by `get_more_info` -> evaluated split."""
 BUDGETS = ("12", "200")
 IN_FILE = "only the official file has it: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
 IMPORT = "`nasx bench import nb201 FILE` (the official .pth or a NATS-Bench folder)"
 
 
 class NotKnown(UserError, KeyError):
-    """Raised for a value in the official file that the table lacks; the remedy names its source. Also a KeyError."""
+    """Raised for a value that is in the official file but not in the table; the remedy names a source of the value."""
 
     __str__ = Exception.__str__
 
 
 class Known(dict[str, float]):
-    """The known values of an official dictionary; other official keys raise NotKnown, unknown keys KeyError."""
+    """A dictionary of the official interface with the known values.
+
+    Access to any other official key raises NotKnown; access to any other key raises KeyError.
+    """
 
     def __init__(self, where: str, values: Mapping[str, float], faults: Mapping[str, NotKnown] | None = None) -> None:
         super().__init__(values)
@@ -59,21 +62,21 @@ class Known(dict[str, float]):
 
 
 def budget(hp: object) -> str:
-    """Return the official name of a training budget. Raises UserError."""
+    """Return the official name of a training budget. Raises UserError if there is no such budget."""
     if str(hp) not in BUDGETS:
         raise UserError(f"hp={hp!r}", "is not a training budget of NAS-Bench-201", "use hp='12' or hp='200'")
     return str(hp)
 
 
 def checked(dataset: str) -> str:
-    """Return the official name of a dataset. Raises UserError."""
+    """Return `dataset` if it is the official name of a dataset. Raises UserError otherwise."""
     if dataset not in CLASSES:
         raise UserError(f"dataset={dataset!r}", "is not a dataset of NAS-Bench-201", f"use one of {', '.join(CLASSES)}")
     return dataset
 
 
 class Answers:
-    """The values of a table under official names. Columns are unpacked once, at their first use."""
+    """The values of a table under their official names. Columns are converted once, at their first use."""
 
     def __init__(self, table: Table, device: str | None) -> None:
         self.table = table
@@ -88,23 +91,23 @@ class Answers:
         self._statistics, self._per_seed = cache(table.statistics), cache(table.per_seed)
 
     def __deepcopy__(self, memo: object) -> Answers:
-        return self  # the official class copies what it returns; the table is never changed
+        return self  # the official class copies its results; no copy is needed, because the table never changes
 
     def means(self, measure: tuple[str, str], epochs: int) -> np.ndarray:
-        """Return the mean accuracies over seeds, (15625,) in percent, NaN if unknown."""
+        """Return the mean accuracies over seeds, (15625,) in percent; NaN if unknown."""
         return self._statistics(*measure, epochs)[:, 0]
 
     def runs(self, measure: tuple[str, str], epochs: int) -> dict[int, np.ndarray]:
-        """Return seed -> accuracies, (15625,) in percent, NaN if unknown."""
+        """Return a dict from seeds to accuracies, (15625,) in percent; NaN if unknown."""
         return self._per_seed(*measure, epochs)
 
     def seeds(self, row: int, dataset: str, epochs: int) -> list[int]:
-        """Return the seeds, in ascending order, with a known accuracy on any split of a dataset."""
+        """Return the seeds with a known accuracy of a cell on any split of a dataset, in ascending order."""
         runs = [self.runs(measure, epochs) for (trained_on, _), measure in OFFICIAL.items() if trained_on == dataset]
         return sorted({seed for own in runs for seed, values in own.items() if values[row] == values[row]})
 
     def accuracy(self, row: int, dataset: str, setname: str, epochs: int, seed: int | None) -> float:
-        """Return an accuracy in percent, or the mean over seeds if `seed` is None. Raises NotKnown."""
+        """Return the accuracy with one seed in percent, or the mean over seeds if `seed` is None. Raises NotKnown."""
         measure, where = OFFICIAL.get((dataset, setname)), f"{dataset}, {setname}, {epochs} epochs"
         if measure is None:
             raise NotKnown(where, "this accuracy is not in nasx's table", IN_FILE)
@@ -118,7 +121,7 @@ class Answers:
 
     @staticmethod
     def lacking(where: str, measure: tuple[str, str], epochs: int, *, mean_known: bool = False) -> NotKnown:
-        """Return the error for a missing accuracy that an import can add."""
+        """Return the error for an accuracy that is missing from the table but can be imported."""
         if mean_known:
             return NotKnown(where, "the table has the mean over seeds only", f"use is_random=False, or {IMPORT}")
         brings = "`nasx bench get nb201-test` (means over seeds) or " if measure[1] == "test" and epochs == 200 else ""
@@ -126,21 +129,24 @@ class Answers:
         return NotKnown(where, f"the table has no such accuracy{other}", f"{brings}{IMPORT} adds it")
 
     def costs(self, row: int, dataset: str) -> tuple[float, float]:
-        """Return multiply-adds in M and parameters in MB of the network for a dataset (`CLASSES`, 32 or 16 pixels)."""
-        head = 64 + 1  # weights and bias of the classifier, for each class
+        """Return the multiply-adds (M) and parameters (MB) of a cell's network for a dataset.
+
+        The dataset determines the number of classes and the image size (32 or 16 pixels).
+        """
+        head = 64 + 1  # weights and bias of the classifier, per class
         maps = flops(row) - 10 * head
         maps = maps // 4 if dataset == "ImageNet16-120" else maps
         more = (CLASSES[checked(dataset)] - 10) * head
         return (maps + 10 * head + more) / 1e6, (params(row) + more) / 1e6
 
     def seconds(self, row: int, dataset: str, epochs: int) -> float | None:
-        """Return the time of one training in seconds; None if unknown."""
+        """Return the duration of one training run in seconds; None if unknown."""
         name = TRAINED_ON.get(dataset) if epochs == 200 else None
         value = float(self.table.seconds(name)[row]) if name else float("nan")
         return value if value == value else None
 
     def cost_info(self, row: int, dataset: str, epochs: int) -> Known:
-        """Return the result of `get_cost_info`."""
+        """Return the costs of a cell, with the keys and units of `get_cost_info` in the official class."""
         flop, param = self.costs(row, dataset)
         values = {"flops": flop, "params": param}
         if self.latencies is not None and (value := float(self.latencies.values[row])) == value:

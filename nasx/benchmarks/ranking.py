@@ -1,16 +1,16 @@
-"""Agreement of scores with accuracies: Kendall's tau-b, Spearman's rho and top-k regret, with intervals.
+"""Agreement of scores with accuracies: Kendall's tau-b, Spearman's rho and top-k regret, with confidence intervals.
 
     tau-b    = (C - D) / sqrt((C + D + S)(C + D + A))    C, D: concordant and discordant pairs of architectures;
-                                                         S, A: pairs with equal scores alone, equal accuracies alone
-    rho      = Pearson's correlation of the ranks; equal values have their mean rank
-    regret@k = best accuracy of all - best accuracy of the k architectures with the largest scores (in percent)
+                                                         S, A: pairs tied only in score, pairs tied only in accuracy
+    rho      = Pearson's correlation of the ranks; tied values have their mean rank
+    regret@k = best accuracy of all architectures - best accuracy among the k with the highest scores (in points)
 
-If several architectures have the k-th largest score, regret@k is the mean over all selections among them, so that it
+If several architectures have the k-th highest score, regret@k is the mean over all ways to select among them, so it
 does not depend on the order of the rows. A score of minus infinity is the lowest.
 
-Intervals are percentile bootstrap intervals over architectures: B samples of n drawn with replacement, with the 2.5th
-and 97.5th percentiles of the statistic. Resamples with an undefined correlation are excluded. The interval of a regret
-is only approximate, because the best architecture of a sample is repeated in or absent from a resample.
+Intervals are percentile bootstrap intervals over architectures: the 2.5th and 97.5th percentiles of the statistic over
+B resamples, each of n architectures drawn with replacement. Resamples with an undefined correlation are excluded. The
+interval of the regret is only approximate, because a resample may omit or repeat the best architecture.
 
 Sources: Kendall (1945), tau-b; Spearman (1904); Efron and Tibshirani (1993), chapter 13, percentile intervals.
 Shapes: scores, accuracies (n,) float64.
@@ -35,7 +35,7 @@ class Estimate(NamedTuple):
 
 
 class Ranking(NamedTuple):
-    """The statistics of `n` scores and accuracies; `best` is the largest accuracy in percent."""
+    """The statistics of `n` pairs of a score and an accuracy; `best` is the highest accuracy in percent."""
 
     n: int
     tau: Estimate
@@ -45,7 +45,7 @@ class Ranking(NamedTuple):
 
 
 def ranking(scores: np.ndarray, accuracies: np.ndarray, *, k: int, resamples: int = 1000, seed: int = 0) -> Ranking:
-    """Compute all statistics of scores and accuracies, both (n,) without NaN; n and k must be at least 1."""
+    """Compute all statistics of scores and accuracies (percent), both (n,) without NaN; n and k must be at least 1."""
     draws, n = np.random.default_rng(seed), len(scores)
     x, y = places(scores), places(accuracies)  # integers are sorted several times faster than float64
     found: list[list[float]] = []
@@ -60,7 +60,7 @@ def ranking(scores: np.ndarray, accuracies: np.ndarray, *, k: int, resamples: in
 
 
 def places(values: np.ndarray) -> np.ndarray:
-    """Return the dense rank of each value, (n,) unsigned."""
+    """Return the dense rank of each value, as unsigned integers (n,)."""
     found = np.unique(values, return_inverse=True)[1]
     return found.astype(np.uint16 if len(values) <= 1 << 16 else np.uint32)
 
@@ -69,7 +69,7 @@ def kendall_tau(scores: np.ndarray, accuracies: np.ndarray) -> float:
     """Return Kendall's tau-b; NaN if all scores or all accuracies are equal."""
     from scipy.stats import kendalltau  # slow to import
 
-    method = "asymptotic" if len(scores) > 2 else "exact"  # the cheapest p value, which is not used
+    method = "asymptotic" if len(scores) > 2 else "exact"  # the cheapest method, because the p value is not used
     return float(kendalltau(scores, accuracies, method=method).statistic)
 
 
@@ -84,12 +84,12 @@ def spearman_rho(scores: np.ndarray, accuracies: np.ndarray) -> float:
 
 
 def regret(scores: np.ndarray, accuracies: np.ndarray, k: int) -> float:
-    """Return the best accuracy minus the best among the k largest scores, averaged over all selections among ties."""
+    """Return the best accuracy minus the best accuracy among the k highest scores (see the module docstring)."""
     k = min(k, len(scores))
     last = np.partition(scores, -k)[-k]  # the k-th largest score
     sure, tied = accuracies[scores > last], np.sort(accuracies[scores == last])[::-1]
     best, wanted, count = sure.max() if len(sure) else -np.inf, k - len(sure), len(tied)
-    chance, expected = wanted / count, 0.0  # probability that the j-th best of the tied is the best selected
+    chance, expected = wanted / count, 0.0  # probability that the j-th best of the ties is the best one selected
     for j, value in enumerate(tied[: count - wanted + 1], start=1):
         expected += chance * max(best, value)
         chance *= (count - j - wanted + 1) / max(count - j, 1)
@@ -107,7 +107,7 @@ def _estimate(value: float, resampled: np.ndarray) -> Estimate:
 
 
 def as_record(found: Ranking, k: int) -> dict[str, object]:
-    """Return the statistics as plain values, by their names in tables."""
+    """Return the statistics as plain values, keyed by their column names in tables."""
     record: dict[str, object] = {"n": found.n}
     for name, each in (("kendall_tau", found.tau), ("spearman", found.rho), ("regret", found.regret)):
         record |= {name: each.value, f"{name}_low": each.low, f"{name}_high": each.high}

@@ -1,7 +1,8 @@
 """Files of benchmark tables: compact arrays with a description, written atomically.
 
-A table is an uncompressed ``.npz`` (zip members have a CRC, which detects flipped bits). Its member ``about`` is a
-JSON object: form, source, version, sha256 of the source, and the meaning of each column. The file has no pickled data.
+A table is an uncompressed ``.npz`` archive, whose members have CRCs that detect flipped bits. Its member ``about`` is a
+JSON object with the format of the table, the meaning of each column, and the version and sha256 of each source. The
+file contains no pickled objects.
 """
 
 from __future__ import annotations
@@ -25,31 +26,31 @@ from nasx.errors import UserError
 Say = Callable[[str], None]
 Arrays = dict[str, np.ndarray]
 MAX_BYTES = 1 << 30
-"""Largest size of an unpacked table in bytes; the largest table, NAS-Bench-101, has a tenth of this size."""
+"""Maximum size of an unpacked table in bytes; the largest table, NAS-Bench-101, is less than a tenth of this size."""
 ELSEWHERE = "choose another file with out=FILE"
-"""Remedy for a table that cannot be written."""
+"""Remedy if a table cannot be written."""
 
 
 def silent(message: str) -> None:
-    """Discard a message; the default `Say`."""
+    """Discard a progress message; the default value of `say`."""
 
 
 def cache_folder() -> Path:
-    """Return the folder of imported tables: ``$NASX_DATA/benchmarks`` if set, else nasx/benchmarks in the XDG cache."""
+    """Return the folder of imported tables: ``benchmarks`` in NASX_DATA if that is set, else in nasx's user cache."""
     root = os.environ.get("NASX_DATA")
     return (Path(root).expanduser() if root else user_cache()) / "benchmarks"
 
 
 @contextlib.contextmanager
 def one_writer(table: Path) -> Iterator[None]:
-    """Lock a table within the block, so that concurrent imports do not overwrite each other's columns."""
+    """Lock a table inside the `with` block, so that concurrent imports do not overwrite each other's columns."""
     try:
         made = make_folder(table.parent)
         handle = open_folder(table.parent)
     except OSError as error:
         raise unwritable(table, error, ELSEWHERE) from error
     try:
-        with contextlib.suppress(OSError):  # a file system without locks
+        with contextlib.suppress(OSError):  # not every file system supports locks
             lock_file(handle, wait=True)
         yield
     finally:
@@ -58,7 +59,7 @@ def one_writer(table: Path) -> Iterator[None]:
 
 
 def sha256(path: Path) -> str:
-    """Return the hexadecimal SHA-256 of a file, or of the sorted file names and contents of a folder."""
+    """Return the hexadecimal SHA-256 of a file or, for a folder, of the sorted names and contents of its files."""
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
         if path.is_dir():
@@ -70,12 +71,12 @@ def sha256(path: Path) -> str:
 
 
 def pack(arrays: Arrays, about: dict[str, object]) -> bytes:
-    """Return the bytes of an uncompressed .npz with `about` as JSON; the bytes depend only on the content."""
+    """Return the bytes of an uncompressed .npz archive with `about` as JSON; equal content gives equal bytes."""
     blob = BytesIO()
     text = np.frombuffer(json.dumps(about, indent=1, sort_keys=True).encode(), np.uint8)
     with zipfile.ZipFile(blob, "w", zipfile.ZIP_STORED) as archive:
         for name, array in sorted({**arrays, "about": text}.items()):
-            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))  # a fixed date, for equal bytes
+            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))  # fixed, for reproducible bytes
             entry.create_system, entry.external_attr = 3, 0o644 << 16
             member = BytesIO()
             np.lib.format.write_array(member, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
@@ -84,7 +85,7 @@ def pack(arrays: Arrays, about: dict[str, object]) -> bytes:
 
 
 def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
-    """Read a file written by `pack`. Raises UserError if it is damaged or its form is not one of `forms`."""
+    """Read a file written by `pack`. Raises UserError if it is missing, damaged, or has none of the formats `forms`."""
     remedy = "move the file elsewhere, or import the benchmark again with `nasx bench import`"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -102,7 +103,10 @@ def unpack(path: Path, *forms: str) -> tuple[Arrays, dict[str, Any]]:
 
 
 def stamp(file: Path, name: str) -> tuple[int, int]:
-    """Return the modification time and size of a table of the benchmark `name`. Raises UserError if it is missing."""
+    """Return the modification time (ns) and size (bytes) of a table file. Raises UserError if it is missing.
+
+    `name` is the name of the benchmark in the error message.
+    """
     try:
         stat = file.stat()
     except OSError as error:
@@ -115,7 +119,7 @@ def stamp(file: Path, name: str) -> tuple[int, int]:
 
 
 def unsound(path: Path, name: str) -> UserError:
-    """Return the error for a table of the benchmark `name` with columns that do not match its description."""
+    """Return the error for a table of the benchmark `name` whose columns do not match their description."""
     return UserError(
         str(path),
         "the columns of this table do not match their description",

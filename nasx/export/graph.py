@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str], output: str) -> ModelProto:
-    """Return the ONNX model of `module(example)` for any number of images, without file paths from this machine.
+    """Convert `module`, called with `example`, to an ONNX model for any number of images.
 
-    The first axis of each tensor is the batch of images; `example` must contain at least two images. `names` are the
-    names of the input tensors, `output` is the name of the output tensor. Raises UserError if the extra `onnx` is not
-    installed.
+    The first axis of each tensor is the batch axis; `example` must contain at least two images. `names` are the names
+    of the input tensors, and `output` is the name of the output tensor. The model contains no file paths of this
+    machine. Raises UserError if the extra `onnx` is not installed.
     """
     try:
         import onnx  # noqa: F401
@@ -33,7 +33,7 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
         raise UserError("onnx", f"{error.name} is not installed", extras.install("onnx")) from error
     images = torch.export.Dim("images")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's warnings about itself
+        warnings.simplefilter("ignore")  # the exporter warns about its own code
         made = torch.onnx.export(
             module,
             (example,),
@@ -46,12 +46,12 @@ def graph(module: nn.Module, example: Tensor | list[Tensor], names: Sequence[str
     assert made is not None
     proto = made.model_proto
     for node in [*proto.graph.node, *(node for function in proto.functions for node in function.node)]:
-        del node.metadata_props[:]  # stack traces that contain paths of this machine
+        del node.metadata_props[:]  # stack traces, which contain paths of this machine
     return proto
 
 
 def with_facts(model: ModelProto | bytes, facts: Facts) -> bytes:
-    """Return the serialized ONNX network, given as bytes or as ModelProto, with `facts` as its metadata."""
+    """Return the serialized ONNX model with `facts` as its metadata; `model` is a ModelProto or its bytes."""
     import onnx
 
     proto = onnx.load_from_string(model) if isinstance(model, bytes) else model

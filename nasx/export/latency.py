@@ -1,10 +1,10 @@
-"""Latency measurements of the operations of a space and of its whole networks on this device.
+"""Latency measurements on this device, for the operations of a space and for whole networks.
 
-The latency of an operation is derived from two modules: the sum of `COPIES` operations of its kind, each with its own
-weights and input, and a single operation. The difference of their latencies, divided by COPIES - 1, does not contain
-the overhead of a call, and includes the addition that joins an edge to a node. Each round runs all modules in a new
-order, so that a change in the machine's load affects all of them; the first rounds, which warm up (and compile), are
-not counted.
+The latency of an operation is derived from two modules: a sum of `COPIES` instances of the operation, each with its own
+weights and input, and a single instance. The difference between their latencies, divided by COPIES - 1, excludes the
+overhead of a call but includes the addition of an edge's output to its node. Each round runs all modules in a new
+order, so that a change in the machine's load affects all of them. The first rounds, in which the modules warm up (and
+are compiled), are not counted.
 
 Shapes: inputs (batch, channels, height, width).
 """
@@ -31,7 +31,7 @@ from nasx.spaces.latency import Key, Latencies, Size, Timed, network_size
 Runtime = Literal["eager", "compiled", "onnxruntime"]
 COPIES = 5
 WARM = 10
-"""Number of warm-up rounds, which are not counted."""
+"""Number of warm-up rounds, which are not included in the results."""
 
 
 class Summed(nn.Module):
@@ -42,21 +42,21 @@ class Summed(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
-        """Return the sum (n, c, h', w') of the operations' outputs; `inputs` has one (n, c, h, w) per operation."""
+        """Return the sum of the outputs (n, c, h', w'); `inputs` contains one tensor (n, c, h, w) per operation."""
         outputs = [part(x) for part, x in zip(self.parts, inputs, strict=True)]
         total: Tensor = sum(outputs[1:], start=outputs[0])
         return total
 
 
 class Scores(nn.Module):
-    """Wrapper of a network that returns only the class scores."""
+    """Wrapper around a network that returns only the class scores."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, inputs: list[Tensor]) -> Tensor:
-        """Return the scores (n, classes) of the single tensor in `inputs`, images (n, channels, h, w)."""
+        """Return the class scores (n, classes); `inputs` contains one tensor, images (n, channels, h, w)."""
         scores: Tensor = self.network(inputs[0]).main
         return scores
 
@@ -64,7 +64,10 @@ class Scores(nn.Module):
 def call(
     module: nn.Module, inputs: list[Tensor], kind: Runtime, device: torch.device, threads: int
 ) -> Callable[[], object]:
-    """Return a function that runs `module(inputs)` once and waits for the result. Raises UserError."""
+    """Return a function that runs `module(inputs)` once and waits for the result.
+
+    `threads` applies to onnxruntime only. Raises UserError if the extra `onnx` is required but not installed.
+    """
     module = module.eval()
     if kind == "onnxruntime":
         names = [f"x{i}" for i in range(len(inputs))]
@@ -87,7 +90,7 @@ def call(
 
 
 def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
-    """Draw `count` different genotypes (all genotypes of the space if it has fewer)."""
+    """Draw `count` distinct genotypes (all genotypes of the space if it has fewer)."""
     gen, found = torch.Generator().manual_seed(seed), dict[Genotype, None]()
     for _ in range(100 * count):
         if len(found) == min(count, space.size()):
@@ -97,7 +100,10 @@ def distinct(space: Space, count: int, seed: int) -> list[Genotype]:
 
 
 def keys(space: Space, shape: Sequence[int], size: Size) -> list[Key]:
-    """Return the distinct keys of all edges of the space's networks. Raises UserError if it does not define `sites`."""
+    """Return the distinct keys of all operations that can occur in a space's networks of this `size` and input `shape`.
+
+    Raises UserError if the space does not define `sites`.
+    """
     return list(
         dict.fromkeys(
             Key(name, site.channels, site.stride, site.height, site.width)
@@ -110,7 +116,7 @@ def keys(space: Space, shape: Sequence[int], size: Size) -> list[Key]:
 def networks(
     space: Space, genotypes: Sequence[Genotype], about: Config, device: torch.device
 ) -> list[Callable[[], object]]:
-    """Return functions that run whole networks of the size given in `about` on random images."""
+    """Return, for each genotype, a function that runs its network (of the size in `about`) on random images."""
     size = network_size(about)
     x = torch.randn(about["batch"], *about["image"])
     return [
@@ -122,12 +128,12 @@ def networks(
 def timed(
     space: Space, genotypes: Sequence[Genotype], about: Config, device: torch.device, repeats: int
 ) -> list[Latency]:
-    """Return the latencies of whole networks of the size given in `about`."""
+    """Return the latency of each genotype's network (of the size in `about`)."""
     return list(map(timing.summary, timing.rounds(networks(space, genotypes, about, device), repeats, WARM).T))
 
 
 def measure(space: Space, about: Config, device: torch.device, *, count: int, repeats: int, seed: int) -> Latencies:
-    """Time all operations of `space` and `count` of its networks, and fit the additive model to the networks.
+    """Time all operations of `space` and `count` of its networks, and fit the additive model to these networks.
 
     `about` contains the runtime, threads, batch, classes, image (channels, height, width), layers, channels and stem.
     Raises UserError if the cost of the space's networks is not a sum over their edges.
@@ -154,10 +160,10 @@ def measure(space: Space, about: Config, device: torch.device, *, count: int, re
 
 
 def fitted(space: Space, about: Config, found: dict[Key, Latency], whole: dict[Genotype, Latency]) -> Latencies:
-    """Return the latency table, with `scale` and `fixed` of the additive model fitted to whole networks.
+    """Return a latency table, with `scale` and `fixed` of the additive model fitted to the whole networks.
 
     Both are Theil-Sen estimates: `scale` is the median slope over all pairs of networks, and `fixed` is the median of
-    the residuals; a slope that is not positive is replaced by 1.
+    the residuals. If the slope is not positive, `scale` is 1.
     """
     from scipy.stats import theilslopes
 
@@ -176,7 +182,7 @@ def fitted(space: Space, about: Config, found: dict[Key, Latency], whole: dict[G
 
 
 def error(table: Latencies) -> tuple[float, float]:
-    """Return the median relative error of the additive model over the networks of a table, and Kendall's tau."""
+    """Return the additive model's median relative error and Kendall's tau on the networks in a table."""
     measured = np.array([one.latency.median_ms for one in table.networks])
     predicted = np.array([one.predicted_ms for one in table.networks])
     return float(np.median(np.abs(predicted / measured - 1))), kendall_tau(predicted, measured)

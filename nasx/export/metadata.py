@@ -1,4 +1,4 @@
-"""Metadata of exported networks, read without torch; model.py lists the keys, runtime.py reads ONNX files."""
+"""Metadata of exported networks, read without torch. The keys are listed in model.py; runtime.py reads ONNX files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REMEDY = "export the run again: nasx export from=..."
 
 
 def facts(path: str | Path) -> tuple[Path, Facts]:
-    """Return the path and the metadata of an export, given its file or its folder. Raises UserError."""
+    """Return the path and the metadata of model.safetensors, given the file or its folder. Raises UserError."""
     from safetensors import SafetensorError, safe_open
 
     file = Path(path) / FILE if Path(path).is_dir() else Path(path)
@@ -38,7 +38,7 @@ def facts(path: str | Path) -> tuple[Path, Facts]:
 
 
 def read(file: Path, held: Mapping[str, str]) -> Facts:
-    """Convert the text metadata of `file` to plain values. Raises UserError."""
+    """Convert the text metadata `held` of a file to plain values. Raises UserError if it is damaged."""
     if held.get("format") != FORMAT:
         raise UserError(str(file), f"is not an export of this version of nasx (format {held.get('format')})", REMEDY)
     try:

@@ -5,17 +5,22 @@
 
 Metadata (text, or JSON for other values):
 
-    format      nasx 1                      genotype    the architecture in the text form of its space
-    space       component                   settings    settings of the recipe; recipe: its name
-    classes     class names                 normalization  mean and std per channel, on the scale [0, 1]
-    image       channels, height, width     dataset     component, without the path
-    preprocessing   steps from an image of any size to `image`, before normalization (Source.preprocessing)
-    accuracy    of the last weights on the test set     test  batch size and precision of that evaluation
-    commit      of nasx during training     seed, run, nasx (version)
+    format            nasx 1
+    genotype          the architecture, in the text form of its space
+    space, dataset    configurations of both components, without the dataset's path
+    recipe, settings  name and settings of the recipe
+    classes           class names
+    image             channels, height, width
+    normalization     mean and std per channel, for pixel values in [0, 1]
+    preprocessing     steps that convert an image of any size to `image`, before normalization (Source.preprocessing)
+    accuracy          test accuracy of the exported weights, a fraction
+    test              batch size and precision of that evaluation
+    run, seed         name and seed of the training run
+    commit, nasx      commit of nasx during training, version of nasx during export
 
-The auxiliary head is not exported, because only training uses it. If training averaged the weights, the average is
-exported, because the average was tested. No code in the file is executed: only components of nasx, and of packages
-listed in `allow`, are instantiated.
+The auxiliary head is not exported, because it is used only in training. If the weights were averaged during training,
+the averaged weights are exported, because these were tested. No code in the file is executed: only components of nasx
+and of packages listed in `allow` are instantiated.
 """
 
 from __future__ import annotations
@@ -47,7 +52,7 @@ AUXILIARY = "auxiliary."
 
 
 class Classifier(nn.Module):
-    """A trained network that returns class scores; `facts` are the metadata of the file."""
+    """A trained network that returns class scores; `facts` is the metadata of its file."""
 
     mean: Tensor
     std: Tensor
@@ -61,28 +66,28 @@ class Classifier(nn.Module):
             self.register_buffer(name, values.view(-1, 1, 1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the scores (n, classes) of normalized images (n, channels, h, w)."""
+        """Return the class scores (n, classes) of normalized images (n, channels, h, w)."""
         scores: Tensor = self.network(x).main
         return scores
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalize images uint8 (n, channels, h, w) to the float input of the network."""
+        """Convert uint8 images (n, channels, h, w) to the normalized float input of the network."""
         return (images.to(self.mean.dtype) / 255 - self.mean) / self.std
 
     def predict(self, images: Images) -> Predictions:
-        """Return the predictions for images of any kind.
+        """Return class probabilities for images from files, PIL images or arrays.
 
         Examples:
             >>> found = nasx.load("model").predict("photos")
             >>> dict(zip(found.names, found.labels))
 
         Args:
-            images: an image file, a folder (all images below it), a PIL image, or a uint8 array: (h, w) or (h, w, 3) is
-                one image, (n, h, w, 3) or (n, 3, h, w) several; or an iterable of these. They are cropped and resized
-                in the same way as the images of the dataset.
+            images: An image file, a folder (including its subfolders), a PIL image, a uint8 array, or an iterable of
+                these. Arrays are (h, w) or (h, w, 3) for one image, and (n, h, w, 3) or (n, 3, h, w) for several.
+                Images are cropped and resized in the same way as the images of the dataset.
 
         Raises:
-            UserError: if an image cannot be read, or cannot be converted to the network's input size.
+            UserError: If an image cannot be read, or cannot be converted to the network's input size.
         """
 
         @torch.no_grad()
@@ -96,19 +101,19 @@ class Classifier(nn.Module):
 
 
 class OnnxNetwork(nn.Module):
-    """The network of an ONNX file as a module on the CPU, for code that evaluates modules."""
+    """A torch module that runs an ONNX network on the CPU, for code that evaluates torch modules."""
 
     def __init__(self, model: OnnxModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor, **_: object) -> Logits:
-        """Return the scores (n, classes) of normalized images (n, channels, h, w)."""
+        """Return the class scores (n, classes) of normalized images (n, channels, h, w)."""
         return Logits(torch.from_numpy(self.model(x.numpy())))
 
 
 def save(path: Path, network: nn.Module, facts: Facts) -> None:
-    """Write the network's weights and the facts to `path` atomically."""
+    """Write the network's weights and `facts` to `path` atomically."""
     files.write_atomic(path, packed(network, facts))
 
 
@@ -128,14 +133,15 @@ def packed(network: nn.Module, facts: Facts) -> bytes:
 
 
 def text(facts: Facts) -> dict[str, str]:
-    """Convert the facts to the text metadata of safetensors and ONNX."""
+    """Convert `facts` to text metadata for safetensors and ONNX files."""
     return {name: str(value) if name in PLAIN else json.dumps(value) for name, value in facts.items()}
 
 
 def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[str] = ()) -> Classifier:
-    """Load the network of an export (its file, or the folder of model.safetensors) in evaluation mode.
+    """Load an exported network from model.safetensors, given the file or its folder, in evaluation mode.
 
-    Raises UserError if the file is missing, damaged, or not an export of nasx.
+    `allow` lists packages whose classes may be instantiated. Raises UserError if the file is missing, damaged, not an
+    export of nasx, or uses classes from other packages.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -164,7 +170,10 @@ def load(path: str | Path, device: str | torch.device = "cpu", allow: Sequence[s
 
 
 def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str]) -> None:
-    """Raise ValueError or UserError, before building, if facts are damaged or describe more than the file contains."""
+    """Raise ValueError or UserError if `facts` are damaged or describe a larger network than `weights` allow.
+
+    Call this before building the network.
+    """
     space, settings = facts["space"], facts["settings"]
     found = list(components.component_faults("space", space, (*commands.HOMES, *allow)))
     if found:
@@ -180,7 +189,7 @@ def described(facts: Facts, weights: Mapping[str, Tensor], allow: Sequence[str])
 
 
 def build(facts: Facts, allow: Sequence[str] = ()) -> Network:
-    """Build the network described by the facts, without its auxiliary head and with newly initialized weights."""
+    """Build the network described by `facts`, without an auxiliary head and with newly initialized weights."""
     space, settings = instantiate.build(facts["space"], allow), facts["settings"]
     network: Network = space.network(
         space.parse(facts["genotype"]),

@@ -14,11 +14,11 @@ from nasx.errors import UserError
 from nasx.export.metadata import Facts
 
 BATCH = 64
-"""Number of images that a network reads at once."""
+"""Number of images per forward pass."""
 
 
 class Predictions(NamedTuple):
-    """Probabilities, float32 (n, classes); the names of the classes; the path or number of each of the n images."""
+    """Predictions for n images: float32 probabilities (n, classes), class names, and each image's path or number."""
 
     probabilities: np.ndarray
     classes: tuple[str, ...]
@@ -31,10 +31,10 @@ class Predictions(NamedTuple):
 
 
 def predictions(images: Images, facts: Facts, probabilities: Callable[[np.ndarray], np.ndarray]) -> Predictions:
-    """Return the predictions for `images`; `probabilities` maps batches uint8 (n, channels, h, w) to (n, classes).
+    """Return predictions for `images`; `probabilities` maps a uint8 batch (n, channels, h, w) to (n, classes).
 
-    Raises UserError if an input is not an image, or if the export's preprocessing cannot convert an image to the
-    network's input size.
+    Raises UserError if there are no images, if an input is not an image, or if an image cannot be converted to the
+    network's input size by the preprocessing in `facts`.
     """
     names: list[str] = []
     found = [np.empty((0, len(facts["classes"])), np.float32)]

@@ -1,7 +1,7 @@
-"""int8 networks by static quantization in onnxruntime, and their comparison with the float32 network.
+"""Static int8 quantization with onnxruntime, and a comparison with the float32 network.
 
-Weights and activations are int8 (QDQ format, weights per channel). The ranges of activations are measured on training
-images (min and max, onnxruntime's default). Batch norms are folded into convolutions before quantization.
+Weights and activations are int8 (QDQ format, weights per channel). The ranges of the activations are measured on
+training images (min and max, onnxruntime's default). Batch norms are folded into convolutions before quantization.
 
 Source: onnxruntime's documentation, Quantize ONNX models: signed activations and weights in QDQ format are the
 recommended first choice on CPUs; unsigned activations saturate on CPUs without VNNI.
@@ -31,7 +31,7 @@ CPU = torch.device("cpu")
 
 
 class Row(NamedTuple):
-    """Results of one network file: accuracy on the test set, size in bytes, latency of one image on one thread."""
+    """The results of one network file: test accuracy, size in bytes, and latency for one image on one thread."""
 
     name: str
     tested: Tested
@@ -40,13 +40,13 @@ class Row(NamedTuple):
 
 
 class Reader:
-    """Reader of calibration data for onnxruntime: batches of normalized images, float32 (n, channels, h, w)."""
+    """A calibration data reader for onnxruntime: batches of normalized images, float32 (n, channels, h, w)."""
 
     def __init__(self, batches: Iterable[np.ndarray]) -> None:
         self.batches: Iterator[np.ndarray] = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """Return the next input of the network, or None after the last batch."""
+        """Return the next batch as {input name: array}, or None after the last batch."""
         x = next(self.batches, None)
         return None if x is None else {"images": np.ascontiguousarray(x)}
 
@@ -60,7 +60,7 @@ def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
         whole, folded, made = (Path(folder) / f"{name}.onnx" for name in ("whole", "folded", "int8"))
         files.write_atomic(whole, model)
         before = logging.root.manager.disable
-        logging.disable(logging.WARNING)  # hides the warning that a norm has one weight per channel
+        logging.disable(logging.WARNING)  # hides a warning about the per-channel weights of norms
         try:
             quant_pre_process(whole, folded, skip_symbolic_shape=True)
             quantization.quantize_static(folded, made, Reader(batches), per_channel=True)
@@ -70,21 +70,24 @@ def int8(model: bytes, batches: Iterable[np.ndarray], facts: Facts) -> bytes:
 
 
 def calibration_batches(images: Opened, count: int, batch: int) -> Iterator[np.ndarray]:
-    """Yield `count` training images of a dataset (all if it has fewer) in batches, drawn with a fixed seed.
+    """Yield `count` training images of a dataset (all if it has fewer), drawn with a fixed seed, in batches of `batch`.
 
-    The images are normalized but not augmented.
+    The images are normalized but not augmented, float32 (n, channels, h, w).
     """
     index = np.sort(np.random.default_rng(0).permutation(len(images.train_y))[:count])
     return (each.x.cpu().numpy() for each in images.ordered("train", index, batch=batch))
 
 
 def tested(model: OnnxModel, images: Opened, batch: int) -> Tested:
-    """Return the results of a network on the test set."""
+    """Return the loss and accuracy of a network on the test set."""
     return evaluate.means(evaluate.sums(OnnxNetwork(model), images.ordered("test", batch=batch), CPU))
 
 
 def compared(models: Mapping[str, bytes], images: Opened, batch: int, repeats: int = 200) -> list[Row]:
-    """Test networks on the test set, and time them alternately on one random image and one thread."""
+    """Return the test results and latencies of networks (file name -> ONNX model).
+
+    Latencies are measured on one random image with one thread; timings of different networks are interleaved.
+    """
     opened = [runtime.opened(Path(name), content, 1) for name, content in models.items()]
     rows = [tested(model, images, batch) for model in opened]
     times = runtime.latencies(opened, repeats=repeats)
@@ -95,7 +98,7 @@ def compared(models: Mapping[str, bytes], images: Opened, batch: int, repeats: i
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Return the comparison as the lines of a table."""
+    """Return the lines of a table that compares the networks."""
     width = max(len(row.name) for row in rows) + 2
     return [f"{'file'.ljust(width)}accuracy      size   latency (1 image, 1 thread; 10 to 90 %)"] + [
         f"{row.name.ljust(width)}{100 * row.tested.accuracy:6.2f} %{row.size / 1e6:7.3f} MB   "

@@ -1,10 +1,10 @@
-"""Inference with model.onnx of `nasx export format=onnx` in onnxruntime on the CPU, without torch.
+"""CPU inference with onnxruntime, without torch, for networks exported by `nasx export format=onnx`.
 
     model = load("model.onnx")
     found = model.predict("photos")                 found.probabilities (n, classes), found.labels, found.names
-    latency = measure_latency("model.onnx")         median, 10th and 90th percentile in milliseconds
+    latency = measure_latency("model.onnx")         median, 10th and 90th percentiles in milliseconds
 
-The metadata has the keys of model.safetensors (listed in export/model.py), stored as properties of the file.
+The metadata has the same keys as in model.safetensors (see export/model.py) and is stored as properties of the file.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
 
 FILE = "model.onnx"
 READ = ("classes", "normalization", "image", "dataset", "test")
-"""Metadata keys that are required to run a file on images."""
+"""Metadata keys that are required to run the network on images."""
 
 
 class OnnxModel:
-    """A network in an onnxruntime session on the CPU; `facts` are the metadata of the file."""
+    """A network in an onnxruntime session on the CPU; `facts` is the metadata of its file."""
 
     def __init__(self, file: Path, session: InferenceSession, facts: Facts) -> None:
         self.file, self.session, self.facts = file, session, facts
@@ -44,28 +44,28 @@ class OnnxModel:
         )
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Return the scores (n, classes) of normalized images float32 (n, channels, h, w)."""
+        """Return the class scores (n, classes) of normalized images, float32 (n, channels, h, w)."""
         scores: np.ndarray = self.session.run(["scores"], {"images": np.ascontiguousarray(x, np.float32)})[0]
         return scores
 
     def normalize(self, images: np.ndarray) -> np.ndarray:
-        """Normalize images uint8 (n, channels, h, w) to the float32 input of the network."""
+        """Convert uint8 images (n, channels, h, w) to the normalized float32 input of the network."""
         return (images.astype(np.float32) / 255 - self.mean) / self.std
 
     def probabilities(self, x: np.ndarray) -> np.ndarray:
-        """Return the probabilities (n, classes) of images uint8 (n, channels, h, w)."""
+        """Return the class probabilities (n, classes) of uint8 images (n, channels, h, w)."""
         scores = self(self.normalize(x))
         powers = np.exp(scores - scores.max(1, keepdims=True))
         found: np.ndarray = powers / powers.sum(1, keepdims=True)
         return found
 
     def predict(self, images: Images) -> Predictions:
-        """Return the predictions for files, folders, PIL images or arrays (data/fitting.py). Raises UserError."""
+        """Return predictions for image files, folders, PIL images or arrays (see data/fitting.py). Raises UserError."""
         return predictions(images, self.facts, self.probabilities)
 
 
 def library() -> ModuleType:
-    """Return the package onnxruntime. Raises UserError if it is not installed."""
+    """Import the package onnxruntime and return it. Raises UserError if it is not installed."""
     try:
         return import_module("onnxruntime")
     except ImportError as error:
@@ -73,7 +73,7 @@ def library() -> ModuleType:
 
 
 def session(source: str | bytes, threads: int) -> InferenceSession:
-    """Open an ONNX file, or its bytes, in onnxruntime on the CPU (0 threads: one per core). Raises UserError."""
+    """Create a CPU session for an ONNX file, given its path or bytes (0 threads: one per core). Raises UserError."""
     onnxruntime = library()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -86,7 +86,7 @@ def session(source: str | bytes, threads: int) -> InferenceSession:
 
 
 def load(path: str | Path, threads: int = 0) -> OnnxModel:
-    """Open model.onnx, given its path or its folder, with `threads` threads (0: one per core).
+    """Load model.onnx, given the file or its folder, to run with `threads` threads (0: one per core).
 
     Raises UserError if the file is missing, damaged, or not an export of nasx, or if onnxruntime is not installed.
     """
@@ -97,7 +97,7 @@ def load(path: str | Path, threads: int = 0) -> OnnxModel:
 
 
 def opened(file: Path, source: str | bytes, threads: int) -> OnnxModel:
-    """Open the network of `file`, from its path or its bytes. Raises UserError."""
+    """Load an exported network from `source`, the path or bytes of `file`. Raises UserError."""
     runs = session(source, threads)
     facts = metadata.read(file, runs.get_modelmeta().custom_metadata_map)
     try:
@@ -110,7 +110,7 @@ def opened(file: Path, source: str | bytes, threads: int) -> OnnxModel:
 
 
 def _fault(session: InferenceSession, facts: Facts) -> str:
-    """Return a description of the mismatch between the metadata and the graph; empty if there is none."""
+    """Return a description of an error in the metadata or of a mismatch with the graph; empty if there is none."""
     if missing := [name for name in READ if name not in facts]:
         return f"it lacks {', '.join(missing)}"
     if not isinstance(facts["classes"], list) or not isinstance(facts["normalization"], dict):
@@ -125,15 +125,26 @@ def _fault(session: InferenceSession, facts: Facts) -> str:
 def measure_latency(
     path: str | Path, *, threads: int = 1, batch: int = 1, repeats: int = 100, warm: int = 10
 ) -> Latency:
-    """Return the latency of an ONNX file's network on this CPU for a batch of `batch` random images. Raises UserError.
+    """Measure the latency of an ONNX network on this CPU for a batch of random images.
 
-    Preprocessing is not included.
+    Args:
+        path: model.onnx, or its folder.
+        threads: Number of threads; 0 means one per core.
+        batch: Number of images in the batch.
+        repeats: Number of timed passes.
+        warm: Number of passes before the timed ones.
+
+    Returns:
+        The median and the 10th and 90th percentiles, in milliseconds; preprocessing is not included.
+
+    Raises:
+        UserError: If the file cannot be loaded (see `load`).
     """
     return latencies([load(path, threads)], batch=batch, repeats=repeats, warm=warm)[0]
 
 
 def latencies(models: Sequence[OnnxModel], *, batch: int = 1, repeats: int = 100, warm: int = 10) -> list[Latency]:
-    """Return the latencies of networks, timed alternately, each on `batch` random images of its input size."""
+    """Measure the latencies of networks, interleaved, each on `batch` random images of its input size."""
 
     def call(model: OnnxModel) -> Callable[[], object]:
         x = np.random.default_rng(0).standard_normal((batch, *model.facts["image"]), np.float32)
