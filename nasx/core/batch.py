@@ -73,7 +73,7 @@ def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> No
 
 
 class Batches(ABC):
-    """An endless stream of training batches, each of which is a function of its index."""
+    """An endless stream of training batches; each batch is a function of its index."""
 
     position = 0
     """Number of batches drawn so far."""
