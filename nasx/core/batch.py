@@ -1,4 +1,4 @@
-"""Batches of a search or a retraining, and the hidden state carried between batches of a text."""
+"""Batches for search and retraining, and the hidden state carried from one batch of a text to the next."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ class Slot:
 
 
 class Carried(NamedTuple):
-    """The hidden state of a recurrent network before and after a batch, which the batch passes to the next one.
+    """The hidden state of a recurrent network before and after a batch; the next batch starts from the latter.
 
-    The stream owns the state, so that losses are pure functions: evaluating a batch again, even at other weights, reads
-    the same state. The state written by the weight update is kept.
+    The stream of batches holds the state, so losses are pure functions: evaluating a batch again, even with other
+    weights, starts from the same state. The state stored by the weight update takes precedence.
     """
 
     before: Slot
     after: Slot
 
     def read(self) -> Tensor | None:
-        """Return the state after the previous batch; None at the start of a text."""
+        """Return the state after the previous batch, or None at the start of a text."""
         return self.before.value
 
     def write(self, state: Tensor, *, track: bool) -> None:
-        """Store the state after this batch if `track`, or if none has been stored yet."""
+        """Store the state after this batch if `track` is set or no state has been stored yet."""
         if track or self.after.value is None:
             self.after.value = state
 
@@ -42,9 +42,9 @@ class Carried(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Inputs and targets of a batch, and the seed of its random operations.
+    """Inputs and targets of a batch, and the seed for its random operations.
 
-    They are augmented images (n, c, h, w) with labels (n,), or n segments of a text (n, steps) with the next words
+    `x` and `y` are augmented images (n, c, h, w) and labels (n,), or n text segments (n, steps) and the next words
     (n, steps).
     `rate` scales the learning rate of a weight update on the batch. `carried` is None for independent batches.
     """
@@ -57,7 +57,7 @@ class Batch(NamedTuple):
 
 
 def state_kwargs(batch: Batch) -> dict[str, Tensor | None]:
-    """Return the carried state as keyword arguments of a network; empty for independent batches."""
+    """Return the carried state as keyword arguments for a network, or no arguments for independent batches."""
     return {} if batch.carried is None else {"state": batch.carried.read()}
 
 
@@ -67,22 +67,22 @@ def without_writes(batch: Batch) -> Batch:
 
 
 def store_state(batch: Batch, state: Tensor | None, *, track: bool = True) -> None:
-    """Store the state of a network after a batch, as the initial state for the next batch."""
+    """Store a network's hidden state after `batch`, from which the next batch starts; see `Carried.write`."""
     if batch.carried is not None and state is not None:
         batch.carried.write(state.detach(), track=track)
 
 
 class Batches(ABC):
-    """An endless stream of training batches, in which each batch is a function of its index."""
+    """An endless stream of training batches; each batch is a function of its index."""
 
     position = 0
-    """Number of batches drawn."""
+    """Number of batches drawn so far."""
     per_pass: int
     """Number of batches in a pass over the data."""
 
     @abstractmethod
     def at(self, i: int) -> Batch:
-        """Return batch i without moving the position."""
+        """Return batch `i` without advancing the stream."""
 
     def __iter__(self) -> Self:
         return self

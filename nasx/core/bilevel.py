@@ -3,14 +3,14 @@
     min over a of L2(w*(a), a)   with   w*(a) = argmin over w of L1(w, a)
 
 `w` are the supernet's weights, `a` the architecture parameters, `mix = relax(a)` the mixture weights that scale the
-operations. L1 is the loss on training batches, L2 on validation batches. A method uses two pure functions, `relax` and
-`outcome`, and updates `w` and `a` only through `Search`; it is independent of space, network and data.
+operations. L1 is the loss on training batches, L2 the loss on validation batches. A method uses two pure functions,
+`relax` and `outcome`, and updates `w` and `a` only through `Search`; it does not depend on space, network or data.
 
-All second-order terms use one primitive, `SecondDerivative` (second_derivatives.py). Weights are never modified and
-restored: a probe evaluates the loss at other weights by substitution, so the current weights stay bit-identical.
+All second-order terms use one primitive, `SecondDerivative` (second_derivatives.py). Probes do not modify and restore
+the weights: they evaluate the loss at substituted weights, so that `w` stays bit-identical.
 
 Shapes: a tree maps names to tensors; two trees in one expression have the same names and shapes. `mix` tensors have
-a leading axis over the cells that share an architecture parameter, so a method can read and perturb each cell.
+a leading axis over the cells that share an architecture parameter, so that a method can read and perturb each cell.
 """
 
 from __future__ import annotations
@@ -72,33 +72,33 @@ class Problem(Protocol):
     """Space, network and criterion as pure functions of architecture and weights."""
 
     groups: tuple[tuple[str, ...], ...]
-    """For each cell type to which layer regularizers apply, the names of the mixtures that describe one cell."""
+    """Names of the mixture tensors that describe a cell, for each cell type to which layer regularizers apply."""
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
-        """Return the mixture of `a`; `activate` maps logits to weights on the last axis (default: the method's)."""
+        """Return the mixture for `a`; `activate` maps logits to weights along the last axis (default: the method's)."""
 
     def sample(self, gen: torch.Generator) -> Tree:
-        """Draw the one-hot mixture of an architecture uniformly from the space."""
+        """Draw an architecture uniformly from the space; return its one-hot mixture."""
 
     def mask(self, operation: str) -> Tree:
-        """Return a tree shaped like the mixture, 1 for operations with this name and 0 elsewhere."""
+        """Return a tree shaped like the mixture, with 1 for operations named `operation` and 0 elsewhere."""
 
     def biased(self, mix: Tree, weights: Tree) -> Tree:
-        """Return `mix` extended by a constant added to the output of each edge: the sum of the edge's `weights`."""
+        """Return `mix` with a bias for each edge, which is added to the edge's output: the sum of its `weights`."""
 
     def decisions(self) -> Sequence[Sequence[Decision]]:
-        """Return the decisions of a genotype, in phases: operations first, then edges."""
+        """Return the decisions that determine a genotype, in phases: operations first, then edges."""
 
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
-        """Evaluate loss and accuracy at (w, mix); `track` updates the running statistics of batch norm, if any.
+        """Evaluate the loss and accuracy at (w, mix); `track` updates batch norm's running statistics, if any.
 
-        With `evaluation`, in eval mode: running statistics if any, no dropout, no drop-path and no auxiliary loss.
+        With `evaluation`, use eval mode: running statistics, if any, and no dropout, drop-path or auxiliary loss.
         """
 
 
 # --------------------------------------------------------------------------------------------------- search
 class Snapshot(NamedTuple):
-    """Copies of the weights and of the momentum buffers of the weight optimizer."""
+    """Copies of the weights and of the weight optimizer's momentum buffers."""
 
     w: list[Tensor]
     buffers: list[Tensor | None]
@@ -110,10 +110,10 @@ class Search:
 
     `w` and `a` are trees of leaves owned by the optimizers. `clip` is the maximum global norm of the weight gradient
     (never of the architecture gradient). `progress` is the completed fraction of the search, in [0, 1]; while
-    `warming`, the architecture is not updated.
+    `warming` is set, the architecture is not updated.
 
     In steps that may be replayed from a CUDA graph, `epoch`, `updates`, `progress` and `lr` are 0-d tensors on the
-    device: compute with them, but never read their values (`if`, `int`, `math`), or the steps run eagerly.
+    device: compute with them, but never read their values (`if`, `int`, `math`), or the steps will run eagerly.
     """
 
     problem: Problem
@@ -134,7 +134,7 @@ class Search:
     arch_penalty: Callable[[Tree], Tree] | None = None
     """Function of `a` that returns a gradient to add to every architecture gradient, set by wrappers."""
     probe: Callable[[str, Tree, Callable[[], Tree], tuple[int, int]], None] | None = None
-    """Function called with the arguments of `compare`; if None, nothing is compared, at no cost."""
+    """Function that `compare` calls; if None, comparisons are skipped and cost nothing."""
     draws: Draws = field(default_factory=Draws)
     """Source of random numbers."""
 
@@ -145,7 +145,7 @@ class Search:
         return rate
 
     def mixture(self, a: Tree, batch: Batch) -> Tree:
-        """Return the mixture weights of `a` for passes over `batch`; `sampler` is their only source of randomness."""
+        """Return the mixture weights for `a` in passes over `batch`; only `sampler` may make them random."""
         return self.transformed(self.problem.relax(a) if self.sampler is None else self.sampler(a, batch))
 
     def transformed(self, mix: Tree) -> Tree:
@@ -153,17 +153,17 @@ class Search:
         return mix if self.transform is None else self.transform(mix)
 
     def generator(self, batch: Batch) -> torch.Generator:
-        """Return a generator with the seed of the batch, on the device of the architecture."""
+        """Return a generator seeded with the batch's seed, on the device of the architecture parameters."""
         return self.draws.generator(batch, next(iter(self.a.values())).device)
 
     def sampled(self, batch: Batch) -> Tree:
-        """Draw the one-hot mixture of an architecture uniformly from the space, with the batch's seed."""
+        """Draw an architecture uniformly from the space, with the batch's seed; return its one-hot mixture."""
         return self.draws.made(batch, self.problem.sample)
 
     def with_sampler(self, sampler: Callable[[Tree, Batch], Tree]) -> Self:
-        """Return a view for one step with the same weights, architecture and optimizers, and mixtures from `sampler`.
+        """Return a view for one step that shares weights, architecture and optimizers, and samples with `sampler`.
 
-        `sampler` must be a function of its arguments (noise from the batch's seed), so that probes use the same sample.
+        `sampler` must depend only on its arguments (noise: on the batch's seed), so that probes use the same sample.
         """
         return replace(self, sampler=sampler)
 
@@ -179,9 +179,9 @@ class Search:
     def probed(
         self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
     ) -> Tree:
-        """Return `found` (default: `second` along v by a central difference of `length`), compared if probes are on.
+        """Return `found`, by default the central difference of `second` along `v`, and pass it to `compare`.
 
-        The comparison `name` uses double backward, `name-half` a central difference of half the length.
+        Comparison `name` uses double backward, `name-half` a central difference of half the step length.
         """
         found = second.central(v, **length) if found is None else found
         self.compare(name, found, lambda: second.exact(v), 1, 2)
@@ -189,7 +189,7 @@ class Search:
         return found
 
     def compare(self, name: str, found: Tree, better: Callable[[], Tree], forward: int, backward: int) -> None:
-        """Call `probe`, if set, with `found` and a `better` estimate that costs `forward` and `backward` passes."""
+        """Call `probe`, if set, to compare `found` with a `better` estimate, which costs these numbers of passes."""
         if self.probe is not None:
             self.probe(name, found, better, (forward, backward))
 
@@ -200,11 +200,11 @@ class Search:
         return self.outcome(w, a, batch).loss
 
     def grad_w(self, w: Tree, mix: Tree, batch: Batch) -> Tree:
-        """Compute d L / d w at fixed mixture weights; `w` are leaves. Cost: one pass."""
+        """Compute d L / d w at fixed mixture weights; `w` must require gradients. Cost: one pass."""
         return gradient(self.problem.outcome(w, mix, batch).loss, w)
 
     def grad_a(self, w: Tree, batch: Batch) -> Tree:
-        """Compute d L / d a at fixed weights, without weight gradients. Cost: one pass."""
+        """Compute d L / d a at fixed weights, whose gradients are not computed. Cost: one pass."""
         return gradient(self.loss(detached(w), self.a, batch), self.a)
 
     def lr_of(self, batch: Batch) -> float:
@@ -212,7 +212,7 @@ class Search:
         return self.lr * batch.rate
 
     def clip_gradient(self, g: Tree) -> Tree:
-        """Clip a weight gradient to the norm `clip`, if set."""
+        """Clip a weight gradient to the global norm `clip`, if set."""
         return self.clip_with_factor(g)[0]
 
     def clip_with_factor(self, g: Tree) -> tuple[Tree, Number]:
@@ -222,7 +222,7 @@ class Search:
         scale = (self.clip / (norm(g) + 1e-6)).clamp(max=1.0)
         return dict(zip(g, torch._foreach_mul([x.detach() for x in g.values()], scale), strict=True)), scale
 
-    # ------------------------------------------------------------------------------------------------ moves
+    # ---------------------------------------------------------------------------------------------- updates
     def update_w(self, batch: Batch, mix: Tree | None = None) -> Outcome:
         """Update the weights on `batch`: gradient at the current weights, clipping, optimizer step. Cost: one pass."""
         mix = detached(self.mixture(self.a, batch) if mix is None else mix)
@@ -231,7 +231,7 @@ class Search:
         return outcome
 
     def update_a(self, batch: Batch) -> Outcome:
-        """Update the architecture on `batch`, first order. Cost: one pass with the architecture gradient only."""
+        """Update the architecture on `batch` by the first-order gradient. Cost: one pass without weight gradients."""
         outcome = self.outcome(detached(self.w), self.a, batch)
         if not self.warming:
             self.descend_a(gradient(outcome.loss, self.a))
@@ -260,10 +260,10 @@ class Search:
         self.a_opt.zero_grad(set_to_none=True)
 
     def virtual_step(self, g: Tree, rate: float = 1.0, *, create: bool = False) -> Tree:
-        """Return w - rate lr (momentum * buffer + g + weight_decay * w), the result of one unclipped step along `g`.
+        """Return w - rate * lr * (momentum * buffer + g + weight_decay * w), the result of an unclipped step along `g`.
 
-        Changes no state. The tensors are leaves or, with `create`, functions of g. Equals `descend_w` without clipping
-        for heavy-ball momentum; the step is the same under Nesterov momentum, as in DARTS' released architect
+        No state changes. The tensors are leaves or, with `create`, functions of g. With heavy-ball momentum, the result
+        equals that of `descend_w` without clipping; Nesterov momentum is ignored, as in DARTS' released architect
         (methods/darts.py).
         """
         group = self.w_opt.param_groups[0]
@@ -279,14 +279,14 @@ class Search:
 
     # -------------------------------------------------------------------------------------------- snapshots
     def save_w(self) -> Snapshot:
-        """Copy the weights and momentum buffers, for methods that take steps and undo them."""
+        """Copy the weights and momentum buffers, so that a method can undo its steps."""
         state = self.w_opt.state
         buffers = [state[x].get("momentum_buffer") if x in state else None for x in self.w.values()]
         w = [x.detach().clone() for x in self.w.values()]
         return Snapshot(w, [None if b is None else b.clone() for b in buffers])
 
     def restore_w(self, saved: Snapshot, *, momentum: bool = True) -> None:
-        """Restore the saved weights (and momentum buffers), bit for bit."""
+        """Restore the saved weights and, with `momentum`, the momentum buffers, bit for bit."""
         with torch.no_grad():
             for x, copy, buffer in zip(self.w.values(), saved.w, saved.buffers, strict=True):
                 x.copy_(copy)
@@ -303,7 +303,7 @@ RENAMED_MEMBERS = {"choose": "select", "draws": "samples_mixture", "compares": "
 
 
 class Cost(NamedTuple):
-    """Number of passes of one step, and its peak memory beyond that of a first-order step, in copies of the weights."""
+    """Number of passes per step, and extra peak memory relative to a first-order step, in copies of the weights."""
 
     forward: int
     backward: int
@@ -311,7 +311,7 @@ class Cost(NamedTuple):
 
 
 class Method(ABC):
-    """Base class of the search methods: frozen hyperparameters and one outer step; no state, data or device.
+    """Base class for search methods: frozen hyperparameters and one outer step; no state, data or device.
 
     A subclass is a frozen keyword-only dataclass. `step` receives `train_batches` training batches (fewer if an epoch
     ends within a chunk) and one validation batch, and returns 0-d tensors to log.
@@ -326,10 +326,10 @@ class Method(ABC):
     reads: ClassVar[str | None] = None
     """The kind of input that the method supports, images or text; None if it supports both."""
     reproduces_faults: ClassVar[tuple[str, ...]] = ()
-    """Names of the fields that reproduce a known fault of released code."""
+    """Names of the fields that reproduce a known fault in released code."""
 
     def __init_subclass__(cls, **more: object) -> None:
-        """Raise UserError for members with names of 0.1.0, which would be ignored."""
+        """Raise UserError for members that still have their 0.1.0 names, which would be ignored."""
         super().__init_subclass__(**more)
         for old, new in RENAMED_MEMBERS.items():
             if callable(cls.__dict__.get(old)) or cls.__dict__.get(old) is True:
@@ -337,7 +337,7 @@ class Method(ABC):
 
     @property
     def labels(self) -> list[str]:
-        """Return the names of the enabled fields that reproduce known faults; every table shows them."""
+        """Names of the enabled fields that reproduce known faults; every table shows them."""
         return [name for name in self.reproduces_faults if getattr(self, name)]
 
     @property
@@ -348,7 +348,7 @@ class Method(ABC):
     def response(self, h: Tensor, lr: float) -> Tensor | None:
         """Return p(h) (n,) for eigenvalues h (n,) of H, if the hypergradient is d/da L2 - M p(H) d/dw L2.
 
-        None if not stated. The exact hypergradient has p(h) = 1 / h. `nasx audit` measures p.
+        Returns None if not stated. The exact hypergradient has p(h) = 1 / h. `nasx audit` measures p.
         """
         return None
 
@@ -373,7 +373,7 @@ class Method(ABC):
 
     @abstractmethod
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
-        """Take one outer step. Returns train_loss, train_accuracy, val_loss, val_accuracy and the method's values."""
+        """Take one outer step; return train_loss, train_accuracy, val_loss, val_accuracy and values of the method."""
 
     def start(self, a: Tree) -> Tree:
         """Return the initial architecture parameters, given the space's initial values `a`."""
@@ -392,7 +392,7 @@ Step = Callable[[Search, Sequence[Batch], Batch], dict[str, Tensor]]
 
 
 def logs(train: Outcome | None = None, val: Outcome | None = None, **more: Tensor) -> dict[str, Tensor]:
-    """Return the logged values of a step under the names used by loops, tables and curves."""
+    """Return the values that a step logs, under the names that loops, tables and curves use."""
     named: dict[str, Tensor] = {}
     for prefix, outcome in (("train", train), ("val", val)):
         if outcome is not None:

@@ -13,12 +13,12 @@ UNITS = {
     "params": {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9},
     "latency": {"": 1.0, "us": 1e-3, "ms": 1.0, "s": 1e3},
 }
-"""Quantity -> suffix of a target -> its size in multiply-adds, parameters or milliseconds."""
+"""Quantity -> suffix of a target -> factor that converts to multiply-adds, parameters or milliseconds."""
 NAMES = {"macs": "multiply-adds", "params": "parameters", "latency": "latency"}
 
 
 class Target(NamedTuple):
-    """Upper limit of the cost of networks: multiply-adds, parameters, milliseconds, or a fraction of the mean."""
+    """Upper limit on the cost of a network: multiply-adds, parameters, milliseconds, or a fraction of the mean cost."""
 
     amount: float
     relative: bool
@@ -27,7 +27,7 @@ class Target(NamedTuple):
 def target(value: float | str, quantity: str, *, absolute: str = "") -> Target:
     """Parse a target: `5M`, `3ms`, a number above 1, or a fraction of the mean in (0, 1]. Raises UserError.
 
-    `absolute` is the reason why a fraction of the mean is not allowed; if empty, it is allowed.
+    `absolute` is the reason why fractions of the mean are not allowed; if empty, they are allowed.
     """
     units = UNITS[quantity]
     suffixes = [suffix for suffix in units if suffix]

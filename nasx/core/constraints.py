@@ -1,4 +1,4 @@
-"""Constrained types of settings: the command line checks values by these annotations without importing torch."""
+"""Constrained types for settings, against which the command line checks values without importing torch."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Pixels = Annotated[int, Gt(0), Le(4096)]
 Count = Annotated[int, Gt(0), Le(1024)]
 """Number of processes, threads, or interleaved searches on one machine."""
 Draws = Annotated[int, Gt(0), Le(100_000)]
-"""Number of recorded random architectures of a selection, at most 100 times the published maximum (NASWOT: 1,000)."""
+"""Number of random architectures that a selection records, at most 100 times the published maximum (NASWOT: 1,000)."""
 Repeats = Annotated[int, Gt(0), Le(1000)]
-"""Number of passes of one uninterruptible step or score, at most ten times the published maximum (TSE: T = 100)."""
+"""Number of passes in one uninterruptible step or score, at most ten times the published maximum (TSE: T = 100)."""
 Terms = Annotated[int, Ge(0), Le(1000)]
 Nodes = Annotated[int, Gt(0), Le(100)]
 NonNegative = Annotated[int, Ge(0)]

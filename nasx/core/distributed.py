@@ -1,28 +1,28 @@
-"""Data-parallel training and search on several processes; with one process all functions are no-ops.
+"""Data-parallel training and search in several processes; with one process, the functions have no effect.
 
-    nasx retrain devices=N ...                              gloo on CPUs, nccl on GPUs, one process for each device
+    nasx retrain devices=N ...                              gloo on CPUs, nccl on GPUs, one process per device
     torchrun --nproc-per-node=N -m nasx retrain ...         the same, with torch's launcher
 
-The same commands work for `nasx search`. Every rank draws the same global batch, so batches do not depend on the number
-of processes, and computes its slice of the batch. Batch norm is synchronized over the global batch. N processes
+The same options work for `nasx search`. Every rank draws the same global batch and computes its own slice of it, so
+that batches do not depend on the number of processes. Batch norm is synchronized over the global batch. N processes
 therefore compute the same values as one process, up to the order of floating-point sums, and a run may resume with a
-different number of processes. With several processes, drop-path and the `noise` operation draw from (seed of the batch,
-rank), and are therefore equal only in distribution.
+different number of processes. With several processes, drop-path and the `noise` operation are seeded per rank, and
+therefore agree with one process only in distribution.
 
 In retraining, a rank computes its slice of every accumulation step, after MixUp and CutMix. torch's
 DistributedDataParallel averages the gradients. Batch norm is torch's SyncBatchNorm on GPUs, and `SyncNorm` on CPUs,
 which SyncBatchNorm does not support.
 
-A search differentiates its loss with respect to weights, architecture and mixture, twice, and at other weights.
-Therefore the loss itself is global: `shared` passes the trees that all ranks have in common into a rank's own pass, and
-`total` sums the results of the ranks. Both are differentiable any number of times (each is the other's backward pass),
-so that every gradient and every product that a method computes is that of the global batch, bit-identical on all ranks;
-so are norms and step lengths. torch's SyncBatchNorm has no second derivative, so a search uses `batch_norm` on all
-devices.
+A search differentiates its loss with respect to weights, architecture and mixture, up to twice, and also at
+substituted weights. Therefore the loss itself is global: trees that all ranks have in common enter a rank's own pass
+through `shared`, and `total` sums the results of the ranks. Both are differentiable any number of times (each is the
+other's backward pass), so every gradient and every product that a method computes is that of the global batch and
+bit-identical on all ranks, as are norms and step lengths. torch's SyncBatchNorm has no second derivative, so a search
+uses `batch_norm` on all devices.
 
 Rank 0 owns the run folder: only rank 0 reads, writes and prints. When a process dies, the others lose their connection
-to it (gloo) or are terminated by the agent (nccl); the same command resumes from the last checkpoint. The resumed run
-is bit-identical if the number of processes is the same and the backend's sums are deterministic, as those of gloo are.
+to it (gloo) or are terminated by torch's elastic agent (nccl); the same command resumes from the last checkpoint. The
+resumed run is bit-identical with the same number of processes if the backend sums deterministically, as gloo does.
 
 nccl has not been tested yet.
 """
@@ -47,7 +47,7 @@ from nasx.errors import UserError
 COMM_TIMEOUT = timedelta(minutes=10)
 """Longest wait for another process, which may have to decode images that this one has cached."""
 PEER_FAILURES = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "Socket Timeout", "TCPStore")
-"""Substrings of the messages of torch's errors after a process has died."""
+"""Substrings of torch's error messages after a process has died."""
 PEER_ENDED = "lost the connection to the others: one of them died"
 T = TypeVar("T")
 N = TypeVar("N", bound=nn.Module)
@@ -59,7 +59,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Return the rank of this process, from 0."""
+    """Return the rank of this process, starting at 0."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -93,7 +93,7 @@ def device_name(name: str) -> str:
 
 @contextlib.contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Initialize the process group within the block. Raises UserError if a process died."""
+    """Initialize the process group for the block. Raises UserError if another process dies."""
     if world_size() == 1:
         yield
         return
@@ -118,19 +118,19 @@ def is_peer_failure(error: BaseException) -> bool:
     return isinstance(error, UserError) and error.fault == PEER_ENDED
 
 
-# ------------------------------------------------------------------------------------------------------- talk
+# ------------------------------------------------------------------------------------------------ collectives
 def rank_rows(batch: int, pieces: int) -> list[Tensor]:
-    """Return the positions of this rank's images in each of `pieces` parts of a batch."""
+    """Return the indices of this rank's images in each of the `pieces` parts of a batch."""
     return [piece[rank_slice(len(piece))] for piece in torch.arange(batch).chunk(pieces)]
 
 
 def rank_slice(n: int) -> slice:
-    """Return this rank's part of n items; the ranks partition them as evenly as possible."""
+    """Return this rank's slice of `n` items, which the ranks partition as evenly as possible."""
     return slice(n * rank() // world_size(), n * (rank() + 1) // world_size())
 
 
 def all_reduce(x: Tensor) -> Tensor:
-    """Sum `x` over all ranks."""
+    """Return the sum of `x` over all ranks."""
     if world_size() > 1:
         x = x.clone()
         dist.all_reduce(x)
@@ -138,7 +138,7 @@ def all_reduce(x: Tensor) -> Tensor:
 
 
 def broadcast_object(value: T) -> T:
-    """Broadcast rank 0's object to all ranks, over gloo so that the GPU is not synchronized."""
+    """Broadcast rank 0's object to all ranks over gloo, which does not synchronize the GPU."""
     if world_size() == 1:
         return value
     held = [value]  # on other ranks, replaced by the value of rank 0
@@ -157,7 +157,7 @@ def all_gather(value: int) -> list[int]:
 def wrap_ddp(network: nn.Module) -> nn.Module:
     """Wrap the network in DistributedDataParallel, with rank 0's weights; return it unchanged with one process.
 
-    Unused parameters (of an operation that only `none` follows) get no gradient, as with one process.
+    Unused parameters (of an operation followed only by `none`) get no gradient, as with one process.
     find_unused_parameters also fixes the order of gradient sums, which torch would otherwise change after the first
     update of each start, so that a resumed run would differ in the last bits. Buffers are not broadcast, because
     synchronized batch norms are equal on all ranks.
@@ -173,13 +173,13 @@ def wrap_ddp(network: nn.Module) -> nn.Module:
 
 
 def no_sync(network: nn.Module, last: bool) -> contextlib.AbstractContextManager[object]:
-    """Accumulate gradients without averaging within the block, unless it is the `last` part of a batch."""
+    """Accumulate gradients in the block without averaging, unless it processes the `last` part of a batch."""
     return contextlib.nullcontext() if last or world_size() == 1 else network.no_sync()  # type: ignore[operator]
 
 
-# ------------------------------------------------------------------------------------------- losses of all ranks
+# ----------------------------------------------------------------------------------------- losses over all ranks
 class Shared(torch.autograd.Function):
-    """Identity on tensors that all ranks have in common, used in a rank's own pass; gradients are summed over ranks."""
+    """Identity on tensors that are equal on all ranks, as inputs to a rank's own pass; sums gradients over ranks."""
 
     @staticmethod
     def forward(ctx: object, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -205,7 +205,7 @@ class Total(torch.autograd.Function):
 
 
 def shared(tree: Tree) -> Tree:
-    """Return a tree that all ranks have in common for a rank's own pass; the pass's results must go through `total`."""
+    """Return a tree, equal on all ranks, for use in a rank's own pass; the pass's results must go through `total`."""
     moving = {k: x for k, x in tree.items() if x.requires_grad}
     return tree | dict(zip(moving, Shared.apply(*moving.values()), strict=True)) if moving else tree
 
@@ -239,9 +239,9 @@ def batch_norm(
     momentum: float,
     eps: float,
 ) -> Tensor:
-    """Compute torch.nn.functional.batch_norm over the images of all ranks, by one sum of (sum x, sum x^2, count).
+    """Compute torch.nn.functional.batch_norm over the images of all ranks, with a single reduction.
 
-    Running statistics use the unbiased variance, as torch's do. x (n, c, h, w); n may be 0 on a rank.
+    Running statistics use the unbiased variance, as in torch. `x` is (n, c, h, w); n may be 0 on a rank.
     """
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
@@ -274,7 +274,7 @@ class SyncNorm(nn.BatchNorm2d):
 
 
 def convert_sync_batchnorm(network: N, device: torch.device) -> N:
-    """Replace batch norms by synchronized ones; the state dict is unchanged."""
+    """Replace batch norms with synchronized ones; the state dict is unchanged."""
     if world_size() == 1:
         return network
     if device.type == "cuda":

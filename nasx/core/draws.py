@@ -1,9 +1,9 @@
-"""Random numbers of a step, which depend only on the seeds of its batches.
+"""Random numbers for a step, which depend only on the seeds of its batches.
 
-A generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU, a seed gives the same
-numbers as in every earlier version. Methods and networks draw from `Draws`. `RecordedDraws` records their requests,
-and `ReplayedDraws` serves a step captured in a CUDA graph, so that the graph can be replayed with the seeds of other
-batches.
+Each generator is on the device that uses its numbers, so that no step waits for a copy. On a CPU, a seed gives the
+same numbers as in all earlier versions. Methods and networks draw from `Draws`; `RecordedDraws` also records their
+requests. `ReplayedDraws` answers the requests of a step captured in a CUDA graph, so that the graph can be replayed
+with the seeds of other batches.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ Make = Callable[[torch.Generator], Tree]
 
 
 class Draws:
-    """Source of generators, and of tensors computed on the host, which depend only on the seed of a batch."""
+    """Source of generators and of randomly drawn tensors, which depend only on a batch's seed."""
 
     def generator(self, batch: Batch, device: torch.device, salt: int = 0) -> torch.Generator:
-        """Return a generator on `device` with the batch's seed; different values of `salt` give independent numbers."""
+        """Return a generator on `device`, seeded by the batch; different values of `salt` give independent numbers."""
         return torch.Generator(device).manual_seed(batch.seed ^ salt)
 
     def made(self, batch: Batch, make: Make) -> Tree:
-        """Return the result of `make`, computed on the host from a CPU generator and copied to the device."""
+        """Return the result of `make`, called with a CPU generator that has the batch's seed."""
         return make(torch.Generator().manual_seed(batch.seed))
 
 
 class RecordedDraws(Draws):
-    """Draws that record their requests as (index of the batch, salt or maker)."""
+    """Draws that record each request as (index of the batch, salt or function)."""
 
     def __init__(self, batches: Sequence[Batch]) -> None:
         self.batches = batches
         self.asked: list[tuple[int, int | Make]] = []
 
     def note(self, batch: Batch, what: int | Make) -> int:
-        """Record a request and return its position."""
+        """Record a request and return its index. Raises RuntimeError if `batch` is not an argument of the step."""
         number = next((i for i, own in enumerate(self.batches) if own is batch), None)
         if number is None:
             raise RuntimeError("random numbers are drawn for a batch that is not an argument of the step")
@@ -56,7 +56,7 @@ class RecordedDraws(Draws):
 
 
 class ReplayedDraws(RecordedDraws):
-    """Draws in the order of an earlier step, from generators and tensors at fixed addresses; `seed` updates them."""
+    """Draws that answer the requests of an earlier step from generators and tensors at fixed addresses."""
 
     def __init__(self, batches: Sequence[Batch], before: RecordedDraws, device: torch.device) -> None:
         super().__init__(batches)
@@ -89,7 +89,7 @@ class ReplayedDraws(RecordedDraws):
         return answer
 
     def seed(self, batches: Sequence[Batch]) -> None:
-        """Make the next replay draw from the seeds of these batches."""
+        """Reset the generators and tensors to the seeds of `batches`, for the next replay."""
         self.asked.clear()
         for (i, what), answer in zip(self.order, self.answers, strict=True):
             if isinstance(answer, torch.Generator):
@@ -102,7 +102,7 @@ class ReplayedDraws(RecordedDraws):
 
 
 def placed(x: Tensor, device: torch.device) -> Tensor:
-    """Move `x` to `device`, to a GPU from pinned memory without synchronization."""
+    """Move `x` to `device`; copies to a GPU use pinned memory and do not synchronize."""
     if device.type == "cuda" and x.device.type == "cpu":
         return x.pin_memory().to(device, non_blocking=True)
     return x.to(device)

@@ -1,7 +1,7 @@
-"""Loss and accuracy of a trained network on a test set, over images or over the words of a text.
+"""Loss and accuracy of a trained network on a test set: images, or the words of a text.
 
-Sums over whole batches are divided once, so the accuracy is the exact quotient of two integers: the same weights and
-images give the same number, with any number of processes.
+Sums over all batches are divided only once, so the accuracy is the exact quotient of two integers: the same weights and
+images give the same number with any number of processes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Tested(NamedTuple):
-    """Mean cross entropy in nats, accuracy in [0, 1], and its numerator and denominator."""
+    """Mean cross entropy in nats, accuracy in [0, 1], and the accuracy's numerator and denominator."""
 
     loss: float
     accuracy: float
@@ -28,14 +28,14 @@ class Tested(NamedTuple):
     images: int
 
     def row(self, part: str = "test") -> dict[str, float]:
-        """Return loss and accuracy, keyed as in records."""
+        """Return the loss and the accuracy under the names that records use."""
         return {f"{part}_loss": self.loss, f"{part}_accuracy": self.accuracy}
 
 
 def sums(network: nn.Module, batches: Iterable[Batch], device: torch.device, *, amp: bool = False) -> Tensor:
-    """Return the sums of cross entropy, correct predictions and images, (3,) float64.
+    """Return the summed cross entropy and the numbers of correct predictions and of targets, (3,) float64.
 
-    Random operations draw from the seed of each batch.
+    Random operations use each batch's seed.
     """
     network.eval()
     total, random = torch.zeros(3, dtype=torch.float64, device=device), torch.Generator(device)

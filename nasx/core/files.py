@@ -2,7 +2,7 @@
 
 `write_atomic` writes all files of nasx except the two that grow (`append`, `stream`). It writes a temporary file with a
 random name in the target's folder, fsyncs it, renames it, and fsyncs the folder: readers see either the old or the new
-content, also after a kill or a power loss. Links are never written through.
+content, even after a kill or a power loss. Nothing is written through a link.
 
 A writer holds flock on its temporary file. An unlocked temporary file belongs to a killed writer; the next writer in
 that folder removes it.
@@ -29,14 +29,14 @@ from nasx.core.system import CLOSE_EARLY, NONBLOCK, lock_file, open_file, replac
 from nasx.errors import UserError
 
 SAFE = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The safe YAML loader, from libyaml if available, which is ten times faster."""
+"""Safe YAML loader: libyaml's if available, which is ten times faster."""
 TEMPORARY = re.compile(r"\.nasx-[0-9a-f]{16}\.part")
-"""Pattern of the names of temporary files."""
+"""Pattern for the names of temporary files."""
 NPZ_FAULTS = (
     *(OSError, ValueError, KeyError, EOFError, AttributeError, MemoryError, RecursionError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error),
 )
-"""Exceptions that numpy raises for a damaged .npz file."""
+"""Exceptions that numpy may raise for a damaged .npz file."""
 ELSEWHERE = "choose a writable folder with out=FOLDER"
 _cleaned: set[str] = set()
 """Folders that this process has searched for temporary files of killed writers."""
@@ -49,11 +49,11 @@ def user_cache() -> Path:
 
 # ------------------------------------------------------------------------------------------------------ write
 def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], remedy: str = ELSEWHERE) -> None:
-    """Write `data` to `path` atomically; creates missing folders.
+    """Write `data` to `path` atomically, and create missing folders.
 
     `data` may be a function that writes large content to a binary file. Raises UserError if the disk is full or the
-    folder is not writable, with `remedy` unless a better one is known; the old file is then unchanged, and no folder is
-    created.
+    folder is not writable, with `remedy` unless a better one is known; the old file is then unchanged, and no new
+    folders remain.
     """
     made: list[Path] = []
     try:
@@ -67,7 +67,7 @@ def write_atomic(path: Path, data: bytes | str | Callable[[BinaryIO], object], r
 
 
 def _placed(path: Path, data: bytes | Callable[[BinaryIO], object]) -> bool:
-    """Try to write `path`. Return False if another writer has removed the temporary file as abandoned."""
+    """Write `path`; return False if another writer has removed the temporary file as abandoned."""
     part = path.with_name(f".nasx-{secrets.token_hex(8)}.part")
     handle = open_file(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     with contextlib.ExitStack() as opened:
@@ -115,7 +115,7 @@ def remove_left(folder: Path) -> None:
 
 def _remove(left: Path) -> None:
     """Remove a temporary file, unless a writer holds it."""
-    with contextlib.suppress(OSError):  # a link, a file of another user, a live writer
+    with contextlib.suppress(OSError):  # a link, another user's file, a live writer
         handle = open_file(left, os.O_RDWR | NONBLOCK)
         try:
             lock_file(handle)
@@ -145,14 +145,14 @@ def make_folder(folder: Path) -> list[Path]:
 
 
 def remove_empty(folders: list[Path]) -> None:
-    """Remove created folders that stayed empty, innermost first."""
+    """Remove newly created `folders` (innermost first) that are still empty."""
     for folder in folders:
         with contextlib.suppress(OSError):
             os.rmdir(folder)
 
 
 def sync_all(path: Path) -> None:
-    """Make a file, or a folder with its content, durable (fsync)."""
+    """Make a file, or a folder and its contents, durable (fsync)."""
     for folder, _, names in os.walk(path):
         for name in names:
             sync_file(Path(folder, name))
@@ -162,7 +162,7 @@ def sync_all(path: Path) -> None:
 
 
 def append(path: Path, text: str) -> None:
-    """Append `text` to a file, durably. Raises UserError."""
+    """Append `text` to a file and sync the file to disk. Raises UserError if this fails."""
     try:
         handle = open_file(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
@@ -180,7 +180,7 @@ def stream(path: Path) -> TextIOWrapper:
 
 
 def no_link(path: Path) -> Path:
-    """Return `path`. Raises UserError if it is a link: files of nasx are never accessed through links."""
+    """Return `path`. Raises UserError if it is a link: nasx never accesses its files through links."""
     if path.is_symlink():
         raise unwritable(path, OSError(errno.ELOOP, os.strerror(errno.ELOOP)))
     return path
@@ -206,7 +206,7 @@ def unwritable(path: Path, error: OSError, remedy: str = ELSEWHERE) -> UserError
 
 # ------------------------------------------------------------------------------------------------------- read
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Read the object in a JSON file; None if it is missing, incomplete or not an object."""
+    """Return the object in a JSON file; None if the file is missing, incomplete or contains no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -215,7 +215,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_yaml(path: Path) -> dict[str, Any] | None:
-    """Read the mapping of plain values in a YAML file; None if it is missing, invalid, too large or not a mapping."""
+    """Return the mapping of plain values in a YAML file; None if it is missing, invalid, too large or not a mapping."""
     try:
         return parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -223,7 +223,7 @@ def read_yaml(path: Path) -> dict[str, Any] | None:
 
 
 def parse_yaml(text: str) -> dict[str, object] | None:
-    """Parse the mapping in a YAML text; None if it is invalid, too large or not a mapping."""
+    """Return the mapping in a YAML text; None if it is invalid, too large or not a mapping."""
     try:
         value = load_yaml(text)
     except (ValueError, RecursionError, yaml.YAMLError):
@@ -232,11 +232,11 @@ def parse_yaml(text: str) -> dict[str, object] | None:
 
 
 LETTERS, NODES = 1 << 22, 100_000
-"""Limits of a YAML text: characters, and nodes with every alias expanded. The config.yaml of a search has 200 nodes."""
+"""Limits for a YAML text: characters, and nodes after expanding aliases. A search's config.yaml has about 200 nodes."""
 
 
 def compose_yaml(text: str, loader: object = SAFE) -> yaml.Node | None:
-    """Compose the nodes of a YAML text. Raises YAMLError if it is invalid or, with aliases expanded, too large."""
+    """Compose the root node of a YAML text. Raises YAMLError if it is invalid or, with aliases expanded, too large."""
     if len(text) > LETTERS:
         raise yaml.YAMLError(f"it is longer than {LETTERS} characters")
     node: yaml.Node | None = yaml.compose(text, loader)
@@ -246,7 +246,7 @@ def compose_yaml(text: str, loader: object = SAFE) -> yaml.Node | None:
 
 
 def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
-    """Count the nodes in `node`, including itself and expanded aliases; a recursive node counts as infinite."""
+    """Count the nodes in `node`, including itself and expanded aliases; a recursive node exceeds the limit."""
     if id(node) in known:
         return known[id(node)]
     known[id(node)] = NODES + 1
@@ -260,6 +260,6 @@ def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
 
 
 def load_yaml(text: str) -> Any:
-    """Load the plain values of a YAML text. Raises YAMLError like `compose_yaml`, ValueError and RecursionError."""
+    """Load the plain values in a YAML text. Raises YAMLError (see `compose_yaml`), ValueError or RecursionError."""
     node = compose_yaml(text)
     return None if node is None else SAFE("").construct_document(node)

@@ -20,7 +20,7 @@ class Meter:
         self.counts: dict[str, int] = {}
 
     def add(self, values: Mapping[str, Tensor], weight: int = 1) -> None:
-        """Add 0-d tensors. Raises TypeError for a tensor of another shape, AttributeError for another type."""
+        """Add 0-d tensors. Raises TypeError for other shapes, AttributeError for values that are not tensors."""
         for name, value in values.items():
             total = value.detach().double() * weight
             if name not in self.sums and total.dim():
@@ -43,7 +43,7 @@ class Meter:
 
 
 def refused(where: str, values: object) -> UserError:
-    """Return the error for the values of a step that `Meter.add` has rejected."""
+    """Return the error for a step whose values `Meter.add` has rejected."""
     remedy = "return the result of nasx.core.bilevel.logs(...), or {} if there is nothing to log"
     fault = "returned None" if values is None else f"returned {type(values).__name__}, not a dictionary"
     for name, value in values.items() if isinstance(values, Mapping) else ():
@@ -57,9 +57,9 @@ def refused(where: str, values: object) -> UserError:
 def check_finite(
     means: Mapping[str, float], weights: Sequence[Tensor], *, kind: str, update: int, lr: float, clip: float | None
 ) -> None:
-    """Raise UserError if a mean or one of the weights is NaN or infinite.
+    """Raise UserError if a mean or a weight is NaN or infinite.
 
-    `kind` is the settings group (search or retrain) of `lr` and `clip` in the remedy.
+    The remedy names `lr` and `clip` in the settings group `kind` (search or retrain).
     """
     names = [name for name, value in means.items() if not math.isfinite(value)]
     if weights and not names:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Metric(NamedTuple):
-    """A metric of models: `scale` and `unit` for display, `sign` +1 if higher is better, else -1."""
+    """A metric of a model: `scale` and `unit` are for display; `sign` is +1 if higher is better, else -1."""
 
     name: str
     scale: float
@@ -20,7 +20,7 @@ class Metric(NamedTuple):
     sign: int
 
     def convert(self, means: Mapping[str, float]) -> dict[str, float]:
-        """Replace the accuracies in a mapping of mean losses and accuracies by this metric."""
+        """Return the mean losses and accuracies with the accuracies replaced by this metric."""
         if self is ACCURACY:
             return dict(means)
         kept = {name: value for name, value in means.items() if not name.endswith("_accuracy")}
@@ -36,7 +36,7 @@ class Metric(NamedTuple):
         return other is None or self.sign * one > self.sign * other
 
     def text(self, value: float) -> str:
-        """Format for display: `94.21 %`, `58.10`."""
+        """Format a value for display: `94.21 %`, `58.10`."""
         return f"{self.scale * value:.2f} {self.unit}".rstrip()
 
 
@@ -45,4 +45,4 @@ PERPLEXITY = Metric("perplexity", 1.0, "", -1)
 OF = {"images": ACCURACY, "text": PERPLEXITY}
 """Kind of input -> its metric."""
 LARGEST = 700.0
-"""Largest loss whose exponential is a finite float."""
+"""Limit below which losses have a perplexity: their exponentials are finite floats."""

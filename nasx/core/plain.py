@@ -10,6 +10,6 @@ Config = Mapping[str, Any]
 State = dict[str, Any]
 """The content of a checkpoint, or a part of it: tensors and plain values."""
 Row = Mapping[str, Any]
-"""A row of metrics.jsonl, or of a table. `nasx.core.quantities` gives the types of its numbers."""
+"""A row of metrics.jsonl, or of a table. `nasx.core.quantities` defines the types of its numbers."""
 Result = Mapping[str, Any]
 """The record of a run, as stored in result.json. `nasx.tracking.result_file` defines its type."""

@@ -1,7 +1,7 @@
-"""The table of all numbers that a run records.
+"""Table of all numbers that a run records.
 
-Tables, charts, comparisons, `objective=` and the summary of a run read `QUANTITIES`: a number added here appears in all
-of them. This module does not import torch.
+Tables, charts, comparisons, `objective=` and run summaries read `QUANTITIES`: a number added here appears in all of
+them. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TITLES = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet16": "ImageNe
 
 
 class Unit(NamedTuple):
-    """A unit: its symbol in text, the label of an axis, and the range of its values."""
+    """A unit: its symbol in text, its axis label, and the range of its values."""
 
     symbol: str
     axis: str
@@ -51,29 +51,29 @@ class Quantity(NamedTuple):
     """Dotted key in result.json or in a row of metrics.jsonl. A * matches one level: a dataset of the benchmark, or a
     device."""
     title: str
-    """Title of its chart, and of the comparison."""
+    """Title of its chart and of its comparison."""
     unit: Unit = NUMBER
     kinds: tuple[str, ...] = ()
-    """The files that contain it: result.json of a search, retrain or study, or metrics.jsonl (epoch)."""
+    """The files that contain it: the result.json of a search, retrain or study, or metrics.jsonl (epoch)."""
     needs: tuple[str, ...] = ()
-    """Facts of a configuration required to record it: images or text, trained, looked_up, tested, held_out
-    (nasx.config.objectives)."""
+    """Conditions on the configuration under which it is recorded: images or text, trained, looked_up, tested, held_out,
+    budgeted (nasx.config.objectives)."""
     better: int = 0
     """+1 if higher is better, -1 if lower is better, 0 if neither."""
     scale: float = 1.0
     """Factor from the recorded number to `unit`."""
     column: str = ""
-    """Its column in tables, with the * of `name`; empty: no column."""
+    """Its column in tables, with a * if `name` has one; empty: no column."""
     head: str = ""
     """Heading of that column in a printed table; empty: CSV only."""
     digits: int = 2
-    """Digits after the point in a printed table."""
+    """Digits after the decimal point in a printed table."""
     printed: float = 1.0
     """Factor from `unit` to the unit of the heading."""
     chart: str = ""
-    """Section of the report that draws it over the epochs: training or inside; empty: none."""
+    """Section of the report that plots it against epochs: training or inside; empty: none."""
     panel: str = ""
-    """Panel of search.svg that draws it; empty: none."""
+    """Panel of search.svg that plots it; empty: none."""
     label: str = ""
     """Label of its line in that panel."""
 
@@ -92,9 +92,9 @@ class Quantity(NamedTuple):
         return f"{self.scale * value:.{self.digits}f} {self.unit.symbol}".rstrip()
 
     def read(self, tree: Mapping[str, object]) -> Iterator[tuple[str, float]]:
-        """Yield (match of *, number in `unit`) from a record or a row; NaN for null.
+        """Yield (text that * matches, number in `unit`) from a record or a row; NaN for null.
 
-        Yields nothing for missing keys. Raises ValueError or TypeError for a value that is not a number.
+        A missing key yields NaN, or nothing if `name` has a *. Raises ValueError or TypeError for other values.
         """
         head, star, tail = self.name.partition("*")
         if not star:
@@ -133,31 +133,31 @@ def _read() -> Iterator[Quantity]:
 
 
 QUANTITIES = tuple(_read())
-"""Every number that a run measures (quantities.csv); settings, and statistics of a benchmark, are not included.
+"""All numbers that a run measures (quantities.csv), without settings and statistics of benchmarks.
 
-`found.*` and `cosine.*` are computed from a row when it is read (nasx.report.curves.derived). The costs of a cell that
-a benchmark looks up are not objectives, since not every benchmark has them.
+`found.*` and `cosine.*` are computed from a row when it is read (nasx.report.curves.derived). The costs that a
+benchmark gives for a cell are not objectives, because not every benchmark has them.
 """
 
 
 def value_at(tree: object, name: str) -> Any:
-    """Return the value at a dotted key; None if there is none."""
+    """Return the value at a dotted key; None if the key is missing."""
     for part in name.split("."):
         tree = tree.get(part) if isinstance(tree, Mapping) else None
     return tree
 
 
 def number(value: object) -> float:
-    """Convert a recorded number to float; NaN for null, true and false. Raises ValueError or TypeError for others."""
+    """Convert a recorded number to float; NaN for null, true and false. Raises ValueError or TypeError otherwise."""
     return math.nan if value is None or isinstance(value, bool) else float(value)  # type: ignore[arg-type]
 
 
 def recorded(
     kinds: Collection[str], facts: Collection[str], answers: Iterable[str] = (), devices: Iterable[str] = ()
 ) -> Iterator[Quantity]:
-    """Yield the quantities in the result.json of runs of these kinds with these facts.
+    """Yield the quantities that runs of these `kinds`, with these `facts`, record in result.json.
 
-    `answers` are the datasets and splits (cifar10.valid) of the benchmark, `devices` the devices with latencies.
+    `answers` are the benchmark's datasets and splits (cifar10.valid), `devices` the devices with known latencies.
     """
     answers = list(answers)
     for quantity in QUANTITIES:
@@ -179,7 +179,7 @@ def of_column(column: str) -> Quantity | None:
 
 
 def better_column(column: str) -> int:
-    """Return `better` for the quantity of a table column."""
+    """Return +1 if higher is better in a table column, -1 if lower is, 0 if neither or unknown."""
     quantity = of_column(column)
     return quantity.better if quantity else 0
 
@@ -193,12 +193,12 @@ def per_epoch(name: str) -> Quantity:
 
 
 def columns() -> list[str]:
-    """Return the columns of numbers that every table has."""
+    """Return the numeric columns that every table has."""
     return list(dict.fromkeys(q.column for q in QUANTITIES if q.column and "*" not in q.column))
 
 
 def measures(names: Iterable[str]) -> list[str]:
-    """Return the given columns that are in `QUANTITIES`, the columns of every table first."""
+    """Return the given columns that are in `QUANTITIES`; those that every table has come first."""
     fixed, known = columns(), [name for name in names if of_column(name)]
     return [name for name in fixed if name in known] + [name for name in known if name not in fixed]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Regularizers(NamedTuple):
-    """Dropout rates of a language model, and factors of the penalties added to its loss."""
+    """Dropout rates of a language model, and coefficients of the penalties added to its loss."""
 
     embedding: float = 0.0
     input: float = 0.0

@@ -25,7 +25,7 @@ SCHEDULES = {"cosine": cosine, "linear": linear}
 
 
 def rate(base: float, low: float, epoch: int, epochs: int, warmup: int, schedule: str = "cosine") -> float:
-    """Return the scheduled rate, times (e + 1) / W in the first W epochs (PC-DARTS, released ImageNet search code)."""
+    """Return the learning rate, scaled by (e + 1) / W in the first W epochs (PC-DARTS, released ImageNet code)."""
     return SCHEDULES[schedule](base, low, epoch, epochs) * min((epoch + 1) / max(warmup, 1), 1)
 
 

@@ -1,7 +1,7 @@
 """Products of second derivatives with a vector: Hessian-vector products and mixed derivatives.
 
-All second-order methods use `SecondDerivative`, by a central difference or by double backward. Symbols as in
-docs/methods/README.md: H v = d^2 L / dw^2 v, M v = d^2 L / da dw v.
+All second-order methods use `SecondDerivative`, by a central difference or by double backward. The symbols are
+those of docs/methods/README.md: H v = d^2 L / dw^2 v, M v = d^2 L / da dw v.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from nasx.core.trees import Number, Tree, detached, dot, gradient, norm, shift
 
 
 def step_length(v: Tree, radius: float) -> Tensor:
-    """Return the step radius / ||v||, which puts a probe at distance `radius`. Finite even if v = 0."""
+    """Return the step radius / ||v||, which puts a probe at distance `radius`; it is finite even if v = 0."""
     length = norm(v)
     return radius / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5)
 
@@ -25,7 +25,7 @@ def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.0
     """Compute the derivative of the tree-valued function `g` at `x` along `v`, by a central difference.
 
     (g(x + eps v) - g(x - eps v)) / (2 eps) with eps = radius / ||v|| unless given: error O(eps^2), exact if g is
-    quadratic along v. Costs two evaluations of `g`. `g` receives fresh leaves; `x` is unchanged.
+    quadratic along v. Cost: two evaluations of `g`. `g` receives fresh leaves; `x` is unchanged.
     """
     eps = step_length(v, radius) if eps is None else eps
     plus, minus = g(shift(x, v, eps)), g(shift(x, v, -eps))
@@ -33,16 +33,16 @@ def directional(g: Callable[[Tree], Tree], x: Tree, v: Tree, radius: float = 0.0
 
 
 class Length(TypedDict, total=False):
-    """The length of a central difference: the distance `radius` of the probes, or the step `eps` if it is given."""
+    """Length of a central difference: the distance `radius` to the probes, or the step `eps` if it is given."""
 
     radius: float
     eps: Number | None
 
 
 class SecondDerivative(NamedTuple):
-    """The map v -> d^2 loss / dy dx v for loss(x, y), or d^2 loss / dx^2 v for loss(x) if `y` is None; v is like x.
+    """The map v -> d^2 loss / dy dx v for loss(x, y), or d^2 loss / dx^2 v for loss(x) if `y` is None.
 
-    The tensors in `y` are leaves. No state changes.
+    `v` has the names and shapes of `x`; the tensors in `y` are leaves. No state changes.
     """
 
     loss: Callable[..., Tensor]
@@ -57,11 +57,11 @@ class SecondDerivative(NamedTuple):
         return gradient(self.loss(leaves), leaves)
 
     def central(self, v: Tree, radius: float = 0.01, eps: Number | None = None, shorter: float = 1.0) -> Tree:
-        """Compute the product with v by a central difference, its length divided by `shorter`. Cost: two passes."""
+        """Compute the product with v by a central difference of length / `shorter`. Cost: two passes."""
         return directional(self.slope, self.x, v, radius / shorter, None if eps is None else eps / shorter)
 
     def exact(self, v: Tree) -> Tree:
-        """Compute the product with v by double backward. Cost: one pass, and one backward pass through it."""
+        """Compute the product with v by double backward. Cost: one pass, and a backward pass through its gradient."""
         x = detached(self.x, requires_grad=True)
         y = x if self.y is None else self.y
         slope = dot(gradient(self.loss(x) if self.y is None else self.loss(x, y), x, create=True), v)

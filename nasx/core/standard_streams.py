@@ -1,7 +1,7 @@
 """Standard streams whose errors, such as a closed pipe or a full disk, never stop a run.
 
-After the first error of a stream, all further output to it is discarded. A descriptor that is closed at the start is
-opened on /dev/null, so that no file of a run gets its number.
+After the first error of a stream, all further output to it is discarded. A standard descriptor that is closed at the
+start is opened on /dev/null, so that no file of a run gets its number.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Stream(io.FileIO):
     fault: OSError | None = None
 
     def write(self, data: ReadableBuffer, /) -> int:
-        """Return the number of bytes written; None if a non-blocking pipe is full."""
+        """Write or discard `data`; return the number of bytes handled, or None if a non-blocking pipe is full."""
         if self.fault is None:
             try:
                 return super().write(data)
@@ -37,10 +37,10 @@ class Stream(io.FileIO):
 
 @contextlib.contextmanager
 def guarded() -> Iterator[Stream | None]:
-    """Guard standard output and error within the block; yield the stream of standard output.
+    """Guard standard output and standard error within the block; yield the raw stream of standard output.
 
-    Yields None if the streams are replaced (by a test) or already guarded. Standard output prints ? for characters that
-    its encoding lacks.
+    Yields None if standard output is replaced (by a test) or already guarded. Standard output prints ? for characters
+    that its encoding lacks.
     """
     for number in (0, 1, 2):
         try:
@@ -67,7 +67,7 @@ def _raw(stream: object) -> object:
 
 
 def _over(stream: TextIO | None, number: int) -> TextIO:
-    """Return a text stream over a `Stream` that replaces Python's stream of the descriptor `number`."""
+    """Return a guarded text stream for descriptor `number`, or `stream` itself if it is replaced or guarded."""
     raw = _raw(stream)
     if stream is not None:
         if type(raw) is not io.FileIO or raw.fileno() != number:

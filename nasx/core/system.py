@@ -1,11 +1,11 @@
-"""Platform differences: file locks, opening, renaming and syncing of files, CPUs, memory, signals.
+"""Platform differences: file locks; opening, renaming and syncing files; CPUs, memory and signals.
 
-This is the only module that uses functions specific to Unix or Windows (tests/project/test_architecture.py). On Unix a
-lock is flock. Windows has msvcrt.locking, with three differences:
+This is the only module that uses functions specific to Unix or Windows (tests/project/test_architecture.py). On Unix,
+locks use flock. Windows has msvcrt.locking, with three differences:
 
-1. It locks bytes instead of files, and other processes cannot read them: nasx locks the byte at `LOCK_BYTE`, far beyond
-   the text of every locked file.
-2. It has no shared lock. If two processes query the holder of a run at once, both may get "another process".
+1. It locks bytes instead of files, and other processes cannot read locked bytes: nasx locks the byte at `LOCK_BYTE`,
+   far beyond the end of every locked file.
+2. It has no shared lock. If two processes query the holder of a run at the same time, both may get "another process".
 3. An open file cannot be renamed or removed: with `CLOSE_EARLY` it is closed first, and `replace` waits for readers. A
    folder cannot be opened or synced; NTFS has its own journal.
 """
@@ -34,9 +34,9 @@ except ImportError:
     UNIX = False
 
 LOCK_BYTE = 1 << 30
-"""Offset of the byte that Windows locks."""
+"""Offset of the byte that is locked on Windows."""
 READERS_S = 2.0
-"""Seconds that Windows waits for readers of a replaced file."""
+"""Longest wait for readers of a file to be replaced, in seconds (Windows only)."""
 NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 """Flag of `open_file` that opens a pipe without waiting for its other end."""
 CLOSE_EARLY = not UNIX
@@ -54,9 +54,9 @@ def open_file(path: str | Path, flags: int, mode: int = 0o666) -> int:
 
 
 def lock_file(handle: int, *, shared: bool = False, wait: bool = False) -> None:
-    """Lock an open file until it is closed.
+    """Lock an open file until it is closed; with `wait`, wait for another holder.
 
-    Raises BlockingIOError if another process holds it, OSError if the file system has no locks.
+    Raises BlockingIOError if another process holds the lock, OSError if the file system does not support locks.
     """
     if UNIX:
         fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
@@ -84,7 +84,7 @@ def open_folder(folder: Path) -> int:
 
 
 def replace(part: Path, path: str | Path) -> None:
-    """Rename a file to `path`. On Windows it waits for readers of the old file. Raises OSError."""
+    """Rename `part` to `path`; on Windows, wait for readers of the old file. Raises OSError."""
     end = time.monotonic() + READERS_S
     while True:
         try:
@@ -103,7 +103,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system without fsync of folders
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # the file system cannot fsync folders
             raise
     finally:
         os.close(handle)
@@ -119,7 +119,7 @@ def sync_file(path: Path) -> None:
 
 
 def touch(handle: int, path: Path) -> None:
-    """Set the times of an open file at `path` to now. Raises OSError."""
+    """Set the access and modification times of an open file at `path` to now. Raises OSError."""
     os.utime(handle if os.utime in os.supports_fd else path)
 
 
@@ -137,14 +137,14 @@ def physical_memory() -> int:
 
 
 HEAP = 1 << 31
-"""Bytes of address space reserved for tensors in huge pages; memory is used only when it is written."""
+"""Bytes of address space reserved for tensors in huge pages; physical memory is used only once it is written."""
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Make glibc keep freed memory for later tensors, in huge pages. Return whether it does; only the first call acts.
+    """Make glibc keep freed memory for later tensors, in huge pages; return whether it does. Later calls do nothing.
 
-    By default glibc returns large blocks to the system, which clears every page again for the next tensor. Nothing
+    By default, glibc returns large blocks to the system, which must zero every page for the next tensor. Nothing
     changes on other systems, if the address space is limited (ulimit -v), or if the user has chosen an allocator or its
     settings.
     """
@@ -172,13 +172,13 @@ def peak_memory_mb() -> float | None:
     """Return the peak memory of this process in MiB; None on Windows."""
     if not UNIX:
         return None
-    kib = 2**10 if sys.platform == "darwin" else 1  # macOS counts bytes
+    kib = 2**10 if sys.platform == "darwin" else 1  # in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / kib / 2**10
 
 
 @contextlib.contextmanager
 def memory_limit(extra: int) -> Iterator[None]:
-    """Raise MemoryError in the block if it uses more than `extra` additional bytes (Linux only)."""
+    """Make the block raise MemoryError if it allocates more than `extra` additional bytes (Linux only)."""
     statm = Path("/proc/self/statm")
     if not UNIX or not statm.exists():
         yield
@@ -194,12 +194,12 @@ def memory_limit(extra: int) -> Iterator[None]:
 
 
 def signals(*names: str) -> tuple[signal.Signals, ...]:
-    """Return the named signals that this system has."""
+    """Return the named signals that this system supports."""
     return tuple(getattr(signal, name) for name in names if hasattr(signal, name))
 
 
 def new_session() -> None:
-    """Leave the terminal's process group, so that its Ctrl-C does not reach this process; nothing on Windows."""
+    """Start a new session, so that Ctrl-C in the terminal does not reach this process; no effect on Windows."""
     if hasattr(os, "setsid"):
         os.setsid()
 

@@ -1,7 +1,7 @@
-"""Wall times of short calls, measured after a warm-up and interleaved, as medians with a spread.
+"""Wall times of short calls, interleaved and measured after a warm-up: medians and percentiles.
 
-Calls are timed in turns, so that a change in the machine's load affects all of them. This module does not import torch:
-on a device that works asynchronously, a call must wait for its result.
+Calls are timed in turn, so that a change in the machine's load affects all of them. This module does not import torch:
+on an asynchronous device, a call must wait for its result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Latency(NamedTuple):
 
 
 def rounds(calls: Sequence[Callable[[], object]], repeats: int, warm: int) -> np.ndarray:
-    """Return the milliseconds (repeats, calls) of each call in each round, after `warm` rounds that are not counted.
+    """Return the time of each call in each round, (repeats, calls) in milliseconds, after `warm` uncounted rounds.
 
     The order of the calls in a round is drawn from a fixed seed.
     """
@@ -40,7 +40,7 @@ def rounds(calls: Sequence[Callable[[], object]], repeats: int, warm: int) -> np
 
 
 def summary(spent: np.ndarray) -> Latency:
-    """Summarize milliseconds (n,)."""
+    """Summarize timings (n,) in milliseconds."""
     import numpy as np
 
     low, median, high = np.quantile(spent, (0.1, 0.5, 0.9)).tolist()

@@ -1,4 +1,4 @@
-"""Trees (flat mappings of names to tensors): gradients, arithmetic, decisions.
+"""Trees (flat mappings from names to tensors): gradients, arithmetic, decisions.
 
 Two trees in one expression have the same names and shapes.
 """
@@ -16,7 +16,7 @@ from nasx.errors import UserError
 
 Tree = dict[str, Tensor]
 Activate = Callable[[Tensor], Tensor]
-"""Map from logits to mixture weights, on the last axis."""
+"""Map from logits to mixture weights along the last axis."""
 Number = float | Tensor
 """A Python number, or a 0-d tensor on the device (in steps that may be replayed from a CUDA graph)."""
 
@@ -24,8 +24,8 @@ Number = float | Tensor
 class Decision(NamedTuple):
     """A decision to keep `keep` of several options: (edge, operation) in mix[name], or (edge, None) for a whole edge.
 
-    `cell` is the index on the mixture's first axis; None if all cells share the decision. A kept operation gets weight
-    1; kept edges keep their weights.
+    `cell` is the index along the mixture's first axis; None if all cells share the decision. A kept operation gets
+    weight 1; kept edges keep their weights.
     """
 
     name: str
@@ -60,7 +60,7 @@ def check_gradient(call: str, g: Tree, x: Tree) -> None:
 
 
 def detached(tree: Tree, *, requires_grad: bool = False) -> Tree:
-    """Detach a tree, as fresh leaves if `requires_grad`. Storage is shared."""
+    """Detach a tree; with `requires_grad`, the tensors are leaves that require gradients. Storage is shared."""
     return {k: x.detach().requires_grad_(requires_grad) for k, x in tree.items()}
 
 
@@ -88,7 +88,7 @@ def shift(x: Tree, v: Tree, scale: Number) -> Tree:
 
 
 def combine(x: Tree, y: Tree, scale: Number) -> Tree:
-    """Compute x + scale * y of gradients, without new leaves."""
+    """Compute x + scale * y for two gradients, without creating leaves."""
     return dict(zip(x, torch._foreach_add(list(x.values()), scaling([y[k] for k in x], scale)), strict=True))
 
 
@@ -105,7 +105,7 @@ def dot(x: Tree, y: Tree) -> Tensor:
 
 @contextmanager
 def frozen(tree: Tree) -> Iterator[Tree]:
-    """Check (in debug runs and tests) that a block leaves `tree` bit-identical."""
+    """Assert (in debug runs and tests) that the block leaves `tree` bit-identical."""
     before = {k: x.detach().clone() for k, x in tree.items()}
     yield tree
     moved = [k for k, x in tree.items() if not torch.equal(x.detach(), before[k])]

@@ -1,11 +1,11 @@
 """Formats of run folders, and settings added by later versions, so that an upgrade keeps all runs usable.
 
 The identity of a run is a hash of its settings in the form of the first version. A setting added by a later version is
-left out of the hash while its value reproduces the earlier behavior. Runs and unfinished sweeps of an earlier version
-therefore keep their names, are continued by the same command and share the same row of a table.
+left out of the hash as long as its value reproduces the earlier behavior. Runs and unfinished sweeps of an earlier
+version therefore keep their names, are continued by the same command and share a row in tables.
 
-To add a setting, list it in `INTRODUCED` with that value. Every other value, including the default of the new version,
-gives a new identity.
+To add a setting, list it in `INTRODUCED` with that value. Every other value, even the new version's default, gives a
+new identity.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from nasx.core.plain import Config
 
 FORMAT = 1
-"""Format of a run folder, in config.yaml and result.json. Files of 0.1.0, without a number, are read too."""
+"""Format number of run folders, in config.yaml and result.json. Files from 0.1.0 have none and can be read too."""
 RENAMED = {
     "nasx.loggers.NoLogger": "nasx.tracking.loggers.NoLogger",
     "nasx.loggers.TensorBoard": "nasx.tracking.loggers.TensorBoard",
@@ -60,30 +60,30 @@ NO_BUDGET: Config = {"_target_": "nasx.searcher.budget.NoBudget"}
 INTRODUCED_GROUPS = {"budget": NO_BUDGET, "epoch": None, "relaxed": False}
 """Group or key added since 0.1.0 -> the component or value that reproduces 0.1.0."""
 REVISED = {"nasx.data.images.Folder": 1}
-"""Class of a component with a changed computation but the same settings -> the format of the change.
+"""Class of a component whose computation changed while its settings did not -> the first format with the change.
 
 `Folder`: the rules for training and test images changed."""
 UNREAD = {"nasx.methods.sdarts.Sdarts": (("random_start", "ascent"), {"perturbation": "random"})}
-"""Class of a component -> settings added since 0.1.0 that have no effect if others have the values given here."""
+"""Class of a component -> (settings added since 0.1.0, the values of other settings that make them have no effect)."""
 RENAMED_KEYS = {"doubtful": "warning", "moving": "not_converged"}
 """Key of a verdict in records of 0.1.0 -> current name."""
 
 
 def renamed_keys(value: Mapping[str, object]) -> dict[str, object]:
-    """Return a verdict from a record of any version, with its keys renamed to the current ones."""
+    """Return a verdict from a record of any version, with its keys renamed to their current names."""
     return {RENAMED_KEYS.get(key, key): item for key, item in value.items()}
 
 
 def present(target: str) -> str:
-    """Return the current name of a class in a file of any version."""
+    """Return the current name of a class, given its name in a file from any version."""
     return RENAMED.get(target, target)
 
 
 def stable(value: object, number: int = FORMAT) -> object:
-    """Convert a configuration to the first version: original class names, without added settings at neutral values.
+    """Convert a configuration to the form of the first version: original class names, without neutral settings.
 
-    A neutral value reproduces the behavior before the setting was added. A component whose computation changed in some
-    format is marked, unless `number`, the format of the file with the configuration, is an earlier one.
+    A later setting is neutral if its value reproduces the behavior before it was added. A component whose computation
+    has changed is marked, unless the configuration comes from a file with an earlier format `number`.
     """
     if isinstance(value, list | tuple):
         return [stable(item, number) for item in value]
@@ -107,7 +107,7 @@ def stable(value: object, number: int = FORMAT) -> object:
 
 
 def completed(config: Config) -> dict[str, object]:
-    """Convert a configuration of any version to current class names; missing settings get the values it ran with."""
+    """Convert a configuration from any version: rename classes, and add missing settings with their earlier values."""
     target = present(str(config.get("_target_")))
     whole = INTRODUCED.get(target, {}) | dict(config) | ({"_target_": target} if "_target_" in config else {})
     return {key: _completed(item) for key, item in whole.items()}

@@ -1,10 +1,10 @@
-"""Checkpoints of a run: the last two, written atomically with a checksum, and read by torch's safe loader.
+"""Checkpoints of a run: the last two, written atomically with a checksum, and read with torch's safe loader.
 
-    checkpoints/NNNNNNNNN.ckpt      a line with the format, the sha256 of the rest, torch's file; N: updates so far
-    checkpoints/epoch-NNNN.ckpt     the same, kept at the end of every `search.keep_every`-th epoch
+    checkpoints/NNNNNNNNN.ckpt      the format, the sha256 of the rest, and torch's file; N: updates so far
+    checkpoints/epoch-NNNN.ckpt     the same, after every `search.keep_every`-th epoch; never removed
 
 Checkpoints are written after each epoch and every `checkpoint_s` seconds (session.py), and contain tensors and plain
-values only. Since format 2, a checkpoint contains the text of its metrics rows (`metrics`); in format 1, it contains
+values only. From format 2 on, a checkpoint contains the text of its metrics rows (`metrics`); format 1 has
 only their number (`rows`). A damaged checkpoint is reported, and the previous one is used. torch is imported only when
 a checkpoint is written or read.
 """
@@ -40,10 +40,10 @@ class Unfit(UserError):
 
 
 def save(folder: Path, state: State, step: int, epoch: int | None = None) -> None:
-    """Write checkpoint `step` of the run in `folder` (tensors and plain values only) and keep the last two.
+    """Write checkpoint `step` of the run in `folder` (tensors and plain values only); keep only the last two.
 
-    If `epoch` is given, the kept checkpoint of that epoch is written first, so that a run that has progressed further
-    always has this checkpoint.
+    If `epoch` is given, the kept checkpoint of that epoch is written first, so that it exists in every run that has
+    progressed further.
     """
     import torch
 
@@ -70,7 +70,7 @@ def found(folder: Path) -> list[Path]:
 
 
 def kept(folder: Path) -> dict[int, Path]:
-    """Return a mapping from epoch to the path of its kept checkpoint, in the order of epochs."""
+    """Return a mapping from epochs to the paths of their kept checkpoints, in epoch order."""
     paths = (folder / "checkpoints").glob("epoch-*.ckpt")
     found = {int(path.stem[6:]): path for path in paths if path.stem[6:].isdecimal()}
     return dict(sorted(found.items()))
@@ -83,7 +83,7 @@ def checksum(path: Path) -> str:
 
 
 def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = None) -> State | None:
-    """Return the newest readable checkpoint of a run, None if there is none yet.
+    """Return the newest readable checkpoint of a run; None if there are no checkpoints yet.
 
     A damaged checkpoint, or one of format 1 that counts more than `rows` metrics rows (None: not checked), is skipped
     with a warning, and the previous one is used. Raises UserError if checkpoints exist but none can be used.

@@ -1,7 +1,7 @@
-"""Cache of torch's compiler in the user's cache folder, without incomplete files of a killed compiler.
+"""The cache of torch's compiler in the user's cache folder, without incomplete files left by a killed compiler.
 
-torch writes a library under its final name and loads every file of that name, so after a kill during compilation, each
-later run of the same shapes failed with "file too short" (torch 2.15).
+torch writes a library under its final name and loads any file with that name. After a kill during compilation, every
+later run with the same shapes would therefore fail with "file too short" (torch 2.15).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def keep_compiled() -> None:
 
 
 def complete(path: Path) -> bool:
-    """Return whether a file is complete according to its ELF header, which a linker writes last."""
+    """Return whether a file is complete according to its ELF header, which linkers write last; True if unknown."""
     try:
         with path.open("rb") as stream:
             head, size = stream.read(64), os.fstat(stream.fileno()).st_size

@@ -23,7 +23,7 @@ from nasx.errors import UserError
 
 
 def device(name: str) -> torch.device:
-    """Return the device `auto` (a GPU if available), `cpu`, `cuda` or `cuda:N`. Raises UserError if unavailable."""
+    """Return the device for `auto` (a GPU if available), `cpu`, `cuda` or `cuda:N`. Raises UserError if unavailable."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -45,7 +45,7 @@ def prepared(
 ) -> Iterator[None]:
     """Set the threads, precision and determinism of a job within the block, and seed torch.
 
-    TF32 is off unless `precision` is tf32, on every torch version. After the block, all settings except the seed and
+    TF32 is off unless `precision` is tf32, in every torch version. After the block, all settings except the seed and
     the allocator are restored, so that the next job of a sweep in this process uses its own configuration.
     """
     with _restored():
@@ -87,7 +87,7 @@ def _restored() -> Iterator[None]:
 
 
 def workers(asked: int | None) -> int:
-    """Return the number of processes that decode images: `asked`, else this process's share of the CPUs minus one.
+    """Return the number of processes that decode images: `asked`, else one less than this process's share of the CPUs.
 
     The number is 0 if a launcher has started this process as a daemon, which may not have child processes.
     """
@@ -99,7 +99,7 @@ def workers(asked: int | None) -> int:
 
 
 def hardware(on: torch.device) -> dict[str, object]:
-    """Return the kind and the name of the device, and the number of CPU threads."""
+    """Return the type and the name of the device, and the number of CPU threads."""
     if on.type == "cuda":
         return {"device": "cuda", "name": torch.cuda.get_device_name(on), "threads": torch.get_num_threads()}
     name = platform.processor() or platform.machine()
@@ -111,7 +111,7 @@ def hardware(on: torch.device) -> dict[str, object]:
 
 
 def environment(on: torch.device) -> dict[str, object]:
-    """Return the host, and the current values on which results depend in addition to the configuration."""
+    """Return the host, and the properties of the environment on which results depend."""
     found, named = hardware(on), versions()
     return {
         "host": socket.gethostname(),
@@ -133,7 +133,7 @@ def versions() -> dict[str, str]:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the commit of the checkout that nasx runs from (with + if it was changed); None for an installed wheel."""
+    """Return the commit of the checkout that nasx runs from (with + if modified); None for an installed wheel."""
     root = Path(__file__).resolve().parent.parent.parent
     if not (root / ".git").exists():
         return None
@@ -150,7 +150,7 @@ def commit() -> str | None:
 
 
 def peak_mb(on: torch.device) -> float | None:
-    """Return the peak memory in MB: of the GPU's allocator on CUDA, of the process on a CPU (None on Windows)."""
+    """Return the peak memory in MiB: that of torch's GPU allocator, or of the process on a CPU (None on Windows)."""
     if on.type == "cuda":
         return round(torch.cuda.max_memory_allocated(on) / 2**20, 1)
     peak = system.peak_memory_mb()
@@ -158,21 +158,21 @@ def peak_mb(on: torch.device) -> float | None:
 
 
 def available(on: torch.device) -> int | None:
-    """Return the bytes that this process has or can still allocate on a GPU; None for a CPU, whose memory is shared."""
+    """Return the bytes that this process holds or can allocate on a GPU; None for a CPU, whose memory is shared."""
     if on.type != "cuda":
         return None
     return int(torch.cuda.mem_get_info(on)[0] + torch.cuda.memory_reserved(on))
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is an out-of-memory error of a GPU, of torch's CPU allocator, or of Python."""
+    """Return whether an error is an out-of-memory error from a GPU, from torch's CPU allocator, or from Python."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     )
 
 
 class StopRequested(KeyboardInterrupt):
-    """Exception raised after a signal requested a stop; the run was checkpointed, and the same command resumes it."""
+    """Exception that stops a run after a signal; the same command resumes the run from its last checkpoint."""
 
     def __init__(self, number: int) -> None:
         self.signal = number
@@ -184,14 +184,14 @@ class StopRequested(KeyboardInterrupt):
 
 
 class Signals:
-    """Context in which SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGBREAK (Windows) request a stop.
+    """Context manager within which SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGBREAK request a stop.
 
-    A second signal stops the process at once.
+    A second signal stops the process at once. SIGBREAK exists only on Windows.
 
-    Signals that this process was started to ignore stay ignored (nohup, background jobs of a script).
+    Signals that were ignored when this process started stay ignored (nohup, background jobs of a script).
 
     The loop reads `asked`, saves a checkpoint, and raises `StopRequested`. When this exception leaves the block, the
-    launcher's own handler of the signal is called: submitit's handler requeues a job that is preempted or out of time.
+    launcher's own handler for the signal is called: submitit's handler requeues a job that is preempted or out of time.
     """
 
     numbers = system.signals("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGBREAK")

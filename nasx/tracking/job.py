@@ -20,7 +20,7 @@ from nasx.tracking.session import Session, own_code_errors
 
 log = logging.getLogger("nasx")
 TIMED = (3, 10)
-"""First and last step of a process between which updates are timed."""
+"""Steps of a process between which updates are timed."""
 LONG_S = 60.0
 """Minimum remaining time in seconds for which an estimate is logged."""
 
@@ -36,17 +36,17 @@ class Engine(Protocol):
 
     @property
     def total(self) -> int:
-        """Number of updates of the whole job."""
+        """Number of updates in the whole job."""
 
     @property
     def position(self) -> tuple[int, int]:
         """Number of updates so far, and index of the current epoch, from 0."""
 
     def steps(self) -> Iterator[int]:
-        """Run to the end; yield the number of updates so far after each step."""
+        """Run to the end; after each step, yield the number of updates so far."""
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Raise UserError if a mean or, if `weights` is set, a weight is not finite."""
+        """Raise UserError if a mean or, with `weights`, a weight is not finite."""
 
     def state(self) -> State:
         """Return the tensors and plain values from which `load` resumes with bit-identical results."""
@@ -56,7 +56,7 @@ class Engine(Protocol):
 
 
 class Job(ABC):
-    """An engine in a run folder. A subclass builds the engine from the configuration and creates rows and the record.
+    """Execution of an engine in a run folder. A subclass builds the engine and creates the metrics rows and the record.
 
     Progress is shown in `unit`s, with `amount` units per update.
     """
@@ -69,9 +69,9 @@ class Job(ABC):
     result: Result
     """The record after the last step; empty on ranks other than 0."""
     ticks = 0
-    """Number of steps of this process so far."""
+    """Number of steps that this process has taken so far."""
     timed: tuple[float, int]
-    """Monotonic time after step `TIMED[0]`, and the number of updates until then."""
+    """Monotonic time after step `TIMED[0]`, and the number of updates at that time."""
     began: float
     """Monotonic time before the first step of this process."""
 
@@ -80,7 +80,7 @@ class Job(ABC):
 
     @abstractmethod
     def row(self, means: dict[str, float]) -> Row:
-        """Return the metrics row of this epoch, from the means of its metrics."""
+        """Return this epoch's metrics row, given the means of its logged values."""
 
     @abstractmethod
     def record(self) -> Result:
@@ -95,14 +95,14 @@ class Job(ABC):
         self.engine.load(state)
 
     def origin(self) -> State | None:
-        """Return the initial state of a run without a checkpoint: the state of its parent at the epoch of the branch.
+        """Return the initial state of a run without a checkpoint: its parent's state at the epoch of the branch.
 
-        None if the run starts from scratch.
+        Returns None if the run starts from scratch.
         """
         return None
 
     def resume(self) -> None:
-        """Continue from the newest readable checkpoint, if there is one."""
+        """Continue from the newest readable checkpoint or, without one, from `origin`."""
         saved = distributed.broadcast_object(self.ctx.resume(self.origin))
         if saved is not None:
             self.load(saved)
@@ -110,7 +110,7 @@ class Job(ABC):
             log.info("%s: resuming at update %d of %d", self.ctx.run.folder, updates, self.engine.total)
 
     def save(self, epoch: int | None = None) -> None:
-        """Write a checkpoint; if `epoch` is given, also the kept checkpoint of that epoch.
+        """Write a checkpoint; if `epoch` is given, also write the checkpoint kept for that epoch.
 
         Raises UserError, before writing, if a weight or a running mean is not finite.
         """
@@ -118,7 +118,7 @@ class Job(ABC):
         self.ctx.save(self.state(), self.engine.position[0], epoch)
 
     def estimate(self) -> None:
-        """Log the remaining time of a long run once, estimated from its first steps after the warm-up."""
+        """Log the remaining time of a long run once, as estimated from its first steps after the warm-up."""
         self.ticks += 1
         if self.ticks not in TIMED:
             return
@@ -136,7 +136,7 @@ class Job(ABC):
             log.info("about %s for the %d updates that are left, %.2g s each%s", taken, left, each, of)
 
     def tick(self, _: object) -> None:
-        """Check and show the running means after a step; write a checkpoint if one is due or after a signal."""
+        """Check and show the running means after a step; write a checkpoint if one is due or a signal has arrived."""
         self.estimate()
         if self.ticks == 1:
             self.display.measure_from(self.engine.position[0])
@@ -163,7 +163,7 @@ class Job(ABC):
         self.display.end_epoch(self.engine.position[0], epoch, row)
 
     def run(self) -> Result:
-        """Run to the end and write the record."""
+        """Run to the end; write and return the record."""
         for _ in self.steps():
             pass
         return self.result
@@ -191,7 +191,7 @@ class Job(ABC):
                     step()
                     yield
             self.result = {}
-            result = self.record()  # on all ranks, which may share its passes over the data
+            result = self.record()  # on all ranks, which may share the passes over the data
             if distributed.is_main_process():
                 self.ctx.run.decide(result["genotype"])
                 self.result = self.ctx.run.finish(result)

@@ -1,11 +1,11 @@
 """Settings that commands inherit from a run: its space, its dataset, and the structure of its network.
 
-    nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset that RUN was searched with
+    nasx retrain from=RUN, nasx study from=RUN                  the space and the dataset of the search RUN
     nasx info from=RUN, nasx evaluate RUN, nasx diagnose RUN    the same, and the recipe of a retraining
     next: nasx ...                                              commands printed at the end of a run, ready to use
 
 The command line overrides inherited settings: `dataset=NAME` with another name overrides the whole group, and
-`dataset.size=64` overrides this setting. Inherited settings override the files of `conf/`. Does not import torch.
+`dataset.size=64` overrides one setting. Inherited settings override the files in `conf/`. Does not import torch.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nasx.spaces import genotypes
 from nasx.tracking import records
 
 INHERITED_GROUPS = ("space", "dataset")
-"""Groups that a retraining inherits from a search."""
+"""Config groups that a retraining inherits from a search."""
 QUOTES = "put quotes around a value with special characters: key='\"value\"'"
 """Remedy for an override that Hydra cannot parse."""
 NOT_TEXT = ("true", "false", "null", "nan", "inf", "on", "off", "yes", "no")
@@ -44,7 +44,7 @@ class Parent(NamedTuple):
 
     folder: Path
     config: Config
-    """Content of config.yaml: the resolved configuration and the name of the component of each group."""
+    """Content of config.yaml: the resolved configuration, and the name of the component in each group."""
     record: Mapping[str, object]
     """Content of result.json."""
 
@@ -54,16 +54,16 @@ class Parent(NamedTuple):
         return {str(group): choice for group, choice in self.config["choices"].items()}
 
     def block(self, group: str) -> Mapping[str, object]:
-        """Return the settings of a config group."""
+        """Return the settings of a config group; empty if there are none."""
         node = self.config.get(group)
         return node if isinstance(node, Mapping) else {}
 
 
 # ---------------------------------------------------------------------------------------------------- parent run
 def run_folder(name: str, out: str, kind: str = "") -> Path:
-    """Return the folder of a run, given by its folder or by its name under `out`.
+    """Return the folder of a run, given its folder or its name in `out`.
 
-    Raises UserError, which suggests the nearest name or lists the finished runs of the requested `kind`.
+    Raises UserError, with the most similar name or a list of the runs of the requested `kind`, if there is no such run.
     """
     folder = records.locate(name, out)
     if folder is None:
@@ -73,7 +73,7 @@ def run_folder(name: str, out: str, kind: str = "") -> Path:
 
 
 def known_runs(name: str, out: str, kind: str = "") -> tuple[str | None, str]:
-    """Return the run under `out` with the name nearest to `name`, and a text with the names of all."""
+    """Return the run in `out` with the name most similar to `name`, if any, and a text that lists the known names."""
     there = [path for path in Path(out).glob("*/") if not path.name.startswith(".")]
     if kind:
         there = [path for path in there if (files.read_json(path / "result.json") or {}).get("kind") == kind]
@@ -85,9 +85,9 @@ def known_runs(name: str, out: str, kind: str = "") -> tuple[str | None, str]:
 
 
 def open_parent(folder: Path) -> Parent:
-    """Return configuration and record of the run in `folder`; the record is empty if it is missing or damaged.
+    """Return the configuration and record of the run in `folder`; a missing or damaged record is empty.
 
-    Raises UserError if the configuration is missing, truncated or damaged: defaults would replace its settings.
+    Raises UserError if the configuration is missing, truncated or damaged, so that defaults never replace its settings.
     """
     held = records.configuration(folder)
     choices = None if held is None else held.get("choices")
@@ -116,7 +116,7 @@ def parent(name: str, out: str) -> Parent:
 
 
 def finished_search(name: str, out: str) -> tuple[Path, Result]:
-    """Return folder and record of the finished search that `from=` names. Raises UserError if there is none."""
+    """Return the folder and record of the finished search that `from=` names. Raises UserError if there is none."""
     folder = run_folder(name, out)
     found = records.finished(folder)
     if found is None:
@@ -129,7 +129,7 @@ def finished_search(name: str, out: str) -> tuple[Path, Result]:
 
 
 def epoch_row(folder: Path, epoch: int | None) -> Row:
-    """Return the metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError if there is none."""
+    """Return the metrics row of a search after `epoch`, from 1 (None: the last). Raises UserError if it has none."""
     found = {row["epoch"]: row for row in records.read_rows(folder) if row.get("genotype")}
     epoch = max(found, default=0) if epoch is None else epoch
     if epoch not in found:
@@ -141,11 +141,11 @@ def epoch_row(folder: Path, epoch: int | None) -> Row:
 PARENT_FIELDS = (
     "name", "choices", "protocol", "seed", "overrides", "labels", "changed", "family", "identity", "genotype",
 )  # fmt: skip
-"""Fields of a search's record that the record of a retraining contains."""
+"""Fields of a search's record that are copied into the record of a retraining."""
 
 
 def parent_fields(record: Mapping[str, object] | None) -> dict[str, object] | None:
-    """Return the part of a search's record that the record of a retraining contains; None if no search is known."""
+    """Return the fields that a retraining's record copies from the record of its search; None if no search is known."""
     return None if record is None else {"kind": "search", **{key: record.get(key) for key in PARENT_FIELDS}}
 
 
@@ -153,10 +153,10 @@ def parent_fields(record: Mapping[str, object] | None) -> dict[str, object] | No
 def adopt_settings(
     node: Mapping[str, object], held: Mapping[str, object], given: Collection[str] = ()
 ) -> dict[str, object]:
-    """Return the component `node` with the settings of `held`, the same component of a parent.
+    """Return the component `node` with the settings of `held`, the same component in a parent run.
 
-    Settings in `given`, and settings that only one of the two components has, stay as they are in `node`; if `held` is
-    a component of another class, all settings do.
+    Settings that are in `given` or missing in `held` stay as they are in `node`, and settings that only `held` has are
+    ignored. If `held` is of another class, all settings stay as they are.
     """
     if held.get("_target_") != node.get("_target_"):
         return dict(node)
@@ -164,7 +164,7 @@ def adopt_settings(
 
 
 def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the dataset overrides of a command (`path=` included), in Hydra's form, and the other words."""
+    """Return the dataset overrides of a command (including `path=`), in Hydra's syntax, and the other words."""
     ours, rest = [], []
     for word in words:
         key, equals, value = word.lstrip("-").partition("=")
@@ -178,7 +178,7 @@ def split_dataset_overrides(words: Sequence[str]) -> tuple[list[str], list[str]]
 
 
 def parsed(text: str) -> Override:
-    """Parse an override by Hydra's grammar. Raises UserError if it cannot be parsed."""
+    """Parse an override with Hydra's grammar. Raises UserError if it cannot be parsed."""
     try:
         return OverridesParser.create().parse_override(text)
     except HydraException:
@@ -186,7 +186,7 @@ def parsed(text: str) -> Override:
 
 
 def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Sequence[str] = ()) -> dict[str, object]:
-    """Return the component `node` with the settings `texts`, each of the form `group.key=value`. Raises UserError."""
+    """Return the component `node` with the overrides `texts`, each of the form `group.key=value`. Raises UserError."""
     found, faults = dict(node), []
     for text in texts:
         group, _, key = text.partition("=")[0].partition(".")
@@ -202,7 +202,7 @@ def with_settings(node: Mapping[str, object], texts: Sequence[str], allow: Seque
 
 
 def inherited_overrides(command: str, texts: Sequence[str], config_dir: str | None = None) -> list[str]:
-    """Return the overrides inherited by a command with `from=`: space, dataset, and settings that differ from `conf/`.
+    """Return the overrides that a command inherits by `from=`: space, dataset, and settings that differ from `conf/`.
 
     A genotype with one cell per layer fixes `retrain.layers`. Raises UserError if the run is not found, or if
     the runs of a sweep have different settings.
@@ -239,7 +239,7 @@ def _inherited(
 ) -> dict[str, str]:
     """Return the settings inherited from one parent: key -> value in Hydra's grammar. Raises UserError.
 
-    `folders` are those of configurations.
+    `folders` are the folders of configuration files.
     """
     choices = {group: str(run.choices[group]) for group in INHERITED_GROUPS if run.choices.get(group)}
     found = {group: choice for group, choice in choices.items() if group not in given}
@@ -297,7 +297,7 @@ def quote_value(value: object) -> str:
         return overrides.format_value(value)
     if re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./+-]*", value) and value.lower() not in NOT_TEXT:
         return value
-    plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # no interpolation
+    plain_text = re.sub(r"(\\*)\$\{", r"\1\1\\${", value)  # prevents interpolation
     return QuotedString(plain_text, Quote.double).with_quotes()
 
 
@@ -334,12 +334,12 @@ def next_commands(record: Mapping[str, object], folder: Path) -> list[str]:
 
 
 def fill_command(folder: str | Path) -> str:
-    """Return the command that looks up the finished runs below `folder` again, quoted for a shell."""
+    """Return the command, quoted for a shell, that looks up the finished runs in `folder` again."""
     return printable(shlex.join(["nasx", "bench", "fill", str(folder) or "."]))
 
 
 def as_positional(path: Path) -> str:
-    """Return a path as an argument that nasx/cli/arguments.py does not read as `key=value`."""
+    """Return a path as an argument that nasx/cli/arguments.py does not parse as `key=value`."""
     return f"./{path}" if "=" in str(path) and not path.is_absolute() else str(path)
 
 
@@ -349,7 +349,7 @@ def format_commands(*commands: Sequence[str]) -> list[str]:
 
 
 def parent_faults(cfg: Config, command: str) -> Iterator[UserError]:
-    """Yield a UserError for each fault of `from=`, the search whose cell is trained."""
+    """Yield a UserError for each error in `from=`, the search whose cell is trained, and in `epoch=`."""
     name, study = cfg.get("from"), cfg.get("study")
     read = command == "retrain" or (command == "study" and isinstance(study, Mapping) and study.get("searches") == 0)
     if cfg.get("epoch") is not None and not name:

@@ -1,17 +1,17 @@
-"""Lock for one writer per run folder, on any number of hosts: the file `lock`, held by flock, touched every BEAT_S s.
+"""Lock that gives a run folder a single writer across hosts: the file `lock`, held by flock, touched every BEAT_S s.
 
 The kernel releases flock when the process that holds it exits, for any reason. flock excludes all processes that open
 the file through the same mount of the same kernel. NFS and most cluster file systems extend flock to other hosts and
-mounts, some do not. A process that acquires the lock and reads the name of a holder elsewhere (another host or mount,
-or this host before a restart) therefore watches the file for TAKEOVER_S seconds, and gives up if the file is touched.
+mounts, but some do not. A process that acquires the lock and reads the name of a holder elsewhere (another host or
+mount, or this host before a reboot) therefore watches the file for TAKEOVER_S seconds, and gives up if it is touched.
 Clocks are not compared. A holder that exits normally empties the file, so that the next process does not wait.
 
-The file is never opened through a link, and is overwritten only if it contains the text of a lock: a file of another
-program, or a hard link to one, is left unchanged.
+The file is never opened through a link, and is overwritten only if it is empty or contains the text of a lock: another
+program's file, or a hard link to one, is left unchanged.
 
-A holder loses its lock if the file is removed, or if the process was suspended (a sleeping machine) and flock is not
-extended to the host that took over. `check`, which is called before every write, then raises an error, so that the
-process does not write to files of its successor.
+A holder loses its lock if the file is removed, or if the process is suspended (a sleeping machine) and flock is not
+extended to the host that takes over. `check`, which is called before every write, then raises an error, so that the
+process does not write to the files of its successor.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from nasx.errors import UserError
 
 log = logging.getLogger("nasx")
 TRY_S = 0.3
-"""Seconds for which flock is retried, because `holder` takes it for some microseconds."""
+"""Seconds for which flock is retried, because `holder` takes it for a few microseconds."""
 BEAT_S = 10.0
 TAKEOVER_S = 35.0
-"""Seconds to watch the file of another holder: three intervals BEAT_S, and a margin for a busy file server."""
+"""Seconds for which another holder's file is watched: three times BEAT_S, and a margin for a busy file server."""
 
 
 class Lock:
-    """Lock of a folder, held from construction to `close`. Raises UserError if another process holds it."""
+    """Lock on a folder, held from construction until `close`. Raises UserError if another process holds it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / "lock"
@@ -68,7 +68,7 @@ class Lock:
         except BlockingIOError as error:
             raise in_use(self.folder, _text(self.handle)) from error
         there = _text(self.handle)
-        if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # incomplete or zeros after a power loss
+        if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # incomplete or all zeros after a power loss
             remedy = "choose another folder, or move the file elsewhere"
             raise UserError(str(self.path), "is not a lock file of nasx", remedy)
         if held_elsewhere(there, self.handle):
@@ -86,7 +86,7 @@ class Lock:
                 system.touch(self.handle, self.path)
 
     def check(self) -> None:
-        """Raise UserError if this process no longer holds the folder."""
+        """Raise UserError if this process no longer holds the lock."""
         try:
             there = self.path.read_bytes()
         except FileNotFoundError:
@@ -114,7 +114,7 @@ class Lock:
 
 
 def _forked(held: weakref.ref[Lock]) -> None:
-    """Close a forked worker's copy of the handle, which would keep the lock of a killed holder."""
+    """Close a forked worker's copy of the handle, which would otherwise keep the lock after the holder is killed."""
     lock = held()
     if lock is not None and not lock.ended.is_set():
         os.close(lock.handle)
@@ -122,11 +122,11 @@ def _forked(held: weakref.ref[Lock]) -> None:
 
 
 def holder(folder: Path) -> str | None:
-    """Return the process that holds a folder (`process N on HOST`), as far as known without waiting; None if none.
+    """Return the process that holds a folder (`process N on HOST`) or None, as far as known without waiting.
 
     A shared lock is taken and released at once; a process that starts at that moment retries (TRY_S), and two shared
     locks do not exclude each other. /proc/locks is not read: it lacks holders in other containers and on other hosts,
-    and does not identify the file on Btrfs and overlays.
+    and does not identify the file on Btrfs and overlay file systems.
     """
     try:
         handle = system.open_file(folder / "lock", os.O_RDONLY | system.NONBLOCK)  # opening a pipe would block
@@ -140,7 +140,7 @@ def holder(folder: Path) -> str | None:
             return holder_name(there)
         fresh = time.time() - os.fstat(handle).st_mtime < TAKEOVER_S  # only reported: the two clocks may differ
         return holder_name(there) if held_elsewhere(there, handle) and fresh else None
-    except OSError:  # a pipe or a folder of that name; a file system without locks, which cannot contain a run
+    except OSError:  # a pipe or a folder with that name; a file system without locks, which cannot contain a run
         return None
     finally:
         os.close(handle)
@@ -152,7 +152,7 @@ def _text(handle: int) -> bytes:
 
 
 def flock(handle: int) -> None:
-    """Take an exclusive lock on an open file. Raises BlockingIOError if another process holds it for TRY_S."""
+    """Take an exclusive lock on an open file. Raises BlockingIOError if another process holds it for TRY_S seconds."""
     end = time.monotonic() + TRY_S
     while True:
         try:
@@ -165,7 +165,7 @@ def flock(handle: int) -> None:
 
 
 def touched_within(path: Path, seconds: float) -> bool:
-    """Return whether the file is touched within `seconds`; reopen it each time, so that NFS queries its server."""
+    """Return whether a file is touched within `seconds`. Each check reopens it, so that NFS queries its server."""
 
     def changed() -> int:
         with path.open("rb") as file:
@@ -180,7 +180,7 @@ def touched_within(path: Path, seconds: float) -> bool:
 
 
 def kernel() -> str:
-    """Return an identifier of the running kernel; the containers of a host share it, and a restart changes it."""
+    """Return an identifier of the running kernel; the containers on a host share it, and a reboot changes it."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -188,18 +188,18 @@ def kernel() -> str:
 
 
 def lock_domain(handle: int) -> str:
-    """Return the kernel and the mount of an open file: flock excludes processes that share both."""
+    """Return the kernel and the mount of an open file; flock is exclusive among processes that share both."""
     return f"{kernel()}/{os.fstat(handle).st_dev}"
 
 
 def held_elsewhere(text: bytes, handle: int) -> bool:
-    """Return whether the text of a lock names a holder whose kernel or mount differs from that of this open file."""
+    """Return whether the text of a lock names a holder whose kernel or mount differs from that of the open file."""
     said = text.decode(errors="replace").splitlines()[1:2]
     return bool(said) and said[0].partition(" ")[0] != lock_domain(handle)
 
 
 def holder_name(text: bytes) -> str:
-    """Return the holder that the text of a lock names."""
+    """Return the holder named in the text of a lock."""
     return text.decode(errors="replace").partition("\n")[0].strip() or "another process"
 
 

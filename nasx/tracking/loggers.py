@@ -1,12 +1,12 @@
 """Loggers that receive metrics rows in addition to metrics.jsonl. No logger is required or used by default.
 
-`logger=tensorboard`, `logger=wandb`, `logger=mlflow`; each package is installed by the extra of nasx of that name.
+`logger=tensorboard`, `logger=wandb`, `logger=mlflow`; each package is installed by the extra of the same name.
 A logger receives each row after the run has written it (`run_folder.Run.append`), and opens its output at the first
 row, so that a finished run opens no output. A logger does not affect results and is not part of a run's identity. A
 resumed run continues from its last checkpoint: TensorBoard hides the entries that were logged after the checkpoint, and
-W&B and MLflow continue the run of the same name.
+W&B and MLflow continue the run with the same name.
 
-Shapes: a row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, with nested names joined by `/`;
+A row is an entry of metrics.jsonl. Its numbers become scalars at step `epoch`, with nested names joined by `/`;
 lists (mixture weights) and texts are written to metrics.jsonl only.
 """
 
@@ -55,7 +55,7 @@ class Sink:
 
 
 def scalars(row: Row, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Yield (name, number) of each finite number in a row and its mappings, except the epoch, which is the step."""
+    """Yield (name, number) for each finite number in a row and its mappings, except the epoch, which is the step."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from scalars(value, f"{prefix}{key}/")
@@ -92,7 +92,7 @@ class TensorBoard:
         self._within(Path())
 
     def _within(self, folder: Path) -> Path:
-        """Return the folder of event files in a run folder. Raises UserError if it is outside the run folder."""
+        """Return the folder for event files in a run folder. Raises UserError if it is outside the run folder."""
         if self.folder in ("", "..") or Path(self.folder).name != self.folder:
             remedy = "name a folder inside the run folder, for example logger.folder=tensorboard"
             raise UserError(f"logger.folder={self.folder}", "is not a plain folder name", remedy)
@@ -116,7 +116,7 @@ class TensorBoard:
 
 @dataclass(frozen=True, kw_only=True)
 class Wandb:
-    """A logger to a run of Weights & Biases, offline unless `mode` is changed."""
+    """A logger that writes to a run in Weights & Biases, offline unless `mode` is changed."""
 
     project: str = "nasx"
     entity: str | None = None
@@ -139,11 +139,11 @@ class Wandb:
 
 @dataclass(frozen=True, kw_only=True)
 class Mlflow:
-    """A logger to a run of MLflow, in a local database unless `tracking_uri` is set."""
+    """A logger that writes to a run in MLflow, in a local database unless `tracking_uri` is set."""
 
     experiment: str = "nasx"
     tracking_uri: str | None = None
-    """MLflow's tracking URI; null: mlflow.db in the folder of runs."""
+    """MLflow's tracking URI; null: mlflow.db in the folder that contains the runs."""
 
     def check(self) -> None:
         """Raise UserError if MLflow, or a package that its local database needs, is not installed."""
@@ -154,7 +154,7 @@ class Mlflow:
         return Sink(partial(self._begin, folder, config))
 
     def _begin(self, folder: Path, config: Config, first: int) -> Output:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # send no data without a request of the user
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # send no data unless the user requests it
         import mlflow
         from mlflow.entities import Metric, Param
 
@@ -168,7 +168,7 @@ class Mlflow:
         run = (found or [client.create_run(number, run_name=name, tags={TAG: name})])[0].info.run_id
         client.update_run(run, status="RUNNING")
         settings = [] if found else [Param(key, str(value)) for key, value in records.flatten(config).items()]
-        for start in range(0, len(settings), 100):  # MLflow's limit for a batch
+        for start in range(0, len(settings), 100):  # MLflow's limit per batch
             client.log_batch(run, params=settings[start : start + 100])
 
         def log(values: Mapping[str, float], step: int) -> None:

@@ -1,4 +1,4 @@
-"""Readers of parts of a run's files, because a folder of runs may contain millions of rows and many configurations."""
+"""Functions that read parts of files, because a folder of runs may contain millions of rows and many configurations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ BLOCK = 8192
 
 
 def last_lines(path: Path, count: int) -> list[bytes]:
-    """Return the last `count` lines of a file, or fewer, including an incomplete one; little more is read."""
+    """Return the last lines of a file (at most `count`, including an incomplete one) without reading all of it."""
     with path.open("rb") as file:
         end, size = file.seek(0, 2), BLOCK
         while True:
@@ -27,7 +27,7 @@ def last_lines(path: Path, count: int) -> list[bytes]:
 
 
 def scalars(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield (keys, text) of the scalars in the mappings of a YAML document, in order, without the contents of lists.
+    """Yield (keys, text) for each scalar in the mappings of a YAML document, in order, without the contents of lists.
 
     The document is parsed lazily, aliases are not followed, and no objects are constructed. Raises yaml.YAMLError.
     """

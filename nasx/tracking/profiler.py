@@ -1,6 +1,6 @@
 """Profile a few steps of a run with torch.profiler (`debug=profiler`, or `profile=STEPS`).
 
-The files are in the folder `profile` of the run: trace.json.gz, which can be opened at https://ui.perfetto.dev or in
+The files are in the run's folder `profile`: trace.json.gz, which can be opened at https://ui.perfetto.dev or in
 chrome://tracing, and operations.txt, a table of the operations that took the most time. The profiler does not affect
 results, so `profile` is not part of a run's identity.
 """
@@ -20,9 +20,9 @@ from nasx.core import files
 
 log = logging.getLogger("nasx")
 FIRST = 2
-"""Number of first steps that are not profiled: they allocate memory, choose kernels, and compile."""
+"""Number of initial steps that are not profiled: they allocate memory, select kernels, and compile."""
 WARM_UP = 1
-"""Number of following steps in which the profiler runs without recording, because its start takes time."""
+"""Number of subsequent steps in which the profiler runs without recording, because starting it takes time."""
 ROWS = 25
 """Number of rows in operations.txt."""
 

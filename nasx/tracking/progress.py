@@ -33,7 +33,7 @@ _log_folder: ContextVar[Path | None] = ContextVar("log_folder", default=None)
 
 @contextlib.contextmanager
 def log_to(folder: Path) -> Iterator[None]:
-    """Write log messages within the block to the log of the run in `folder`, one of the runs in this process."""
+    """Write log messages within the block to the log of the run in `folder`, but not of other runs in this process."""
     token = _log_folder.set(folder)
     try:
         yield
@@ -49,7 +49,7 @@ class Printable(logging.Formatter):
 
 
 class LogFile(logging.FileHandler):
-    """Handler of log.txt. On a full disk, its lines are lost, and the next essential write reports the error."""
+    """Handler for log.txt. If the disk is full, lines are lost, and the next essential write reports the error."""
 
     def _open(self) -> TextIOWrapper:
         return files.stream(Path(self.baseFilename))
@@ -64,7 +64,7 @@ class LogFile(logging.FileHandler):
 
 @contextlib.contextmanager
 def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
-    """Write nasx's log within the block to `folder`/log.txt and to the screen (only warnings if `quiet`)."""
+    """Write nasx's log within the block to `folder`/log.txt and to the screen (if `quiet`, only warnings)."""
     plain = Printable("%(asctime)s %(message)s", "%H:%M:%S")
     try:
         file = LogFile(folder / "log.txt")
@@ -73,7 +73,7 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     file.setFormatter(plain)
     # notebooks display standard error as an error
     screen: logging.Handler = logging.StreamHandler(sys.stdout if CONSOLE.is_jupyter else sys.stderr)
-    if CONSOLE.is_terminal and not quiet:  # the console of the bar, so that lines appear above the bar
+    if CONSOLE.is_terminal and not quiet:  # the bar's console, so that lines appear above the bar
         screen = RichHandler(
             console=CONSOLE, show_path=False, markup=False, show_level=False, log_time_format="%H:%M:%S"
         )
@@ -85,7 +85,7 @@ def log_to_folder(folder: Path, *, quiet: bool) -> Iterator[None]:
     log.propagate = False
     file.addFilter(lambda record: _log_folder.get() in (None, folder))
     screen.name = SCREEN
-    within = any(handler.name == SCREEN for handler in log.handlers)  # a run inside another one
+    within = any(handler.name == SCREEN for handler in log.handlers)  # a run inside another run
     handlers = [file] if within else [file, screen]
     for handler in handlers:
         log.addHandler(handler)
@@ -109,7 +109,7 @@ def warnings_only() -> Iterator[None]:
 
 
 class Bar(Progress):
-    """A line with a bar, which shrinks on a narrow terminal, and `texts` below it, as many per line as fit."""
+    """A progress bar that shrinks on a narrow terminal, with `texts` below it, as many per line as fit."""
 
     texts: Sequence[str] = ()
 
@@ -119,11 +119,11 @@ class Bar(Progress):
 
 
 class Display:
-    """Progress display of one run, a context manager. `show` is called if `due()`, at most twice per second.
+    """Progress display of one run, a context manager. Call `show` if `due()` is true, at most twice per second.
 
     On a terminal and in a notebook, a bar shows epoch, losses, accuracies, speed, peak memory and time left; elsewhere,
-    one line is logged per epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s, with
-    `amount` units per update; `peak` returns the peak memory in MB, or None if it is unknown.
+    one line is logged per epoch, and one every `every_s` seconds within long epochs. The speed is in `unit`s per
+    second, with `amount` units per update; `peak` returns the peak memory in MB, or None if it is unknown.
     """
 
     def __init__(
@@ -177,7 +177,7 @@ class Display:
         self._first, self._began = done, time.monotonic()
 
     def show(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
-        """Show the position, running means and speed; the speed is omitted after the first step."""
+        """Show the position, running means and speed; the speed is omitted if no updates have been timed yet."""
         self._last = time.monotonic()
         rate = (done - self._first) / max(self._last - self._began, 1e-9)
         peak = self.peak() if self.peak else None
@@ -195,13 +195,13 @@ class Display:
                 log_epoch(epoch, parts)
 
     def end_epoch(self, done: int, epoch: str, means: Mapping[str, float]) -> None:
-        """Move the bar at the end of an epoch, which may be a single step (TSE-DARTS); a log has a line per epoch."""
+        """Update the bar after an epoch, which may be a single step (TSE-DARTS); logs have one line per epoch."""
         if (self.live or self.notebook is not None) and self.due():
             self.show(done, epoch, means)
 
 
 class NotebookBar:
-    """A line with a bar in the output of a notebook's cell, which needs no widgets and is empty after the run."""
+    """A progress bar in the output of a notebook cell; it needs no widgets and is cleared after the run."""
 
     def __init__(self, total: int) -> None:
         from IPython.display import display
@@ -215,18 +215,18 @@ class NotebookBar:
         self.handle.update({"text/html": bar, "text/plain": text}, raw=True)
 
     def clear(self) -> None:
-        """Empty the line."""
+        """Clear the line."""
         self.handle.update({"text/plain": ""}, raw=True)
 
 
 class SelectionProgress:
-    """Show the progress of the selection at the end of a search, which may take longer than the search."""
+    """Progress of the selection at the end of a search, which may take longer than the search itself."""
 
     began: tuple[float, int] | None = None
-    """Time of the first decision of this process, and the number of decisions."""
+    """Monotonic time of the first update, and the number of decisions made by then."""
 
     def update(self, done: int, total: int) -> None:
-        """Log how many of `total` decisions have been made (`done`) and the time left."""
+        """Log that `done` of `total` decisions have been made, and the estimated time left."""
         if self.began is None:
             self.began = time.monotonic(), done
             log.info("the search is done; choosing the architecture: %d of %d decisions", done, total)
@@ -243,7 +243,7 @@ PARTS = {
 """Kind of run -> first part of a metrics column -> displayed word. `arch`: batches of architecture steps, from the
 split that trains the architecture; `supernet`: evaluation of the supernet on that split."""
 LINE = 71
-"""Maximum number of characters in a line of the log after its time, for 80 columns in total."""
+"""Maximum number of characters in a log line after the time of day, so that lines fit in 80 columns."""
 
 
 def metric_texts(kind: str, means: Row) -> list[str]:
@@ -262,14 +262,14 @@ def metric_texts(kind: str, means: Row) -> list[str]:
 
 
 def looked_up(lookup: Mapping[str, object] | None) -> list[str]:
-    """Format the validation accuracies of a look-up; empty if there are none."""
+    """Format the validation accuracies found by a look-up; empty if there are none."""
     known = {name: values.get("valid") for name, values in (lookup or {}).items() if type(values) is dict}
     found = [f"{name} {value:.2f} %" for name, value in known.items() if value is not None]
     return ["cell in table: " + ", ".join(found)] if found else []
 
 
 def wrap(head: str, parts: Sequence[str]) -> list[str]:
-    """Join the head and the parts by two spaces, wrapped to lines of the log; continuation lines are indented."""
+    """Join the head and the parts with two spaces, wrapped to log lines; continuation lines are indented."""
     found = [head]
     for part in parts:
         if len(found[-1]) + 2 + len(part) > LINE:
@@ -285,7 +285,7 @@ def log_epoch(epoch: str, parts: Sequence[str]) -> None:
 
 
 def log_kept(folder: Path, count: int) -> None:
-    """Log the disk space that `count` kept checkpoints will take, after the first one is written."""
+    """Log the disk space that `count` kept checkpoints will take, after the first one has been written."""
     path = next(iter(checkpoints.kept(folder).values()), None)
     if path is not None:
         each = path.stat().st_size / 1e6
@@ -293,12 +293,12 @@ def log_kept(folder: Path, count: int) -> None:
 
 
 def memory(size: float) -> str:
-    """Format bytes as 512 MB or 3.4 GB."""
+    """Format a number of bytes: 512 MB, 3.4 GB."""
     return f"{size / 2**20:,.0f} MB" if size < 2**30 else f"{size / 2**30:,.1f} GB"
 
 
 def duration(seconds: float) -> str:
-    """Format seconds as 42s, 3m 10s, 2h 05m or 3d 4h."""
+    """Format a number of seconds: 42s, 3m 10s, 2h 05m, 3d 4h."""
     s = round(seconds)
     if s < 60:
         return f"{s}s"

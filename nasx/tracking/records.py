@@ -1,4 +1,4 @@
-"""Read the files of runs: metrics rows, configurations, records of finished runs (run_folder.py writes them)."""
+"""Read the files of runs: metrics rows, configurations, and records of finished runs (run_folder.py writes them)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 
 def parsed(text: str) -> list[Row]:
-    """Return the rows in the text of a metrics.jsonl, see `read_rows`."""
+    """Return the rows in the text of a metrics.jsonl; see `read_rows`."""
     rows: list[Row] = []
     for line in text.splitlines():
         try:
@@ -73,7 +73,7 @@ def run_folders(root: str | os.PathLike[str]) -> Iterator[str]:
 
 
 def locate(name: str, out: str) -> Path | None:
-    """Return the folder of a run: the first of NAME and OUT/NAME that contains a run; None if neither exists."""
+    """Return the folder of a run: NAME or OUT/NAME, preferably one that contains a run; None if neither exists."""
     there = [path for path in (Path(name), Path(out) / name) if path.is_dir()]
     return next(
         (path for path in there if (path / "config.yaml").is_file() or (path / "result.json").is_file()),
@@ -105,7 +105,7 @@ def finished(folder: Path) -> Result | None:
 def head(
     kind: str, name: str, cfg: Mapping[str, object], info: JobInfo, started: str, **facts: object
 ) -> dict[str, object]:
-    """Return the first entries of the record of every run; `facts` follow `choices`."""
+    """Return the entries with which every run's record begins; `facts` follow `choices`."""
     return {
         "kind": kind,
         "name": name,
@@ -122,13 +122,13 @@ def head(
 
 
 def configuration(folder: Path) -> Config | None:
-    """Return the configuration of a run of any version (see `versions.completed`); None if it cannot be read."""
+    """Return the configuration of a run from any version (see `versions.completed`); None if it cannot be read."""
     held = read_yaml(folder / "config.yaml")
     return None if held is None else versions.completed(held)
 
 
 def broken(folder: Path, record: Mapping[str, object]) -> list[str]:
-    """Return the files of a finished run that differ from the seal of its record; empty if there is no seal."""
+    """Return the files of a finished run that differ from the seal in its record; empty if there is no seal."""
     seal = record.get("seal")
     return [
         name
@@ -138,7 +138,7 @@ def broken(folder: Path, record: Mapping[str, object]) -> list[str]:
 
 
 def damage(names: Sequence[str]) -> str:
-    """Describe the damage of the files that `broken` returned."""
+    """Describe the damage to the files that `broken` returned."""
     return f"{' and '.join(names)} changed after the run had finished (sha256 differs from the record's)"
 
 

@@ -1,8 +1,8 @@
-"""Typed record of a finished run (result.json); `read` upgrades the records of earlier versions.
+"""Typed record of a finished run (result.json); `read` upgrades records from earlier versions.
 
     SearchRecord    the found cell, its look-up, the supernet, the verdict
     RetrainRecord   the trained cell, the search that found it
-    StudyRecord     the runs that a study made, and the runs that it reports
+    StudyRecord     the runs that a study started, and the runs that it reports
 
 Numbers are read from `Record.content` by nasx.core.quantities, which defines the place of each number.
 """
@@ -28,7 +28,7 @@ from nasx.errors import printable
 
 
 def _text(value: object) -> str:
-    return "" if value is None else sys.intern(printable(str(value)))  # most texts are the same in other runs
+    return "" if value is None else sys.intern(printable(str(value)))  # most texts occur in many runs
 
 
 Text = Annotated[str, BeforeValidator(_text)]
@@ -53,7 +53,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """The device that a run was computed on."""
+    """The device on which a run was computed."""
 
     device: Text = ""
     name: Text = ""
@@ -74,7 +74,7 @@ class Record:
     """The record of a finished run. `content` is the whole file; keys missing in earlier versions have defaults."""
 
     COPIED: ClassVar = ("kind", "identity", "started", "finished", "commit", "genotype")
-    """Fields that are equal for a run and its copies, but differ if a run is repeated."""
+    """Fields that are all equal in copies of a run; in a repetition of the run, some differ."""
     kind: Literal["search", "retrain", "study"]
     content: Tree
     format: int = 0
@@ -91,7 +91,7 @@ class Record:
     changed: Annotated[Mapping[str, tuple[Any, Any]], BeforeValidator(lambda value: value or {})] = field(
         default_factory=dict
     )
-    """Setting -> [published, used], for settings that differ."""
+    """Setting -> [published value, value used], for settings in which the two differ."""
     reduced: Annotated[bool | None, BeforeValidator(lambda value: None if value is None else bool(value))] = None
     started: Text = ""
     finished: Text = ""
@@ -101,10 +101,10 @@ class Record:
     starts: Starts = ()
     processes: Count = 1
     together: Count = 1
-    """Number of runs interleaved in one process; the recorded time of each run is that of all."""
+    """Number of runs interleaved in one process; each records the total time of all."""
 
     def measured(self) -> dict[str, float]:
-        """Return table column -> number in its unit, NaN if it is unknown. Raises ValueError or TypeError."""
+        """Return a mapping from table columns to numbers (NaN: unknown). Raises ValueError or TypeError."""
         found = dict.fromkeys(columns(), math.nan)
         for quantity in QUANTITIES:
             if quantity.column and self.kind in quantity.kinds:
@@ -162,7 +162,7 @@ class Ranked:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord(Record):
-    """The record of `nasx study`; runs are given by the names of their folders next to its own folder."""
+    """The record of `nasx study`; runs are given by the names of their folders, which lie next to its own."""
 
     study: Text
     std_over: Text
@@ -223,5 +223,5 @@ def _upgraded(content: dict[str, object], folder: Path) -> dict[str, object]:
 
 @lru_cache(maxsize=4096)
 def _family(text: str, kind: str) -> str:
-    """Return the family of a run from the text of its configuration without seed and parent."""
+    """Return the family of a run, given the text of its configuration without seed and parent."""
     return identity.family(files.parse_yaml(text) or {}, kind)

@@ -1,4 +1,4 @@
-"""Run folder written by a process; a kill at any moment loses no recorded data.
+"""Run folder that one process writes; a kill at any moment loses no recorded data.
 
     config.yaml     resolved configuration, group choices and identity
     metrics.jsonl   one JSON object per epoch
@@ -6,7 +6,7 @@
     checkpoints/    the last two and the kept checkpoints, with the metrics rows so far (tracking/checkpoints.py)
     log.txt         printed messages          lock   lock of the process that writes here (tracking/lock.py)
     engine.json     the fastest way to compute steps, if it was measured (searcher/calibration.py)
-    fault.txt       the reason for the failure of the last start, if it failed
+    fault.txt       the reason why the last start failed, if it did
 
 Every file is written atomically (core/files.py), except metrics.jsonl, whose last line may be incomplete after a kill;
 metrics.jsonl is then restored from the checkpoint. Neither the folder nor any file in it is written through a link.
@@ -53,7 +53,7 @@ def unused(folder: Path) -> bool:
 def differing(folder: Path, identity: Mapping[str, object], extra: Collection[str]) -> UserError | None:
     """Return the error if a folder belongs to another configuration; None if it does not, or is unused.
 
-    `extra` are keys of config.yaml that are not part of the identity.
+    `extra` contains the keys of config.yaml that are not part of the identity.
     """
     held = read_yaml(folder / "config.yaml")
     if held is None or unused(folder):
@@ -77,14 +77,14 @@ def differing(folder: Path, identity: Mapping[str, object], extra: Collection[st
 class Run:
     """One run folder, held by one process at a time.
 
-    `identity` is the configuration that changes the numbers. Opening a folder that belongs to another configuration
-    raises a UserError that shows the differing keys, unless the folder is unused. A folder that another process holds
-    raises a UserError too.
+    `identity` is the part of the configuration that affects results. Opening a folder that belongs to another
+    configuration raises a UserError that shows the differing keys, unless the folder is unused. Opening a folder that
+    another process holds also raises a UserError.
     """
 
     _lock: Lock | None = None
     _lines: list[str] | None = None
-    """Lines of metrics.jsonl; None until it is decided which existing lines are kept."""
+    """Lines of metrics.jsonl; None before the first call of `keep_rows` or `append`."""
     _genotype: str | None = None
 
     def __init__(self, folder: Path, identity: Mapping[str, object], extra: Mapping[str, object]) -> None:
@@ -147,7 +147,7 @@ class Run:
     # ---------------------------------------------------------------------------------------------- records
     @property
     def result(self) -> dict[str, object] | None:
-        """The record of the finished run, or None."""
+        """The record of the finished run; None if there is none."""
         return read_json(self.folder / "result.json")
 
     def fail(self, error: Exception) -> None:
@@ -162,7 +162,7 @@ class Run:
                 write_atomic(self._held() / "fault.txt", f"{said}\n")
 
     def write_trace(self, error: Exception) -> bool:
-        """Append the traceback of an exception to log.txt; return whether writing was possible."""
+        """Append the traceback of an exception to log.txt; return whether it was written."""
         try:
             files.append(self._held() / "log.txt", printable("".join(traceback.format_exception(error))))
         except UserError:
@@ -179,7 +179,7 @@ class Run:
         write_atomic(self._held() / name, json.dumps(content, indent=1) + "\n")
 
     def finish(self, result: Mapping[str, object]) -> dict[str, object]:
-        """Write the record with its seal, which finishes the run, and return it. Checkpoints are kept."""
+        """Write and return the sealed record, which marks the run as finished. Checkpoints are kept."""
         folder = self._held()
         texts = {GENOTYPE: self._genotype, METRICS: None if self._lines is None else "".join(self._lines)}
         held = {name: text for name, text in texts.items() if text is not None}
@@ -192,7 +192,7 @@ class Run:
         return sealed
 
     def done(self) -> Result | None:
-        """Return the record of the run, None if the run is not finished; repair damaged files that the record seals.
+        """Return the record of the run; None if the run is not finished. Restore damaged files that it seals.
 
         Raises UserError if the record cannot be read.
         """
@@ -243,7 +243,7 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ checkpoints
     def save(self, state: State, step: int, epoch: int | None = None) -> None:
-        """Write checkpoint `step` (tensors and plain values only) and the metrics rows; keep the last two checkpoints.
+        """Write checkpoint `step` (tensors and plain values only) with the metrics rows; keep only the last two.
 
         If `epoch` is given, also write a checkpoint of that epoch that is never removed.
         """
@@ -251,7 +251,7 @@ class Run:
         checkpoints.save(self._held(), {**state, "rows": len(lines), "metrics": "".join(lines)}, step, epoch)
 
     def load(self, device: torch.device | str = "cpu") -> State | None:
-        """Return the newest readable checkpoint with its metrics rows, see `checkpoints.last`."""
+        """Return the newest readable checkpoint with its metrics rows; see `checkpoints.last`."""
         rows = self.rows()
         state = checkpoints.last(self.folder, device, rows=len(rows))
         if state is not None and "metrics" not in state:  # format 1

@@ -1,4 +1,4 @@
-"""A run in progress: its folder held by this process, its device, and the time of all its starts."""
+"""A run in progress: its folder, which this process holds, its device, and the time taken by all its starts."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ class Session:
     began: float = field(default_factory=time.monotonic)
     saved: float = field(default_factory=time.monotonic)
     concurrent_runs: int = 1
-    """Number of runs interleaved in this process; the time of each run is the time of all."""
+    """Number of runs interleaved in this process; each records the total time of all."""
     starts: list[dict[str, object]] = field(default_factory=list)
-    """Environments of the run so far, each with the update at which its use started."""
+    """Environments of the run so far, each with the update from which it was used."""
     code: own_code.Code = field(default_factory=dict)
     """User-defined code that the run executes."""
     needs: Callable[[], tuple[str, list[str]]] | None = None
-    """Function that returns the memory that a step needs, and settings that reduce it; None: not known yet."""
+    """Function that returns a text on the memory needed by a step, and settings that reduce it; None: not known yet."""
 
     def __post_init__(self) -> None:
         self._record_start(0)
 
     def add_elapsed(self, seconds: float) -> None:
-        """Restart the clock, after `seconds` of work by earlier stages."""
+        """Restart the clock with `seconds` of work done by earlier stages."""
         self.before_s, self.began = seconds, time.monotonic()
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds of work over all starts of this run, without work lost by kills."""
+        """Seconds of work over all starts of this run, excluding work lost to kills."""
         return self.before_s + time.monotonic() - self.began
 
     def _record_start(self, update: int) -> None:
-        """Add this start to `starts` if its environment differs from the previous one; warn if bits may differ."""
+        """Add this start to `starts` if its environment differs from the previous one; warn if results may differ."""
         now = {**environment.environment(self.device), "processes": distributed.world_size()}
         if self.code:
             now["code"] = self.code
@@ -77,7 +77,7 @@ class Session:
         self.starts = [*self.starts, {"update": update, **now}]
 
     def done(self) -> Result | None:
-        """Return the record of a finished run, see `Run.done`; warn if user-defined code has changed since."""
+        """Return the record of a finished run (see `Run.done`); warn if user-defined code has changed since then."""
         record = self.run.done()
         if changed := own_code.changed_since(record or {}, self.code):
             log.warning("%s: %s", self.run.folder, changed)
@@ -90,9 +90,9 @@ class Session:
         self.saved = time.monotonic()
 
     def resume(self, origin: Callable[[], State | None] = lambda: None) -> State | None:
-        """Return the newest readable checkpoint, and reduce metrics.jsonl to the rows up to it.
+        """Return the newest readable checkpoint, and truncate metrics.jsonl to its rows.
 
-        If there is no checkpoint, the state is that of `origin`: a checkpoint of the run from which this run branches.
+        Without one, return the state from `origin` (a checkpoint of the run from which this run branches) or None.
         """
         # the other processes receive the state by broadcast
         state = self.run.load(self.device if distributed.world_size() == 1 else "cpu")
@@ -119,7 +119,7 @@ class Session:
         return bool(time.monotonic() - self.saved > self.config["checkpoint_s"])
 
     def check_signals(self, save: Callable[[], None]) -> None:
-        """Save and raise StopRequested if a signal requested a stop in any of the processes."""
+        """Save and raise StopRequested if a signal has requested a stop in any of the processes."""
         asked = self.signals.asked
         if distributed.world_size() > 1:
             asked = max(distributed.all_gather(asked or 0)) or None
@@ -128,7 +128,7 @@ class Session:
             raise environment.StopRequested(asked)
 
     def pause(self, save: Callable[[], None]) -> None:
-        """Save a checkpoint if one is due; save and stop if a signal has requested it."""
+        """Save a checkpoint if one is due; save and raise StopRequested if a signal has requested a stop."""
         self.check_signals(save)
         if self.checkpoint_due:
             save()
@@ -188,7 +188,7 @@ def session(cfg: Config, info: JobInfo, kind: str = "search") -> Iterator[Sessio
 
 @contextlib.contextmanager
 def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> Iterator[None]:
-    """Convert an exception of user-defined code in the block to a UserError; write its traceback to log.txt."""
+    """Convert an exception raised by user-defined code in the block to a UserError; write its traceback to log.txt."""
     try:
         yield
     except UserError:
@@ -203,14 +203,14 @@ def own_code_errors(ctx: Session, position: Callable[[], str] = lambda: "") -> I
 
 @contextlib.contextmanager
 def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
-    """Convert an out-of-memory error in the block to a UserError with needed and free memory and with remedies."""
+    """Convert an out-of-memory error in the block to a UserError that states needed and free memory, and remedies."""
     try:
         yield
     except Exception as error:
         if not environment.out_of_memory(error):
             raise
         cfg = ctx.config
-        traceback.clear_frames(error.__traceback__)  # tensors of the failed step: a prediction needs memory as well
+        traceback.clear_frames(error.__traceback__)  # frees the step's tensors: predicting memory needs memory too
         needs, ways = memory_needed(ctx)
         if kind == "retrain":
             ways = [f"set retrain.accumulate={2 * cfg[kind]['accumulate']} (the same batch in smaller pieces)"]
@@ -225,7 +225,7 @@ def out_of_memory_errors(ctx: Session, kind: str) -> Iterator[None]:
 
 
 def memory_needed(ctx: Session) -> tuple[str, list[str]]:
-    """Return a text on the needed and the free memory of a step, and settings that need less; empty if unknown."""
+    """Return a text on the memory needed by a step and the free memory, and settings that need less, if known."""
     try:
         needs, ways = ctx.needs() if ctx.needs else ("", [])
     except Exception:  # noqa: BLE001  without memory, any call may fail, and the message must still appear

@@ -1,12 +1,12 @@
 """Record the state of a sweep and its jobs, for the summary at the end and for `nasx status` while it runs.
 
     OUT/.sweeps/<time>-<process>/
-    sweep.json     the command, and the number of jobs that it starts (null if a sweeper decides during the sweep)
+    sweep.json     the command, and the number of jobs that it starts (null if a sweeper decides it during the sweep)
     job-N.json     the overrides of job N, its runs (relative to OUT), whether it has ended, and its error
-    lock           the lock of the process that executes the command, see lock.py
+    lock           the lock of the process that executes the command; see lock.py
 
-Jobs may run in other processes and on other machines, so each job writes its own file. The results are in the folders
-of the runs: a sweep that is started again writes a new folder of this kind, and finds the existing runs.
+Jobs may run in other processes and on other machines, so each job writes its own file. The results are in the run
+folders: a sweep that is started again writes a new folder like this one, and reuses the existing runs.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Job(NamedTuple):
 
     overrides: list[str]
     runs: list[str]
-    """Folders of the runs, relative to the folder of all runs."""
+    """Folders of the runs, relative to the folder that contains all runs."""
     ended: bool
     fault: str | None
 
 
 @contextlib.contextmanager
 def sweep(folder: Path, words: Sequence[str], jobs: int | None) -> Iterator[None]:
-    """Record a sweep by the command `words` in `folder`, and hold its lock within the block. Raises UserError."""
+    """Record the sweep of the command `words` in `folder`, and lock `folder` within the block. Raises UserError."""
     try:
         files.make_folder(folder)
     except OSError as error:
@@ -59,7 +59,7 @@ def record_job(
 
 
 def jobs(folder: Path) -> list[Job]:
-    """Return the recorded jobs, in the order of their numbers."""
+    """Return the recorded jobs, sorted by number."""
     paths = sorted(folder.glob("job-*.json"), key=lambda path: (len(path.name), path.name))
     found: list[Job] = []
     for held in (files.read_json(path) or {} for path in paths):
@@ -71,16 +71,16 @@ def jobs(folder: Path) -> list[Job]:
 
 # --------------------------------------------------------------------------------------------------- at its end
 def best(folder: Path, found: Sequence[Job]) -> Job | None:
-    """Return the job in `found` of Optuna's best trial; None without one: another sweeper, or several objectives."""
+    """Return the job that ran Optuna's best trial; None for other sweepers and for several objectives."""
     params = (files.read_yaml(folder / "optimization_results.yaml") or {}).get("best_params")
     words = {f"{key}={value}" for key, value in params.items()} if isinstance(params, dict) else set()
     return next((job for job in found if words and words <= set(job.overrides)), None)
 
 
 def summary(folder: Path, fault: BaseException | None) -> int:
-    """Print how many jobs of a sweep finished, and the errors of failed jobs; return 1 if one failed, else 0.
+    """Print how many jobs of a sweep finished, and the errors of failed jobs; return 1 if any failed, else 0.
 
-    `fault` is the error that stopped the sweep: the error of a job, or of the launcher if a job died without an error.
+    `fault` is the error that stopped the sweep: a job's error, or the launcher's if a job died without reporting one.
     """
     found = jobs(folder)
     planned = (files.read_json(folder / "sweep.json") or {}).get("jobs") or len(found)
