@@ -1,8 +1,8 @@
-"""Table and figure of the results of a search and of its branches (`nasx whatif`).
+"""Table and figure of the results of a search and its branches (`nasx whatif`).
 
-A branch is better than the search itself if its cell has a higher accuracy in the benchmark. Without a benchmark, it is
-better if the search collapsed and the branch did not. Passes are counted for a whole search: the passes of a branch
-include those of its parent up to the epoch at which the branch starts.
+A branch is better than the search itself if its cell has a higher benchmark accuracy. Without a benchmark, it is better
+if the search collapsed and the branch did not. Passes are counted for a whole search: the passes of a branch include
+those of its parent up to the epoch at which the branch starts.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ class Outcome(NamedTuple):
     """The outcome of one search."""
 
     folder: str
-    """Empty if no search was run: for the parent's cell at the epoch of the branch, or for an impossible branch."""
+    """Run folder; empty if no search was run, as for the parent's cell at the branch epoch or an impossible branch."""
     genotype: str = ""
     accuracy: float | None = None
-    """Accuracy of the cell in the benchmark, in percent; None if no benchmark contains it."""
+    """Benchmark accuracy of the cell in percent; None if no benchmark contains it."""
     skips: float | None = None
-    """Largest share of skip connections in a cell that is not a reduction cell."""
+    """Largest fraction of skip connections in any cell other than a reduction cell."""
     collapsed: bool | None = None
-    """Whether the search collapsed, by its verdict; None if no search was run to the end."""
+    """Whether the search collapsed according to its verdict; None if no search was run to the end."""
     passes: float | None = None
     wall_s: float | None = None
     refused: str = ""
-    """The reason why the branch is impossible; empty if it is possible."""
+    """Reason why the branch is impossible; empty if it is possible."""
 
 
 class Outcomes(NamedTuple):
-    """The outcomes of one search and of its branches at an epoch."""
+    """Outcomes of one search and its branches from one epoch."""
 
     parent: str
     epoch: int
     measure: str
-    """The benchmark's dataset and split (cifar10.valid); empty if no benchmark contains the cells."""
+    """Dataset and split of the benchmark (`cifar10.valid`); empty if no benchmark contains the cells."""
     ends: dict[str, Outcome]
     """Name -> outcome: first `ITSELF` if the search is finished, then `STOPPED`, then the branches."""
 
     def compared(self, name: str) -> tuple[Outcome, Outcome]:
-        """Return the outcomes of a branch and of the search; the latter is unknown if `name` is the search itself."""
+        """Return the outcomes of a branch and of the search; the latter is empty if `name` is the search itself."""
         unknown = Outcome("")
         return self.ends.get(name, unknown), unknown if name == ITSELF else self.ends.get(ITSELF, unknown)
 
@@ -72,19 +72,19 @@ class Outcomes(NamedTuple):
         return None if one is None or other is None else other and not one
 
     def extra(self, name: str) -> float | None:
-        """Return the passes of a branch divided by those of the search itself, minus 1; None if unknown."""
+        """Return the ratio of the passes of a branch to those of the search itself, minus 1; None if unknown."""
         one, other = (end.passes for end in self.compared(name))
         return None if one is None or not other else one / other - 1
 
 
 def extras(found: Sequence[Outcomes], name: str) -> list[float]:
-    """Return the known values of `extra` of a branch for each search."""
+    """Return the known values of `Outcomes.extra` for the branch `name`, one per search."""
     return [x for each in found if name in each.ends and (x := each.extra(name)) is not None]
 
 
 # ------------------------------------------------------------------------------------------------------- table
 def show(found: Sequence[Outcomes]) -> None:
-    """Print the table to the terminal: means ± standard deviations over the searches."""
+    """Print the table to the terminal, as means ± standard deviations over the searches."""
     screen, measure = Screen(), found[0].measure
     headings = ["branch", *(["accuracy", "gain"] if measure else []), "better", "collapsed", "skips", "passes"]
     table = Table(box=None, padding=(0, 2, 0, 0))
@@ -124,7 +124,7 @@ def lines(found: Sequence[Outcomes]) -> Iterator[dict[str, str]]:
 
 
 def notes(found: Sequence[Outcomes]) -> Iterator[str]:
-    """Yield notes on the columns, and on missing branches."""
+    """Yield notes that explain the columns and the missing branches."""
     if found[0].measure:
         dataset, _, split = found[0].measure.partition(".")
         yield f"accuracy: of the cell in the benchmark, {TITLES.get(dataset, dataset)} {split}, in %"
@@ -148,9 +148,9 @@ def _count(values: Sequence[bool | None]) -> str:
 
 # ------------------------------------------------------------------------------------------------------ figure
 def picture(found: Sequence[Outcomes], path: Path) -> list[Path]:
-    """Draw the branches over the epochs as means over the searches, and the final accuracies with a dot per search.
+    """Plot the branches over the epochs as means over the searches, and the final accuracies with a dot per search.
 
-    Writes SVG and PNG and returns their paths.
+    Writes SVG and PNG files if `path` has no suffix, and returns the written paths.
     """
     groups: dict[str, list[list[Row]]] = {}
     for name in found[0].ends:

@@ -1,9 +1,9 @@
-"""Pictures of cells in the style of the DARTS papers: inputs green, nodes blue, output yellow, left to right.
+"""Pictures of cells in the style of the DARTS papers: left to right, with green inputs, blue nodes and yellow output.
 
-Edges are triples (source, target, operation) as in spaces/edges.py; edges with `none` are faint and dotted.
+An edge is a triple (source, target, operation), as in spaces/edges.py; edges with `none` are grey and dotted.
 
-Drawing needs pygraphviz, whose wheel includes Graphviz; no `dot` program is called. The font is that of all pictures
-and is included in matplotlib, so that the same cell gives the same bytes on every machine.
+Drawing needs pygraphviz, whose wheel includes Graphviz; the `dot` program is not called. The font is included in
+matplotlib, so that the same cell gives the same bytes on every machine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _INDEXED = re.compile(r"c_\{k(-\d)?\}")
 
 # -------------------------------------------------------------------------------------------------------- draw
 def draw_cell(edges: Sequence[Edge], path: str | Path) -> list[Path]:
-    """Draw one cell to `path` (.svg, .png, or both without a suffix) and return the written files.
+    """Draw one cell to `path` (.svg or .png; both if it has no suffix), and return the written paths.
 
     Raises UserError if pygraphviz is missing. The same edges give the same bytes.
     """
@@ -49,7 +49,7 @@ def svg(edges: Sequence[Edge]) -> str:
 
 
 def _laid_out(edges: Sequence[Edge]) -> AGraph:
-    """Return the cell as a graph with a computed layout."""
+    """Return the cell as a Graphviz graph with its layout computed."""
     graph = _graphviz()(directed=True, strict=False)
     type_ = {"fontname": f"{FONT}, Verdana, sans-serif", "fontcolor": INK}
     graph.graph_attr.update(rankdir="LR", bgcolor="white", pad="0.15", nodesep="0.22", ranksep="0.55", dpi="72")
@@ -73,7 +73,10 @@ def _laid_out(edges: Sequence[Edge]) -> AGraph:
 
 
 def draw(run_folder: str | Path) -> list[Path]:
-    """Draw the cell found by a run: cell.svg and cell.png, or cell-<name>.* for each of several cell types."""
+    """Draw the cell found by a run to cell.svg and cell.png in its folder, or each of several cells to cell-<name>.*.
+
+    Returns the written paths. Raises UserError if the genotype cannot be read.
+    """
     folder = Path(run_folder)
     try:
         text = (folder / "genotype.txt").read_text(encoding="utf-8")
@@ -90,12 +93,15 @@ def names(run_folder: str | Path) -> list[str]:
 
 
 def draw_cells(cells: Mapping[str, Sequence[Edge]], path: str | Path) -> list[Path]:
-    """Draw one cell to `path`, or several to PATH-<name> with the suffix of `path`; return the written files."""
+    """Draw a single cell to `path`, or several cells with -<name> before the suffix; return the written paths."""
     return [written for place, edges in _placed(cells, Path(path)) for written in draw_cell(edges, place)]
 
 
 def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
-    """Draw the cells of each epoch into `folder` (epoch-001.svg, epoch-001.png, ...); complete pictures are skipped."""
+    """Draw the cells of each epoch into `folder` (epoch-001.svg, epoch-001.png, ...), except complete pictures.
+
+    `genotypes` maps an epoch to its genotype as text.
+    """
     no_link(folder)
     drawn: dict[tuple[Edge, ...], list[bytes]] = {}
     for epoch, text in genotypes.items():
@@ -109,22 +115,22 @@ def draw_epochs(genotypes: Mapping[int, str], folder: Path) -> None:
 
 
 def _placed(cells: Mapping[str, Sequence[Edge]], path: Path) -> Iterator[tuple[Path, Sequence[Edge]]]:
-    """Yield the path and the edges of each cell."""
+    """Yield the picture path and the edges of each cell."""
     for name, edges in cells.items():
         plain = re.sub(r"[^A-Za-z0-9_]", "_", name)
         yield path if len(cells) == 1 else path.with_name(f"{path.stem}-{plain}{path.suffix}"), edges
 
 
 def _label(name: str) -> str:
-    """Convert `c_{k-2}` to HTML with a subscript of explicit size, which Graphviz needs to size the box."""
+    """Convert `c_{k-2}` to HTML whose subscript has an explicit font size, which Graphviz needs to size the box."""
     head, _, tail = name.partition("_{")
-    if not _INDEXED.fullmatch(name):  # user-defined names are never markup
+    if not _INDEXED.fullmatch(name):  # user-defined names are not interpreted as markup
         return name.replace("\n", "\\n")
     return f'<{head}<font point-size="12"><sub>{tail.rstrip("}").replace("-", "−")}</sub></font>>'
 
 
 def _sharp(graph: AGraph) -> bytes:
-    """Render the existing layout as PNG at twice the screen resolution."""
+    """Render the graph as a high-resolution PNG without computing a new layout."""
     graph.graph_attr.update(dpi="160")
     try:
         return bytes(graph.draw(format="png"))
@@ -134,16 +140,17 @@ def _sharp(graph: AGraph) -> bytes:
 
 @lru_cache(maxsize=1)
 def _graphviz() -> type[AGraph]:
-    """Return pygraphviz's graph class, configured once to use matplotlib's font, for the same pictures on all machines.
+    """Return pygraphviz's graph class, set up to use matplotlib's font so that pictures are the same on all machines.
 
-    The font library also reads the machine's templates and warns about newer ones during the first layout; these
-    warnings are suppressed. A FONTCONFIG_FILE set by the user is respected.
+    During the first layout, the font library also reads the system's configuration templates and warns about newer
+    ones; these warnings are suppressed. A FONTCONFIG_FILE set by the user is respected. Raises UserError if pygraphviz
+    cannot be imported.
     """
     try:
         import pygraphviz
     except ModuleNotFoundError as fault:
         raise UserError("cell pictures", "pygraphviz is not installed", extras.install()) from fault
-    except ImportError as fault:  # as in a minimal container
+    except ImportError as fault:  # a system library is missing, as in a minimal container
         remedy = "install that library; on Debian and Ubuntu, run `apt install libglib2.0-0 libxrender1 libxext6`"
         raise UserError("cell pictures", f"pygraphviz cannot be loaded ({fault})", remedy) from fault
     with tempfile.TemporaryDirectory(prefix="nasx-fonts-") as folder, _variable("FONTCONFIG_FILE", folder), _hushed():
@@ -156,7 +163,7 @@ def _graphviz() -> type[AGraph]:
 
 @contextmanager
 def _variable(name: str, folder: str) -> Iterator[None]:
-    """Set the environment variable `name` to a font configuration in `folder`, unless the user has set it."""
+    """Set the environment variable `name` to a font configuration file in `folder`, unless the user has set it."""
     import matplotlib
 
     if name in os.environ:
@@ -178,7 +185,7 @@ def _variable(name: str, folder: str) -> Iterator[None]:
 
 @contextmanager
 def _hushed() -> Iterator[None]:
-    """Suppress the output of C libraries to the error stream."""
+    """Suppress output to stderr, including that of C libraries."""
     sys.stderr.flush()
     kept, sink = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:

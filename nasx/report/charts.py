@@ -1,8 +1,8 @@
-"""Charts of a report: small single panels as inline SVG, in the colours of the page.
+"""Charts of an HTML report: single panels as inline SVG, in the colours of the page.
 
 A panel is drawn by `curves` and then filtered: only drawing elements and attributes are kept (no scripts, no links),
-ids get a prefix, numbers are rounded to two digits, and the project's colours become CSS variables of the page, so that
-a chart is readable on white and on black. Shapes: groups are {label: [rows of each run]}.
+ids get a prefix, numbers are rounded to two decimals, and the project's colours become CSS variables of the page, so
+that charts are readable in light and dark mode. Shapes: `groups` maps a label to the rows of each run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ COLOURS = {
     figure_style.FAINT: "--line",
     "#eaeef2": "--grid",
 }
-"""The project's colour -> CSS variable of the page."""
+"""Colour in pictures -> CSS variable of the page."""
 _ELEMENTS = frozenset({
     "svg", "g", "path", "defs", "use", "text", "tspan", "rect", "clipPath", "image", "polygon", "ellipse", "line",
     "polyline", "circle",
@@ -50,7 +50,10 @@ _NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 # -------------------------------------------------------------------------------------------------------- inline
 def inline(text: str, prefix: str, label: str) -> str:
-    """Convert the text of an SVG file to an element of a page; `prefix` makes its ids unique in the page."""
+    """Convert the text of an SVG file to an element of an HTML page.
+
+    `prefix` makes its ids unique on the page, and `label` describes it to screen readers.
+    """
     root = ET.fromstring(re.sub(r"<!DOCTYPE[^>]*>", "", text))
     used = {name for node in root.iter() for value in node.attrib.values() for name in _USED.findall(value)}
     for node in root.iter():
@@ -68,7 +71,7 @@ def inline(text: str, prefix: str, label: str) -> str:
 
 
 def _strip(node: ET.Element, prefix: str) -> None:
-    """Remove all but drawing elements in place; prefix ids, round numbers, replace colours."""
+    """Remove everything but drawing elements and attributes in place; prefix ids, round numbers and replace colours."""
     kept = {}
     for key, value in node.attrib.items():
         name = key.rpartition("}")[2]
@@ -100,7 +103,7 @@ def _strip(node: ET.Element, prefix: str) -> None:
 
 
 def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
-    """Return the figure that `make` returns as inline SVG without background; empty if it returns None."""
+    """Draw the figure that `make` returns as inline SVG with a transparent background; return "" if it is None."""
     with figure_style.style():
         made = make()
         return "" if made is None else inline(figure_style.svg(made, transparent=True), prefix, label)
@@ -108,12 +111,12 @@ def drawn(make: Callable[[], Figure | None], prefix: str, label: str) -> str:
 
 # -------------------------------------------------------------------------------------------------------- panels
 def panels(section: str) -> list[Quantity]:
-    """Return the quantities that a section of the report draws over the epochs."""
+    """Return the quantities that a section of the report plots over the epochs."""
     return [quantity for quantity in QUANTITIES if quantity.chart == section]
 
 
 def panel(groups: Groups, quantity: Quantity) -> Figure | None:
-    """Draw a quantity over the epochs, one line per group; None if no row has it."""
+    """Plot a quantity over the epochs with one line per group; return None if no row contains it."""
     made, colours = figure_style.figure(4.1, 2.7), itertools.cycle(figure_style.CYCLE)
     axes = made.subplots()
     found = [curves.line(axes, runs, quantity, label, next(colours)) for label, runs in groups.items()]
@@ -122,7 +125,10 @@ def panel(groups: Groups, quantity: Quantity) -> Figure | None:
 
 
 def anytime(groups: Groups, dataset: str, split: str, reference: Mapping[str, float]) -> Figure | None:
-    """Draw the benchmark accuracy of the cell at each epoch, with the optimum and the random mean as lines."""
+    """Plot the benchmark accuracy of the cell at each epoch, and the optimum and the random mean as lines.
+
+    Returns None if no row contains the accuracy.
+    """
     made = figure_style.figure(4.1, 2.7)
     return made if curves.trajectory(made.subplots(), groups, dataset, split, reference) else None
 
@@ -133,7 +139,7 @@ def cell(edges: Sequence[Edge], prefix: str, label: str) -> str:
 
 
 def read(folder: str, most: int = 120) -> list[Row]:
-    """Read the rows of a run, thinned to about `most` epochs including the last; empty if there are none."""
+    """Read the rows of a run, thinned to at most `most` epochs including the last; empty if there are none."""
     try:
         rows = curves.derived(curves.read_metrics(Path(folder)))
     except UserError:

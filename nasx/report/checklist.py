@@ -1,7 +1,7 @@
-"""The fourteen best practices of research on architecture search, evaluated on the runs of a report.
+"""Checklist of fourteen best practices for architecture search research, filled in from the runs of a report.
 
-Each item is `yes` (the runs show it), `partly`, `missing` (the runs show the opposite), or `yours` (the runs do not
-show it, so the author must state it). The wording of the questions is not from the paper.
+Each item is `yes` (the runs follow the practice), `partly`, `missing` (they do not follow it), or `yours` (the runs
+cannot show it, so the author must state it). The questions paraphrase the paper.
 
 Source: Lindauer and Hutter, "Best practices for scientific research on neural architecture search", JMLR 21 (2020),
 sections 2 to 4.
@@ -21,15 +21,15 @@ from nasx.core.plain import Row
 from nasx.results import random_baseline
 
 ABLATED = ("method", "space", "dataset", "kind", "searched_on", "protocol", "recipe", "reduced")
-"""Columns that are equal within an ablation."""
+"""Columns that have the same values in all settings of an ablation."""
 STATES = {"yes": "yes", "partly": "partly", "missing": "missing", "yours": "for you to state"}
 QUESTIONS = load_yaml(Path(__file__).with_name("questions.yaml").read_text(encoding="utf-8"))
 Answer = tuple[str, str]
-"""The state of an item, and the evidence in the runs."""
+"""State of an item, and the evidence for it in the runs."""
 
 
 class Item(NamedTuple):
-    """One practice: its number in the paper, the question, the state, and the evidence in the runs."""
+    """A practice: its number in the paper, the question, the state, and the evidence in the runs."""
 
     number: int
     asks: str
@@ -40,8 +40,8 @@ class Item(NamedTuple):
 def items(runs: Sequence[Row], groups: Sequence[Row], *, anytime: bool) -> list[Item]:
     """Return all fourteen items.
 
-    `runs` are rows of `collect`, `groups` rows of `summary` without references; `anytime`: whether the report has a
-    curve of performance over time.
+    `runs` are rows of `collect`, and `groups` are rows of `summary` without reference rows. `anytime` is whether the
+    report has a curve of benchmark accuracy over time.
     """
     searches = [r for r in runs if r["kind"] == "search"]
     commits = _several(r["commit"] for r in runs)
@@ -81,12 +81,12 @@ def _several(values: Iterable[object]) -> list[str]:
 
 
 def _packages(labels: Iterable[str]) -> str:
-    """Return the packages that contain the user's own files."""
+    """Return the names of the packages with the user's own files, from `own_code.labels`, as comma-separated text."""
     return ", ".join(_several(label.rpartition(" ")[0].partition("/")[0].removesuffix(".py") for label in labels))
 
 
 def _code(commits: Sequence[str], changed: bool, which: str, own: Sequence[str]) -> Answer:
-    """Return the answer for the code `which`; `own` are the `own_code.labels` of the user's own files."""
+    """Return the answer about the code described by `which`; `own` are the `own_code.labels` of the user's files."""
     if own:
         files = f"{', '.join(own[:3])}{', …' if len(own) > 3 else ''}"
         at = f"{which}, commit {', '.join(commits[:3])}" if commits else which
@@ -108,7 +108,7 @@ def _benchmark(groups: Sequence[Row]) -> Answer:
 
 def _ablation(groups: Sequence[Row]) -> Answer:
     settings: dict[tuple[object, ...], set[object]] = {}
-    for g in groups:  # the hash of a retraining depends on its search
+    for g in groups:  # the configuration hash of a retraining depends on its search
         setting = (g["overrides"], g["parent_overrides"]) if g["kind"] == "retrain" else g["family"]
         settings.setdefault(tuple(g[k] for k in ABLATED), set()).add(setting)
     several = {key: len(own) for key, own in settings.items() if len(own) > 1 and key[0]}

@@ -1,9 +1,9 @@
 """Curves over the epochs of a search, from `metrics.jsonl`: losses, accuracies, benchmark accuracies, diagnostics.
 
-For several seeds a line is the mean over the runs that have the epoch, with a band of one sample standard deviation,
-clipped to the range of the quantity (100 % for an accuracy, the optimum for a benchmark accuracy); a single run has no
-band. Accuracies measured by nasx are fractions in the file and percent in the picture. Invalid rows are skipped; of two
-rows of one epoch the later one counts (a resumed run).
+With several seeds, a line is the mean over the runs that reached the epoch. Its band is one sample standard deviation
+on either side, clipped to the range of the quantity (up to 100 % for an accuracy, up to the optimum for a benchmark
+accuracy); a single run has no band. Accuracies measured by nasx are fractions in the file and percentages in the
+picture. Invalid rows are skipped; if an epoch has two rows, as in a resumed run, the later row is used.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from matplotlib.typing import LineStyleType
 
 Runs = Mapping[str, Sequence[str | Path]]
-"""Label -> run folders that differ only in the seed."""
+"""Label -> folders of runs that differ only in the seed."""
 MEASURED: tuple[tuple[str, str, LineStyleType], ...] = (
     ("train", "training", "-"),
     ("val", "validation batches", (0, (4, 2))),
     ("valid", "whole validation split", (0, (1, 1.2))),
 )
-"""Prefix of the column, description, dash pattern."""
+"""Column prefix, description and dash pattern of each curve of a loss or metric."""
 
 
 # -------------------------------------------------------------------------------------------------------- read
@@ -65,9 +65,9 @@ def _get(row: Row, name: str) -> float:
 
 
 def band(runs: Sequence[Sequence[Row]], name: str, scale: float = 1.0) -> tuple[np.ndarray, ...]:
-    """Return epochs, mean, sample standard deviation (NaN if n = 1) and n of `name` over runs, each (e,).
+    """Return the epochs (e,), and the mean, sample standard deviation and n of `name` over the runs, each (e,).
 
-    Epochs in which no run has it are left out.
+    Epochs in which no run recorded `name` are omitted. The standard deviation is NaN if n = 1.
     """
     values: dict[int, list[float]] = {}
     for rows in runs:
@@ -90,7 +90,7 @@ def line(
     dash: LineStyleType = "-",
     most: float = math.inf,
 ) -> bool:
-    """Draw mean and band of a quantity over runs; return False if no row has it.
+    """Plot the mean of a quantity over the runs, with its band; return False if no row contains it.
 
     The band is clipped to the range of the unit and to `most`.
     """
@@ -114,20 +114,20 @@ def constant(axes: Axes, value: float, *, vertical: bool = False) -> None:
 
 
 def note(axes: Axes, text: str, y: float, va: str) -> None:
-    """Write a text to the right of the axes at the data height y."""
+    """Write text to the right of the axes, at the data coordinate `y`."""
     place, units = (1.0, y), ("axes fraction", "data")
     axes.annotate(text, place, (4, 0), units, "offset points", ha="left", va=va, fontsize=8, color=SOFT)
 
 
 def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
-    """Set the title, axis labels and integer epochs up to `last`; clip the axis to the range of the unit."""
+    """Set the title, axis labels and integer epoch ticks up to `last`; clip the y axis to the range of the unit."""
     from matplotlib.ticker import MaxNLocator
 
     low, high = axes.get_ylim()
     least, most = unit.low, unit.high
     # keep a line at zero fully visible
     margin = 0.02 * (high - low) if unit.low == 0.0 and unit is not PERCENT else 0.0
-    if max(low, least - margin) < min(high, most):  # an empty panel may be outside
+    if max(low, least - margin) < min(high, most):  # the limits of an empty panel may be outside the range
         axes.set_ylim(max(low, least - margin), min(high, most))
     axes.set_title(title)
     axes.set_xlabel("epoch")
@@ -137,12 +137,15 @@ def finish(axes: Axes, title: str, unit: Unit, last: float) -> None:
 
 
 def last_epoch(groups: Mapping[str, Sequence[Sequence[Row]]]) -> float:
-    """Return the last epoch of any run, 1 if there is none."""
+    """Return the last epoch over all runs; 1 if there is none."""
     return max((float(row["epoch"]) for runs in groups.values() for rows in runs for row in rows), default=1.0)
 
 
 def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: str) -> bool:
-    """Draw training and validation loss or metric, distinguished by colour for one group, else by dashes."""
+    """Plot the training and validation `kind` (loss or metric); return False if no row contains it.
+
+    The dash pattern distinguishes the curves; with a single group, the colour does as well.
+    """
     drawn = False
     for i, (label, runs) in enumerate(groups.items()):
         for k, (name, words, dash) in enumerate(MEASURED):
@@ -156,13 +159,13 @@ def _measure(axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], kind: st
 
 
 def _metric(groups: Iterable[Sequence[Sequence[Row]]]) -> str:
-    """Return the name of the metric of the runs."""
+    """Return the name of the metric that the runs record: perplexity or accuracy."""
     text = any("train_perplexity" in row for runs in groups for rows in runs for row in rows)
     return "perplexity" if text else "accuracy"
 
 
 def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
-    """Draw the legend below the panels: a colour per group and, if `measured`, a dash per measure."""
+    """Draw the legend below the panels: a colour per group and, if `measured`, a dash pattern per measure."""
     from matplotlib.lines import Line2D
 
     lines = [Line2D([], [], color=CYCLE[i % len(CYCLE)], label=label) for i, label in enumerate(labels)]
@@ -174,7 +177,10 @@ def _legend(made: Figure, labels: Sequence[str], measured: bool) -> None:
 def trajectory(
     axes: Axes, groups: Mapping[str, Sequence[Sequence[Row]]], dataset: str, split: str, reference: Mapping[str, float]
 ) -> bool:
-    """Draw the benchmark accuracy of the genotype at each epoch, with optimum and random mean as lines."""
+    """Plot the benchmark accuracy of the genotype at each epoch, and the optimum and the random mean as lines.
+
+    Returns False if no row contains the accuracy.
+    """
     most = min(100.0, reference.get("optimum", 100.0))
     quantity = per_epoch(f"lookup.{dataset}.{split}")
     colours = itertools.cycle(CYCLE)
@@ -189,10 +195,10 @@ def trajectory(
 
 
 def derived(rows: Sequence[Row]) -> list[Row]:
-    """Return the rows with derived quantities.
+    """Return the rows with two derived quantities.
 
-    `found` is the number of operations of each family in the genotype, without reduction cells; `cosine` contains the
-    cosines of node gradients and of convolution outputs, as means over the stages.
+    `found` contains the number of operations of each family in the genotype, without reduction cells; `cosine` contains
+    the cosines of node gradients and of convolution outputs, averaged over the stages.
     """
     made: list[Row] = []
     for row in rows:
@@ -213,7 +219,7 @@ def derived(rows: Sequence[Row]) -> list[Row]:
 
 
 def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quantity]:
-    """Expand each quantity with a * to one quantity for each key in the rows."""
+    """Expand each quantity with a * in its name to one quantity per key in the rows."""
     found: list[Quantity] = []
     for quantity in quantities:
         head, star, _ = quantity.name.partition(".*")
@@ -226,7 +232,7 @@ def expanded(quantities: Sequence[Quantity], rows: Sequence[Row]) -> list[Quanti
 
 
 def _inside(rows: Sequence[Row]) -> dict[str, list[Quantity]]:
-    """Return the panels of search.svg for which the rows have data; counts that are always zero are left out."""
+    """Return the panels of search.svg for which the rows contain data, without counts that are always zero."""
     panels: dict[str, list[Quantity]] = {}
     for quantity in expanded([quantity for quantity in QUANTITIES if quantity.panel], rows):
         values = [x for row in rows if (x := _get(row, quantity.name)) == x]
@@ -251,7 +257,10 @@ def _read_groups(groups: Runs) -> dict[str, list[list[Row]]]:
 
 
 def training(groups: Runs, path: str | Path, kinds: Sequence[str] = SCREEN) -> list[Path]:
-    """Draw losses and accuracies of groups of runs, with bands over seeds; formats as in `style.save`."""
+    """Plot losses and accuracies of groups of runs with bands over seeds, and return the written paths.
+
+    `path` and `kinds` are as in `figure_style.save`. Raises UserError if the runs have no losses or accuracies.
+    """
     read = _read_groups(groups)
     with style():
         made = figure(9.0, 3.4)
@@ -272,7 +281,11 @@ def anytime(
     reference: Mapping[str, float] | None = None,
     kinds: Sequence[str] = SCREEN,
 ) -> list[Path]:
-    """Draw the benchmark accuracy over the epochs, a line per group, and the lines of {"optimum": …, "random": …}."""
+    """Plot the benchmark accuracy over the epochs with one line per group, and return the written paths.
+
+    `reference` ({"optimum": …, "random": …}) is drawn as horizontal lines; `path` and `kinds` are as in
+    `figure_style.save`. Raises UserError if the runs have no benchmark accuracy on this dataset and split.
+    """
     read = _read_groups(groups)
     with style():
         made = figure(5.6, 3.6)
@@ -285,16 +298,17 @@ def anytime(
 
 
 def mixture(run_folder: str | Path, path: str | Path) -> list[Path]:
-    """Draw a heat map of the mixture weights of one run over its epochs."""
+    """Draw heat maps of the mixture weights of one run over its epochs, and return the written paths."""
     with style():
         return save(heat_maps.heat_map(Path(run_folder), read_metrics(run_folder)), path)
 
 
 def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str, float]] | None = None) -> Path:
-    """Draw a search in one picture: losses, accuracies, benchmark accuracy, diagnostics, mixture weights.
+    """Draw one picture of a search: losses, accuracies, benchmark accuracy, diagnostics, and mixture weights.
 
-    Writes search.svg and search.png into the run folder and returns the path of the SVG. `references` maps datasets
-    to {"optimum": …, "random": …}, by default those of the run's benchmark. Panels without data are left out.
+    Writes search.svg and search.png to the run folder and returns the path of the SVG file. `references` maps datasets
+    to {"optimum": …, "random": …}, by default those of the run's benchmark. Panels without data are omitted. Raises
+    UserError if no epoch has finished.
     """
     folder = Path(run_folder)
     rows = derived(read_metrics(folder))
@@ -322,7 +336,7 @@ def search_picture(run_folder: str | Path, references: Mapping[str, Mapping[str,
 
 
 def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
-    """Return the first dataset and split with a benchmark accuracy, test before validation."""
+    """Return the first dataset and split with a benchmark accuracy, test before validation; None if there is none."""
     for dataset in rows[-1].get("lookup") or {}:
         for split in ("test", "valid"):
             if any(not math.isnan(_get(row, f"lookup.{dataset}.{split}")) for row in rows):
@@ -331,7 +345,7 @@ def looked_up(rows: Sequence[Row]) -> tuple[str, str] | None:
 
 
 def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[str, float]:
-    """Return {"optimum": …, "random": …} over the cells the runs could find, by the records; {} if these differ."""
+    """Return the {"optimum": …, "random": …} that the runs recorded for the cells they can find; {} if they differ."""
     found = []
     for folder in folders:
         values = value_at(files.read_json(Path(folder) / "result.json"), f"reference.{dataset}.{split}")
@@ -341,7 +355,7 @@ def recorded(folders: Iterable[str | Path], dataset: str, split: str) -> dict[st
 
 
 def reference(rows: Sequence[Row], dataset: str, split: str) -> dict[str, float]:
-    """Return {"optimum": …, "random": …} of the benchmark of the last row."""
+    """Return {"optimum": …, "random": …} over all cells of the benchmark named in the last row."""
     from nasx.results.aggregate import benchmark_reference
 
     benchmark = str((rows[-1].get("lookup") or {}).get("benchmark") or "none")

@@ -1,6 +1,6 @@
-"""Results of runs as dots, one row per setting, which reveal facts that a mean hides, such as a failed search.
+"""Dot plot of the results of runs, with one row per setting; it reveals failed searches that a mean hides.
 
-Shapes: `values` maps a setting to the results of its runs, in the unit of the axis.
+Shapes: `values` maps the label of a setting to the results of its runs, in the unit of the axis.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def draw(
     reference: Mapping[str, float],
     coloured: Sequence[str],
 ) -> Figure | None:
-    """Draw a dot per run and a bar at the mean of each setting; None if no setting has two results.
+    """Plot a dot per run and a bar at the mean of each setting; return None if no setting has two results.
 
-    `reference`, {"optimum": …, "random": …}, is drawn as vertical lines. The settings in `coloured` have the colours of
-    the curves, in this order; all others are grey.
+    `reference` ({"optimum": …, "random": …}) is drawn as vertical lines. Settings in `coloured` have the colours of
+    their curves, which are drawn in this order; all others are grey.
     """
     known = {label: [x for x in own if math.isfinite(x)] for label, own in values.items()}
     known = {label: own for label, own in known.items() if own}

@@ -1,7 +1,8 @@
-"""Style of all pictures: colours, font, and writing of figures with bytes that depend only on the data.
+"""Colours and font of all pictures, and functions that write figures whose bytes depend only on the data.
 
-Colours are those of Okabe and Ito (2008), distinguishable for the common kinds of colour blindness. An operation has
-the same colour in cells and curves: operations with weights blue, pooling green, skip orange, none grey.
+The palette of Okabe and Ito (2008) is distinguishable with common kinds of colour blindness. An operation has the same
+colour in cells and curves: blue for operations with weights, green for pooling, orange for skip connections, and grey
+for none.
 """
 
 from __future__ import annotations
@@ -23,23 +24,24 @@ if TYPE_CHECKING:
 
 INK, SOFT, FAINT = "#24292f", "#6e7781", "#d0d7de"
 CYCLE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#101418")
-"""Palette of Okabe and Ito, in the order of the lines; without pure black, which matplotlib omits as a fill in SVG."""
+"""Okabe-Ito palette, in the order in which lines use it. A near-black replaces pure black, which matplotlib omits as a
+fill colour in SVG."""
 FAMILIES = {"skip": "#B35900", "pool": "#00795A", "none": "#8c959f", "noise": "#8c959f", "conv": "#0A5C94"}
-"""Operation family -> colour of its edge (darkened for thin lines on white)."""
+"""Operation family -> colour of its edges, darkened for thin lines on white."""
 FORMATS = ("svg", "png")
 FONT = "DejaVu Sans"
-"""The font of all pictures, included in matplotlib."""
+"""Font of all pictures, included in matplotlib."""
 MPLSTYLE = Path(__file__).with_name("nasx.mplstyle")
 SCREEN, PAPER = ("svg", "png"), ("pdf", "svg", "png")
-"""Formats of a picture whose path has no suffix: in a run folder, and for a paper."""
+"""Formats in which a picture is written if its path has no suffix: in run folders, and for papers."""
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Use matplotlib with the project's style and without a display, independent of the user's settings."""
+    """Apply the project's matplotlib style within the context, independent of the user's matplotlib settings."""
     import matplotlib
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # matplotlib logs its first use on a machine
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)  # it logs at its first use on a machine
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(matplotlib.rc_params_from_file(MPLSTYLE, use_default_template=False))
@@ -47,7 +49,7 @@ def style() -> Iterator[None]:
 
 
 def figure(width: float, height: float) -> Figure:
-    """Return an empty figure, in inches, without a window system."""
+    """Return an empty figure of `width` by `height` inches, which needs no display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -57,7 +59,10 @@ def figure(width: float, height: float) -> Figure:
 
 
 def save(made: Figure, path: str | Path, kinds: Sequence[str] = SCREEN) -> list[Path]:
-    """Write `made`, without dates, in the format of the suffix of `path` (SVG, PNG, PDF), or in all `kinds` if none."""
+    """Write `made`, without a date, to `path` (.svg, .png or .pdf), or in all formats `kinds` if it has no suffix.
+
+    Returns the written paths. Raises UserError for any other suffix.
+    """
     formats: dict[str, Callable[[], bytes]] = {
         "svg": lambda: svg(made).encode(),
         "png": lambda: _bytes(made, "png", {"Software": "nasx"}),
@@ -75,8 +80,8 @@ def _bytes(made: Figure, kind: str, metadata: Mapping[str, str | None]) -> bytes
 def svg(made: Figure, *, transparent: bool = False) -> str:
     """Return `made` as the text of an SVG file, without a date.
 
-    The last bits of matplotlib's layout differ between processes. Therefore clip paths, whose ids are hashes of
-    positions, are numbered, and positions are rounded to a thousandth of a point.
+    Positions computed by matplotlib differ between processes in their last bits. They are therefore rounded to a
+    thousandth of a point, and clip paths, whose ids are hashes of positions, are numbered.
     """
     stream = io.StringIO()
     made.savefig(stream, format="svg", metadata={"Date": None, "Creator": "nasx"}, transparent=transparent)
@@ -89,7 +94,11 @@ def svg(made: Figure, *, transparent: bool = False) -> str:
 
 
 def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Path]:
-    """Write a picture in the format given by the suffix of `path`, or in all formats of `made` if it has none."""
+    """Write a picture to `path` in the format given by its suffix, or in all formats of `made` if it has no suffix.
+
+    `made` maps each format to a function that renders it. Returns the written paths. Raises UserError for a suffix that
+    is not in `made`.
+    """
     path = Path(path)
     kind = path.suffix.lower().lstrip(".")
     if kind and kind not in made:
@@ -102,7 +111,7 @@ def write(path: str | Path, made: Mapping[str, Callable[[], bytes]]) -> list[Pat
 
 
 def whole(path: Path) -> bool:
-    """Return whether a picture is complete: all chunks of a PNG with their checksums, or the closing tag of an SVG."""
+    """Return whether a file is a complete picture: a PNG with valid checksums, or an SVG with its closing tag."""
     try:
         data = path.read_bytes()
     except OSError:

@@ -1,4 +1,4 @@
-"""Figures of finished runs as files for a paper: the panels of `nasx report` as PDF, SVG and PNG."""
+"""Figures of finished runs for a paper: the panels of `nasx report` as PDF, SVG and PNG files."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from nasx.results.aggregate import summary
 from nasx.results.collect import rows_of
 
 PARTS = ("train", "val")
-"""Parts whose losses a row may contain; a row has none if the method trains nothing."""
+"""Prefixes of the losses that a row may contain; a method that trains nothing records no loss."""
 
 
 def write(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    """Draw each kind of run, space and dataset: the result of each run, and losses and accuracies over the epochs.
+    """Write the figures for each combination of run kind, space and dataset, and return their paths.
 
-    `frame` is a non-empty result of `collect`. For searches with a benchmark, this includes the benchmark accuracy of
-    the cell at each epoch, one file per dataset. Curves have bands over seeds; runs without finished epochs
-    (method=random) have no curve. Returns the files. Raises UserError if there is nothing to draw.
+    `frame` is a non-empty result of `collect`. The figures show the result of each run, the losses and accuracies over
+    the epochs and, for searches with a benchmark, the benchmark accuracy of the cell at each epoch (one figure per
+    dataset). Curves have bands over seeds; runs without finished epochs (method=random) have no curve. Raises UserError
+    if there is nothing to draw.
     """
     written: list[Path] = []
     known = {run["folder"]: run for run in rows_of(frame.drop_duplicates("folder"))}

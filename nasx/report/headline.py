@@ -1,7 +1,7 @@
-"""The headline of a report, as sentences and cards: the runs, the best results, and their significance.
+"""Headline of a report, as sentences and cards: the runs, the best results, and their significance.
 
-Only comparable settings are ranked: those with the same kind of run, space, dataset, benchmark, protocol and recipe. If
-there are several such sets, there is no overall best.
+Settings are ranked only within a comparable set: the same kind of run, space, dataset, benchmark, protocol and recipe.
+With several such sets, there is no overall best.
 """
 
 from __future__ import annotations
@@ -15,27 +15,28 @@ from nasx.core.quantities import better_column, lookups, of_column
 from nasx.results import random_baseline, table_columns
 
 CONTEXTS = 3
-"""Maximum number of sets of settings for which the best is reported."""
+"""Maximum number of comparable sets whose best setting is reported."""
 COMPARABLE = ("kind", "space", "searched_on", "dataset", "benchmark", "protocol", "recipe", "reduced")
-"""Columns that must be equal for means to be comparable."""
+"""Columns that must have equal values for means to be comparable."""
 
 
 class Best(NamedTuple):
-    """The setting with the best mean among comparable ones."""
+    """The setting with the best mean in a set of comparable settings."""
 
     where: str
-    """Description of this set of settings; empty if it is the only one."""
+    """Description of the set; empty if it is the only one."""
     group: Row
     measure: str
     runs: int
-    """Number of runs of all settings in the set."""
+    """Number of runs with this measure, over all settings in the set."""
 
 
 def bests(groups: Sequence[Row]) -> tuple[list[Best], int]:
-    """Return the best of each set of comparable settings, and the number of single runs that were left out.
+    """Return the best setting of each comparable set, and the number of omitted sets that consist of a single run.
 
-    Settings are ranked by the measure that most of them have. A single run is not a mean, and counts only if there are
-    no means. Sets at published size come first, then those with most runs, then retrained networks.
+    Settings are ranked by the measure that most of them have. A single run is not a mean, so sets of one run are
+    omitted unless all sets have one run. Sets at the published size come first, then those with the most runs, then
+    retrained networks.
     """
     contexts: dict[tuple[object, ...], list[Row]] = {}
     for g in groups:
@@ -68,7 +69,7 @@ def _described(name: str, value: object) -> str:
 
 
 def _called(best: Best, mean: str) -> str:
-    """Return the label of a best result: a single run is not a mean."""
+    """Label a best result, for example as `highest mean`, or as `single run` if it is the only run in its set."""
     return "single run" if best.runs == 1 else f"{mean} mean" if best.group["n"] > 1 else mean
 
 
@@ -127,7 +128,7 @@ def sentences(groups: Sequence[Row], runs: Sequence[Row]) -> list[str]:
 
 
 def words_of(measure: str) -> str:
-    """Format `cifar10.valid` as `CIFAR-10 validation`."""
+    """Format the name of a measure, for example `cifar10.valid` as `look-up, CIFAR-10 validation`."""
     dataset, _, part = measure.rpartition(".")
     if not dataset:
         return measure.replace("_", " ")

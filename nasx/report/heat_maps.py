@@ -1,8 +1,8 @@
 """Heat maps of the mixture weights over the epochs of a search, one panel per operation.
 
-Rows are edges, named as in the drawing of the cell, columns are epochs; the colour is the mixture weight (mean over the
-cells that share the edge). Names of operations come from the run's config.yaml. For NAS-Bench-1Shot1 the rows are
-vertices; for a vertex that selects its inputs, the columns are vertices.
+Rows are edges, named as in drawings of the cell, and columns are epochs; the colour is the mixture weight, averaged
+over the cells that share the edge. Operation names come from the run's config.yaml. For NAS-Bench-1Shot1, rows are
+vertices; for a vertex that selects its inputs, each panel is a candidate input vertex instead of an operation.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ NODES: dict[int, tuple[int, tuple[str, ...]]] = {
     14: (2, ("cₖ₋₂", "cₖ₋₁", *map(str, range(4)))),
     36: (1, ("x, h", *map(str, range(8)))),
 }
-"""Number of edges (NAS-Bench-201, DARTS, recurrent cell) -> inputs, and node names as in drawings of cells."""
+"""Number of edges (NAS-Bench-201, DARTS, recurrent cell) -> (number of inputs, node names as in cell drawings)."""
 EDGES = {
     count: [f"{names[j]}→{names[i]}" for i in range(inputs, len(names)) for j in range(i)]
     for count, (inputs, names) in NODES.items()
 }
-"""Number of edges -> `source→target` names."""
+"""Number of edges -> names of the edges, such as `1→2`."""
 
 
 def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
-    """Draw the mixture weights of a run's rows as a figure, within `style`. Raises UserError if there are none."""
+    """Draw the mixture weights in a run's rows; call within `style`. Raises UserError if there are none."""
     found = mixtures(rows)
     if not found:
         raise UserError(str(folder), "no mixture weights in metrics.jsonl", "use the folder of a search")
@@ -47,7 +47,7 @@ def heat_map(folder: Path, rows: Sequence[Row]) -> Figure:
 
 
 def rows_of(made: Figure, heights: Sequence[float]) -> list[SubFigure]:
-    """Split a figure into rows with these heights in inches."""
+    """Split a figure into rows whose heights are given in inches."""
     return [row[0] for row in made.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)]
 
 
@@ -57,8 +57,8 @@ def height(rows: Sequence[Row], name: str) -> float:
 
 
 def draw(parts: Sequence[SubFigure], found: Mapping[str, Sequence[Row]], folder: Path) -> None:
-    """Draw each mixture into its part of the figure, all with one colour scale."""
-    # At least 2.5 times the uniform weight, so that an undecided mixture looks undecided.
+    """Draw each mixture into its part of the figure, all with the same colour scale."""
+    # The scale extends to at least 2.5 times the uniform weight, so that a nearly uniform mixture looks uniform.
     most = max(float(np.max([row["mix"][name] for row in rows])) for name, rows in found.items())
     counts = {name: len(rows[0]["mix"][name][0]) for name, rows in found.items()}
     top = min(1.0, max(most, 2.5 / min(counts.values())))
@@ -77,7 +77,7 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
     panels = part.subplots(1, count, sharey=True, squeeze=False)[0]
     if name == "output" or name.startswith("input_"):  # NAS-Bench-1Shot1: the vertices that a block reads
         operations = ["input", *map(str, range(1, count))]
-    # a colour map from white to deep blue with uniform lightness, readable in grey and for the colour-blind
+    # from white to deep blue with steadily decreasing lightness, readable in greyscale and with colour blindness
     shades = LinearSegmentedColormap.from_list("nasx", ["#f6f8fa", "#b6d7ea", "#5aa5d0", "#0072B2", "#003a63"])
     extent = epochs[0] - 0.5, epochs[-1] + 0.5, edges - 0.5, -0.5
     for k, axes in enumerate(panels):
@@ -105,7 +105,10 @@ def _drawn(part: SubFigure, rows: Sequence[Row], name: str, operations: Sequence
 
 
 def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return mixture name -> rows with (edges, operations) weights, at most four of them (untied cells: more)."""
+    """Return mixture name -> rows with its (edges, operations) weights, for at most four mixtures.
+
+    Only spaces with untied cells have more than four.
+    """
     names = [name for name in (rows[-1].get("mix") or {}) if np.ndim(rows[-1]["mix"][name]) == 2] if rows else []
     shapes = {name: np.shape(rows[-1]["mix"][name]) for name in names}
     found = {
@@ -115,7 +118,7 @@ def mixtures(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 
 def _operations(folder: Path, count: int) -> list[str]:
-    """Return the names of the operations, from config.yaml if its list has `count` names, otherwise numbers."""
+    """Return the operation names from config.yaml if it lists `count` of them, otherwise `operation 1`, ..."""
     cfg = records.configuration(folder) or {}
     space, choices = cfg.get("space"), cfg.get("choices")
     for key in ("operations", "ops"):

@@ -1,6 +1,6 @@
-"""Histogram of all accuracies of a tabular benchmark, with the cells found by searches as markers.
+"""Histogram of all accuracies in a tabular benchmark, with the cells found by searches as markers.
 
-Shapes: `accuracies` is (cells,), in percent; a marker is a label and an accuracy in percent.
+Shapes: `accuracies` is (cells,), in percent; `found` maps a label to accuracies in percent.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ BINS = 60
 
 
 def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: str, xlabel: str) -> Figure:
-    """Draw a histogram of `accuracies`, with one row of markers above it per entry of `found` (label -> percent).
+    """Draw a histogram of `accuracies`, with a row of markers above it for each entry of `found`.
 
-    The axis starts at the 5 % quantile, or below the lowest marker: most benchmarks have a long tail of cells that do
-    not train. A note states the number of cells to the left of the axis.
+    The x axis starts just below the 5 % quantile or the lowest marker, whichever is lower, because most benchmarks have
+    a long tail of cells that fail to train. A note states the number of cells below the start of the axis.
     """
     marks = np.array([value for values in found.values() for value in values])
     low = float(np.floor(min([np.quantile(accuracies, 0.05), *marks]) - 1))
@@ -65,6 +65,6 @@ def draw(accuracies: np.ndarray, found: Mapping[str, Sequence[float]], title: st
 
 
 def write(made: Figure, path: Path) -> list[Path]:
-    """Write the picture as SVG and PNG; return the files."""
+    """Write the figure to `path` as in `figure_style.save`, and return the written paths."""
     with style():
         return save(made, path)

@@ -1,14 +1,14 @@
-"""Write finished runs as one HTML page that needs no network.
+"""Render finished runs as one HTML page that loads nothing from the network.
 
 nasx report [RUNS ...] [out=report.html] [title=TITLE] [figures=FOLDER]
 
-The template and its CSS are in report.html.j2; the options and their defaults in cli/report.py.
+The template and its CSS are in report.html.j2; the options and their defaults are in cli/report.py.
 
-RUNS are run folders, folders of runs or globs (default: outputs/). The page contains the results with published numbers
-of the same protocol and with random search, accuracy over time, losses, mixture weights, recorded diagnostics, the
-found cells, the settings that differ, hardware, cost, and the checklist of best practices of architecture search. It
-follows the light or dark setting of the browser and can be printed. Drawings are limited to keep the page below 2 MB;
-the page states the omissions.
+RUNS are run folders, folders of runs or globs (default: outputs/). The page contains the results compared with random
+search and with published numbers of the same protocol, accuracy over time, losses, mixture weights, recorded
+diagnostics, the found cells, the settings that differ, hardware, cost, and the checklist of best practices for
+architecture search. It follows the light or dark setting of the browser and can be printed. The number of pictures is
+limited to keep the page below 2 MB; the page states what is omitted.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
 
 LINES, SEEDS, CONTEXTS, CELLS, DOTS = 7, 12, 3, 3, 30
-"""Drawing limits: settings per chart, runs per setting, pairs of space and dataset, distinct cells per setting,
-settings in the picture of the single runs."""
+"""Limits on pictures: settings per chart, runs per setting, groups of comparable settings, distinct cells per setting,
+and settings in the plot of single runs."""
 EACH_RUN = "One dot per run, a bar at the mean; in the colours of the curves, grey for settings without curves."
 ROWS = 200
-"""Maximum number of rows of a table."""
+"""Maximum number of rows in a table."""
 BUDGET = 1_500_000
-"""Number of SVG characters after which no picture is added."""
+"""Number of SVG characters beyond which no more pictures are added."""
 
 
 class Figure(NamedTuple):
@@ -57,12 +57,12 @@ class Figure(NamedTuple):
 
 
 class Context(NamedTuple):
-    """The settings searched or retrained on one space and dataset, with their pictures."""
+    """The settings of searches, or of retrainings, on one space and dataset, with their pictures."""
 
     title: str
     settings: list[str]
     legend: list[tuple[int, str]]
-    """Colours and labels of the settings with curves."""
+    """Colour index and label of each setting with curves."""
     dots: list[Figure]
     anytime: list[Figure]
     curves: list[Figure]
@@ -71,19 +71,22 @@ class Context(NamedTuple):
     cells: list[Figure]
     differences: list[differences.Row]
     unknown: bool
-    """Whether a configuration of a setting is unreadable."""
+    """Whether a setting has no readable configuration."""
     note: str
 
 
 class Album:
-    """Collection of pictures up to the size limit of the page, with the number of omitted ones and the errors."""
+    """Collection of pictures up to the size limit of the page, with the number of omitted pictures and the errors."""
 
     def __init__(self) -> None:
         self.size = self.number = self.left_out = 0
         self.faults: list[str] = []
 
     def add(self, make: Callable[..., str], caption: str = "") -> list[Figure]:
-        """Return the picture in a list, or an empty list. `make(prefix)` returns SVG text, empty if none."""
+        """Add a picture, and return it in a list, which is empty if there is none.
+
+        `make(prefix)` returns the SVG text, or "" for no picture; a UserError that it raises is stored in `faults`.
+        """
         if self.size > BUDGET:
             self.left_out += 1
             return []
@@ -97,12 +100,12 @@ class Album:
         return [Figure(svg, caption)] if svg else []
 
     def figure(self, make: Callable[..., MatplotlibFigure | None], label: str, caption: str = "") -> list[Figure]:
-        """Add a picture like `add`, from a function that returns a matplotlib figure."""
+        """Add a picture like `add`, but from a function that returns a matplotlib figure, or None for no picture."""
         return self.add(lambda prefix: charts.drawn(make, prefix, label), caption)
 
 
 def page(frame: pd.DataFrame, title: str) -> str:
-    """Return the page as text. `frame` is a non-empty result of `collect`."""
+    """Return the HTML page as text. `frame` is a non-empty result of `collect`."""
     from jinja2 import Environment, StrictUndefined
     from markupsafe import Markup, escape
 
@@ -149,18 +152,18 @@ def page(frame: pd.DataFrame, title: str) -> str:
 
 
 def _with_hard_spaces(text: str) -> str:
-    """Insert non-breaking spaces before units and within p values."""
+    """Use non-breaking spaces before %, around ± and within p values."""
     return text.replace(" %", "\u00a0%").replace("(p = ", "(p\u00a0=\u00a0").replace(" ± ", "\u00a0±\u00a0")
 
 
 def labelled(table: pd.DataFrame) -> Sequence[Row]:
-    """Return the groups of a summary, without reference rows, each with a short unique `label`."""
+    """Return the rows of a summary except reference rows, each with a short unique `label`."""
     groups = rows_of(table[table["reference"] == ""])
     return [{**group, "label": label} for group, label in zip(groups, labels(groups), strict=True)]
 
 
 def labels(groups: Sequence[Row]) -> list[str]:
-    """Label each setting in charts by its method and the fewest settings that make the label unique."""
+    """Return a chart label for each row: its method, and only as many overrides as make the label unique."""
     same_names: dict[tuple[str, ...], list[int]] = {}
     for i, g in enumerate(groups):
         key = (g["space"], g["searched_on"], g["dataset"], g["kind"], table_columns.name(g))
@@ -175,7 +178,10 @@ def labels(groups: Sequence[Row]) -> list[str]:
 
 
 def _distinguishing(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return the `key=value` texts that distinguish each row: keys by their last part, those with most values first."""
+    """Return a text that distinguishes each row: `key=value` pairs, joined by spaces.
+
+    Keys are shortened to their last part; keys with the most distinct values come first.
+    """
     each = [{line.partition("=")[0]: line for line in lines} for lines in rows]
     keys = sorted({key: None for row in each for key in row}, key=lambda key: -len({row.get(key) for row in each}))
     used: list[str] = []
@@ -188,7 +194,7 @@ def _distinguishing(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
-    """Return the tables of results, tables of publications with the same protocol and method, and the notes."""
+    """Return the tables of results, the tables of papers with comparable runs, and the notes."""
     notes = list(table.attrs["notes"])
     found: list[Sheet] = []
     bare = table[table["reference"] == ""].reset_index(drop=True)
@@ -206,7 +212,7 @@ def _sheets(table: pd.DataFrame) -> tuple[list[Sheet], list[Sheet], list[str]]:
 
 
 def _without_constant_columns(sheet: Sheet) -> Sheet:
-    """Drop empty columns of a sheet, and move values that are equal in all rows to the caption."""
+    """Drop empty columns from a sheet, and move texts that are the same in all rows to the caption."""
     kept, constants = [], []
     for i, head in enumerate(sheet.header):
         found = {row[i] for row in sheet.rows} - {"", "–", "n/a"}
@@ -223,14 +229,14 @@ def _without_constant_columns(sheet: Sheet) -> Sheet:
 
 
 def _machines(runs: Sequence[Row]) -> list[tuple[str, str, str, int]]:
-    """Return (device, versions, commit, number of runs), the most frequent first."""
+    """Return (device, versions, commit, number of runs) for the 12 most frequent environments, most frequent first."""
     found = Counter((r["device"] or "not recorded", r["versions"], r["commit"]) for r in runs)
     return [(*key, n) for key, n in found.most_common(12)]
 
 
 # ----------------------------------------------------------------------------------------------------- pictures
 def comparable(groups: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """Group settings by kind, space and dataset, which share charts; groups with most runs first."""
+    """Return (title, rows of `summary`) for each combination of run kind, space and dataset, most runs first."""
     found: dict[str, list[Row]] = {}
     for g in groups:
         what = "Searches" if g["kind"] == "search" else "Retrainings"
@@ -281,7 +287,7 @@ def _context(title: str, groups: Sequence[Row], runs: Mapping[str, Row], album: 
 
 
 def each_run(groups: Sequence[Row], runs: Mapping[str, Row], coloured: Sequence[str]) -> MatplotlibFigure | None:
-    """Return a picture of the result of each run of the first settings; None if there is nothing to compare."""
+    """Plot the result of each run of the first `DOTS` settings; return None if there is nothing to compare."""
     shown = groups[:DOTS]
     folders = [folder for g in shown for folder in g["folders"] if folder in runs]
     measure = _measure([runs[folder] for folder in folders])
@@ -300,10 +306,10 @@ def _heat_map(folder: str, rows: Sequence[Row]) -> MatplotlibFigure | None:
 
 
 def lookup_lines(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str, str, dict[str, float]]]:
-    """Return (dataset, split, reference lines) of each dataset with benchmark accuracies in the runs' epochs.
+    """Return (dataset, split, reference values) for the first three datasets with benchmark accuracies over the epochs.
 
-    The reference lines are computed over the cells that all these runs can select, or over the whole benchmark
-    if the runs do not record this.
+    The reference values are computed over the cells that these runs can find, or over the whole benchmark if the runs
+    differ in these cells or do not record them.
     """
     each = (rows for runs in read.values() for rows in runs if rows)
     last, known = next(((rows, found) for rows in each if (found := curves.looked_up(rows))), ([], None))
@@ -318,7 +324,7 @@ def lookup_lines(read: charts.Groups, folders: Sequence[str]) -> list[tuple[str,
 
 
 def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
-    """Draw the cells that a setting found most often, the best first, with runs and accuracy in the captions."""
+    """Draw the cells that a setting found most often, best first, with runs and accuracies in the captions."""
     own = [runs[folder] for folder in group["folders"][:ROWS] if folder in runs and runs[folder]["genotype"]]
     measure = _measure(own)
     cells: dict[str, list[Row]] = {}
@@ -340,7 +346,7 @@ def _cells(group: Row, runs: Mapping[str, Row], album: Album) -> list[Figure]:
 
 
 def _measure(runs: Sequence[Row]) -> str:
-    """Return the column that ranks the cells of these runs: benchmark or test accuracy; empty if they have neither."""
+    """Return the column that ranks the cells of these runs: a benchmark or test result; empty if there is none."""
     if not runs or runs[0]["kind"] == "retrain":
         return random_baseline.retrained([run["test_accuracy"] for run in runs]) if runs else ""
     known = [column for column in lookups(runs[0]) if all(run[column] == run[column] for run in runs)]
@@ -348,7 +354,7 @@ def _measure(runs: Sequence[Row]) -> str:
 
 
 def _cell_caption(runs: Sequence[Row], count: int, measure: str) -> str:
-    """Describe the runs that found a cell: `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
+    """Describe the runs that found a cell, for example `2 of 3 runs · seeds 0, 2 · CIFAR-10 validation 88.35 %`."""
     seeds = [str(seed) for seed in sorted(run["seed"] for run in runs if run["seed"] is not None)]
     said = [f"{len(runs)} of {spelling.counted(count, 'run')}"]
     if seeds:

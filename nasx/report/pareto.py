@@ -1,14 +1,14 @@
-"""Accuracy against cost of the searches of a sweep under a budget, and their gap to the true Pareto front.
+"""Accuracy against cost for the searches of a sweep with a budget, compared with the true Pareto front.
 
-    front          points for which no other point is better in accuracy or cost without being worse in the other
-    hypervolume    area that the points dominate within the box from (0, worst) to (most, best): cost up to that
-                   of the costliest cell, accuracy above that of the median cell; as a share of the true front's
-    regret         accuracy of the best cell within the target, minus that of the found cell
+    front          non-dominated points: no other point is better in accuracy or cost without being worse in the other
+    hypervolume    area dominated by the points, up to the cost of the most expensive cell and above the accuracy of
+                   the median cell, as a fraction of the area dominated by the true front
+    regret         accuracy of the best cell whose cost is within the target, minus the accuracy of the found cell
 
-On NAS-Bench-201 the accuracy and cost of all cells are known, so all three quantities are exact. On other spaces the
-accuracy is that of the supernet, which does not rank architectures, and only the points and their own front are shown.
+On NAS-Bench-201 the accuracy and cost of all cells are known, so all three quantities are exact. On other spaces only
+the points are shown, with the accuracy of the supernet, which does not rank architectures.
 
-Shapes: points (n, 2), cost and accuracy in percent.
+Shapes: points are (n, 2), with cost and accuracy (percent) as columns.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ log = logging.getLogger("nasx")
 
 
 class Point(NamedTuple):
-    """A search under a budget."""
+    """A finished search with a budget."""
 
     run: str
     label: str
-    """The method of the search."""
+    """Method of the search."""
     target: float
     cost: float
     accuracy: float
@@ -46,27 +46,27 @@ class Point(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """Cost and accuracy (cells,) of every cell of a benchmark, NaN where unknown."""
+    """Costs (cells,) and accuracies (cells,) of the cells in a benchmark; an unknown accuracy is NaN."""
 
     cost: np.ndarray
     accuracy: np.ndarray
     title: str
 
     def known(self) -> np.ndarray:
-        """Return cost and accuracy (n, 2) of the cells whose accuracy is known."""
+        """Return the cost and accuracy of all cells whose accuracy is known, with shape (n, 2)."""
         points: np.ndarray = np.column_stack([self.cost, self.accuracy])[~np.isnan(self.accuracy)]
         return points
 
 
 def front(points: np.ndarray) -> np.ndarray:
-    """Return the non-dominated points of (n, 2) points (cost, accuracy), by increasing cost, without duplicates."""
+    """Return the non-dominated points among (n, 2) points (cost, accuracy), sorted by cost, without duplicates."""
     ordered = points[np.lexsort((-points[:, 1], points[:, 0]))]
     before = np.concatenate([[-np.inf], np.maximum.accumulate(ordered[:, 1])[:-1]]) if len(ordered) else ordered[:, 1]
     return ordered[ordered[:, 1] > before]
 
 
 def hypervolume(points: np.ndarray, most: float, worst: float) -> float:
-    """Return the area that points (cost, accuracy) dominate below the cost `most` and above the accuracy `worst`."""
+    """Return the area dominated by points (cost, accuracy), below the cost `most` and above the accuracy `worst`."""
     inside = front(points[(points[:, 0] < most) & (points[:, 1] > worst)])
     ends = np.append(inside[1:, 0], most)
     return float(((ends - inside[:, 0]) * (inside[:, 1] - worst)).sum())
@@ -79,7 +79,7 @@ def regret(plane: Plane, target: float, accuracy: float) -> float:
 
 # -------------------------------------------------------------------------------------------------------- reading
 def plane_of(config: Config, record: Result) -> Plane | None:
-    """Return all cells of a run's benchmark, with the cost that the budget limits; None if there is no table."""
+    """Return the budgeted cost and the accuracy of all cells that a run can find; None if not in NAS-Bench-201."""
     from nasx.benchmarks.nb201 import Nb201
     from nasx.config import instantiate
 
@@ -94,7 +94,11 @@ def plane_of(config: Config, record: Result) -> Plane | None:
 
 
 def point_of(record: Result, plane: Plane | None) -> Point | None:
-    """Return a finished search as a point: from the benchmark if there is a plane, else from its count and supernet."""
+    """Return a finished search as a point, or None if its accuracy is unknown.
+
+    With a plane, accuracy and cost are those of the benchmark, except that latency is always the one recorded with the
+    budget. Without one, the cost is the recorded one, and the accuracy is that of the supernet.
+    """
     budget, method = record["budget"], str(record["choices"].get("method"))
     if plane is None:
         accuracy = (record.get("supernet") or {}).get("valid_accuracy")
@@ -105,10 +109,10 @@ def point_of(record: Result, plane: Plane | None) -> Point | None:
 
 
 def after_sweep(notes: Path) -> None:
-    """Print the table of a sweep's searches under a budget, and write OUT/pareto-QUANTITY-SPACE-TIME.svg, .png and .md.
+    """Print a table of a sweep's searches with a budget, and write OUT/pareto-QUANTITY-SPACE-TIME.svg, .png and .md.
 
-    `notes` is the folder OUT/.sweeps/TIME. There is one table and one set of files for every quantity and space with at
-    least two finished searches. Errors are only logged.
+    `notes` is the folder OUT/.sweeps/TIME. There is one table and one set of files for each pair of quantity and space
+    with at least two finished searches. Errors are logged and not raised.
     """
     out = notes.parent.parent
     folders = [out / run for job in sweep_log.jobs(notes) for run in job.runs]
@@ -132,7 +136,10 @@ def after_sweep(notes: Path) -> None:
 
 # -------------------------------------------------------------------------------------------------------- showing
 def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
-    """Return a table with a row for each method and target: means over the runs, the regret; the hypervolume below."""
+    """Return a table with one row per method and target: means over the runs and, if there is a plane, the regret.
+
+    The notes below the table give the hypervolume of each method.
+    """
     head = ["method", "target", "n", "cost", "within", "accuracy %"]
     exact = ["best within the target %", "regret"] if plane else []
     rows = []
@@ -155,14 +162,14 @@ def sheet(points: Sequence[Point], plane: Plane | None, quantity: str) -> Sheet:
 
 
 def share(points: Sequence[Point], label: str, plane: Plane) -> float:
-    """Return the hypervolume of the points of a method as a share of the hypervolume of all cells."""
+    """Return the hypervolume of the points of method `label` as a fraction of the hypervolume of all cells."""
     own, known = np.array([(p.cost, p.accuracy) for p in points if p.label == label]), plane.known()
     most, worst = float(known[:, 0].max()), float(np.median(known[:, 1]))
     return hypervolume(own, most, worst) / hypervolume(known, most, worst)
 
 
 def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
-    """Draw the points by method, and targets as ticks at the bottom; also all cells and the true front if known."""
+    """Plot the points of each method, the targets as ticks, and, if there is a plane, all cells and the true front."""
     scale = 1.0 if quantity == "latency" else 1e-6
     unit = "ms" if quantity == "latency" else "M"
     made = figure_style.figure(6.4, 4.2)
@@ -189,7 +196,7 @@ def draw(points: Sequence[Point], plane: Plane | None, quantity: str) -> Figure:
 
 
 def write(path: Path, points: Sequence[Point], plane: Plane | None, quantity: str) -> None:
-    """Print the table; write the table as Markdown and the picture to the same folder."""
+    """Print the table, and write it to PATH.md and the picture to PATH.svg and PATH.png."""
     made = sheet(points, plane, quantity)
     files.write_atomic(path.with_name(f"{path.name}.md"), markdown([made]))
     with figure_style.style():

@@ -1,5 +1,7 @@
-"""Print the summary of a finished run: its cell, its cost, and its benchmark accuracy compared with the optimum and a
-random cell. At its end, a command calls `show_next` once for all of its runs to print the next commands."""
+"""Summary of a finished run: its cell, its cost, and its benchmark accuracy compared with the optimum and random cells.
+
+Before a command exits, it calls `show_next` once, for all of its runs, to print suggested next commands.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +34,10 @@ PARTS = {"valid": "validation", "test": "test"}
 
 
 def draw(folder: Path, *, curves: bool = False, epochs: bool = False) -> None:
-    """Draw the missing or incomplete pictures of a finished run: cells, curves of a search, cells of each epoch.
+    """Draw the missing or incomplete pictures of a finished run: cells, curves of a search, and cells of each epoch.
 
-    A run is complete without them, so an error is logged and not raised. The drawing libraries are imported only if a
-    picture is missing.
+    A run is complete without pictures, so errors are logged and not raised. The drawing libraries are imported only if
+    a picture is missing.
     """
     try:
         if lacking(folder, cells.names(folder)):
@@ -61,7 +63,7 @@ def checked_folder(cfg: Config, choices: Result, kind: str) -> Path:
     folder = Path(cfg["out"]) / identity.run_name(cfg, choices, kind)
     if not files.no_link(folder).exists():
         above = next(path for path in folder.absolute().parents if path.exists())
-        try:  # permissions do not tell (/proc); an unnamed file leaves no trace if the process is killed
+        try:  # permissions can mislead (/proc); an unnamed file leaves no trace if the process is killed
             tempfile.TemporaryFile(dir=above).close()
         except OSError as error:
             raise files.unwritable(folder, error) from error
@@ -71,9 +73,10 @@ def checked_folder(cfg: Config, choices: Result, kind: str) -> Path:
 
 
 def again(cfg: Config, choices: Mapping[str, object], kind: str, *, summary: bool = True) -> Result | None:
-    """Return the record of a finished run with all its pictures, without torch; None if any is missing.
+    """Return the record of a finished run that need not be repeated, without importing torch; otherwise None.
 
-    With `summary`, print its summary. Raises UserError like `checked_folder`.
+    The run must be undamaged and have all its pictures. With draw=epochs, several seeds per job, or torchrun, the
+    result is always None. If `summary`, print the summary of the run. Raises UserError like `checked_folder`.
     """
     if "RANK" in os.environ or cfg["seeds_per_job"] > 1:
         return None
@@ -84,7 +87,7 @@ def again(cfg: Config, choices: Mapping[str, object], kind: str, *, summary: boo
     curves = ["search"] if kind == "search" and records.read_rows(folder) else []
     try:
         missing = lacking(folder, [*cells.names(folder), *curves])
-    except (UserError, OSError, ValueError):  # the run has no genotype
+    except (UserError, OSError, ValueError):  # the genotype is missing or cannot be drawn
         return None
     if not missing and (changed := own_code.changed_since(done, own_code.recorded(identity.identifying(cfg, kind)))):
         log.warning("%s: %s", folder, changed)
@@ -96,18 +99,18 @@ def again(cfg: Config, choices: Mapping[str, object], kind: str, *, summary: boo
 
 
 def lacking(folder: Path, names: list[str]) -> bool:
-    """Return whether one of these pictures is missing or incomplete in one of its formats."""
+    """Return whether any of the named pictures is missing or incomplete in any of its formats."""
     return not all(whole(folder / f"{name}.{kind}") for name in names for kind in FORMATS)
 
 
 class Screen(Console):
-    """Standard output. On a terminal, sentences are wrapped between words; in a file or a pipe, they stay one line."""
+    """Console for standard output that wraps sentences between words on a terminal, but not in a file or pipe."""
 
     def __init__(self) -> None:
         super().__init__(highlight=False, emoji=False, force_jupyter=False, soft_wrap=True)
 
     def say(self, text: str, style: str = "", indent: int = 0) -> None:
-        """Print a sentence, all but its first line indented; a command within it, in backticks, is not wrapped."""
+        """Print a sentence with continuation lines indented by `indent`; commands in backticks are not wrapped."""
         if self.is_terminal:
             whole = re.sub("`[^`]+`", lambda found: found[0].replace(" ", "\0"), text)
             split = textwrap.TextWrapper(
@@ -117,7 +120,7 @@ class Screen(Console):
         self.unwrapped(Text(text, style))
 
     def unwrapped(self, text: str | Text) -> None:
-        """Print what a user may copy, such as a path or a command, on one line."""
+        """Print text that a user may copy, such as a path or a command, on one line."""
         self.print(text, markup=False)
 
 
@@ -170,7 +173,7 @@ def show(result: Result, folder: Path) -> None:
 
 
 def show_next(result: Result, folder: Path) -> None:
-    """Print the commands that may follow a finished run or study."""
+    """Print suggested next commands after a finished run or study."""
     screen = Screen()
     for line in lineage.next_commands(cleaned(dict(result)), folder):
         screen.unwrapped(line)
@@ -201,22 +204,22 @@ def _budget(screen: Screen, budget: Result) -> None:
 
 
 def _compared(near: Result, found: Result) -> str:
-    """Return the benchmark's CIFAR-10 validation accuracies of both architectures as text; empty if one is unknown."""
+    """Describe the CIFAR-10 validation accuracies of both architectures in the benchmark; empty if one is unknown."""
     one, other = (((each.get("lookup") or {}).get("cifar10") or {}).get("valid") for each in (near, found))
     return "" if one is None or other is None else f", {one:.2f} % CIFAR-10 validation instead of {other:.2f} %"
 
 
 def untested(lookup: Result) -> bool:
-    """Return whether the benchmark results of a NAS-Bench-201 cell lack test accuracies."""
+    """Return whether the benchmark results of a NAS-Bench-201 cell lack a test accuracy for at least one dataset."""
     return lookup.get("benchmark") == "nb201" and any(
         lookup[name].get("test") is None for name in TITLES if name in lookup
     )
 
 
 def _lookup(screen: Screen, result: Result, folder: Path) -> None:
-    """Print the benchmark results of a cell, one row for each dataset and split, and its costs.
+    """Print the benchmark results of a cell, with one row per dataset and split, and its costs.
 
-    A row has the accuracy, the rank, the difference from the optimum, the mean of a random cell and the median.
+    A row contains the accuracy, its rank, its difference from the optimum, the mean over random cells, and the median.
     """
     found = result.get("lookup")
     if found is None:
@@ -242,7 +245,7 @@ def _lookup(screen: Screen, result: Result, folder: Path) -> None:
 
 
 def _accuracies(result: Result, found: Result) -> Table:
-    """Return the table of accuracies in percent, one row for each dataset and split, 80 columns wide."""
+    """Return an 80-column table of accuracies in percent, with one row per dataset and split."""
     cells = (result.get("among") or {}).get("cells")
     table = Table(box=None, padding=(0, 1, 0, 0))
     rank = f"rank of\n{cells:,}" if cells else "rank"
@@ -280,12 +283,12 @@ def _accuracies(result: Result, found: Result) -> Table:
 
 
 def over(seeds: float | None) -> str:
-    """Describe the number of seeds in a mean; None if unknown."""
+    """Describe the number of seeds averaged in an accuracy, for example `3 seeds`; `n/a` if it is None."""
     return "n/a" if seeds is None else "1 seed" if seeds == 1 else f"{seeds:.0f} seeds"
 
 
 def _costs(found: Result) -> Iterator[str]:
-    """Yield the costs of the cell in the benchmark: multiply-adds, parameters, latency on each requested device."""
+    """Yield the costs of the cell in the benchmark: multiply-adds, parameters, and latency on each requested device."""
     if found.get("flops") is not None:
         yield f"{found['flops'] / 1e6:,.2f} M multiply-adds"
     if found.get("params") is not None:
@@ -299,13 +302,13 @@ def foreign(result: Result) -> bool:
     """Return whether the benchmark has no accuracies on the dataset of the search."""
     if "benchmark_data" in result:
         return result["benchmark_data"] is None
-    return TITLES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # a record of an earlier version
+    return TITLES.keys().isdisjoint([(result.get("choices") or {}).get("dataset")])  # recorded by an earlier version
 
 
 def percent(share: float) -> str:
-    """Format a fraction in percent, rounded down: only 1 gives 100 %, and only 0 gives 0 %.
+    """Format a fraction as a percentage, rounded down so that only 1 gives 100 %; only 0 gives 0 %.
 
-    Below 1 % and from 99 % up, the text has two decimals.
+    Percentages below 1 or from 99 upwards have two decimals, except 0 and 100.
     """
     exact = Fraction(share).limit_denominator(10**9) * 100
     if exact in (0, 100) or 1 <= exact < 99:

@@ -1,10 +1,10 @@
-"""Aggregate finished runs: mean ± sample standard deviation with n, one row per configuration.
+"""Aggregate finished runs into one row per configuration: mean, sample standard deviation, and n.
 
-    mean = (1/n) Σ x_i      std = sqrt(Σ (x_i − mean)² / (n − 1)),  none if n = 1
+    mean = (1/n) Σ x_i      std = sqrt(Σ (x_i − mean)² / (n − 1)),  NaN if n = 1
 
 A row aggregates runs that differ only in the seed. Runs of different configurations, protocols, recipes or deviations
-never share a row. A column states what the ± is over: independent searches, retrainings of one cell, or retrainings of
-several cells. Accuracies are in percent, `cost_s` is in seconds, and parameters are counts.
+never share a row. A column states which values the ± is computed over: independent searches, retrainings of one
+cell, or retrainings of several cells. Accuracies are in percent, `cost_s` is in seconds, and parameters are counts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEYS = [
     "kind", "method", "space", "searched_on", "dataset", "protocol", "search", "recipe", "retrain", "labels",
     "reduced", "best_of", "study",
 ]  # fmt: skip
-"""Columns whose values split rows, in addition to the configuration."""
+"""Columns that separate rows, in addition to the configuration."""
 CARRIED = ("overrides", "family", "folder", "experiment", "parent_overrides", "parent_folder")
 """Columns copied from the first run of a row."""
 ORDER = ["kind", "space", "searched_on", "dataset", "protocol", "recipe", "cells", "reference", "method", "setting"]
@@ -39,16 +39,17 @@ CHOSEN = {"method", "space", "dataset", "search", "retrain"}
 
 
 def summary(frame: pd.DataFrame, group: Sequence[str] = (), *, reference: bool = True) -> pd.DataFrame:
-    """Return one row per configuration: for each measure `<m>_mean`, `<m>_std` (NaN if n = 1) and `<m>_n`.
+    """Return one row per configuration, with `<m>_mean`, `<m>_std` (NaN if n = 1) and `<m>_n` for each measure m.
 
-    `frame` is from `collect`; `group` lists additional columns that split rows. If `reference`, rows for the random and
-    the optimal cell of the benchmark follow (column `reference`), one pair for each set of cells that the spaces of the
-    searches contain (column `cells`: `64 cells`, empty for the whole table). `attrs["notes"]` are notes for readers.
+    `frame` is a result of `collect`; `group` lists additional columns that separate rows. If `reference`, rows for a
+    random cell and the optimal cell of the benchmark are added (column `reference`), one pair for each set of cells
+    available to the searches (column `cells`: `64 cells`, or empty for the whole benchmark). `attrs["notes"]` contains
+    notes for readers.
     """
     names = measures(map(str, frame.columns))
     groups: dict[tuple[object, ...], list[Row]] = {}
     for row in rows_of(frame):
-        # The hash of a retraining depends on its search, so its configuration is identified by the command line.
+        # The hash of a retraining depends on its search, so its configuration is identified by its overrides.
         configuration = row["overrides"] if row["parent"] else row["family"] or row["overrides"]
         key = (*(row[k] for k in KEYS), configuration, row["parent_family"], *(row[k] for k in group))
         groups.setdefault(key, []).append(row)
@@ -98,14 +99,14 @@ def _std_over(members: Sequence[Mapping[str, object]]) -> str:
 
 
 def _statistics(measure: str, values: Iterable[float]) -> dict[str, float]:
-    """Return mean, sample standard deviation and count of the known values, with one rounding (math.fsum)."""
+    """Return the mean, sample standard deviation and number of the values that are not NaN (summed by math.fsum)."""
     known = [x for x in values if not math.isnan(x)]
     mean, variance = moments(known)
     return {f"{measure}_mean": mean, f"{measure}_std": math.sqrt(variance), f"{measure}_n": len(known)}
 
 
 def _settings(rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Return the overrides of each row, with the first digits of the configuration hash if they are ambiguous."""
+    """Return the overrides of each row, with the first digits of the configuration hash if these are ambiguous."""
     names = [[(line.partition("=")[0].lstrip("+"), line) for line in row["overrides"]] for row in rows]
     texts = [tuple(line for name, line in own if name not in CHOSEN) for own in names]
     clashes: dict[tuple[object, ...], set[str]] = {}
@@ -123,7 +124,7 @@ def _settings(rows: Sequence[Row]) -> list[tuple[str, ...]]:
 
 
 def errors(table: pd.DataFrame) -> pd.DataFrame:
-    """Replace the test accuracy in the rows of `summary` by the test error, 100 - accuracy."""
+    """Replace test accuracies in the rows of `summary` with test errors (100 - accuracy)."""
     if "test_accuracy_mean" not in table:
         return table
     found = table.rename(columns=lambda name: str(name).replace("test_accuracy_", "test_error_"))
@@ -136,7 +137,7 @@ def errors(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def benchmark_reference(benchmark: str, dataset: str, edges: Edges = ()) -> dict[str, dict[str, float]]:
-    """Return {"random": {"valid": …, "test": …}, "optimum": …} of a benchmark's cells in percent; empty if unknown.
+    """Return {"random": {"valid": …, "test": …}, "optimum": …} over a benchmark's cells, in percent; {} if unknown.
 
     `edges` restricts the cells, see `Benchmark.reference`.
     """
@@ -157,7 +158,7 @@ def _benchmark(name: str) -> Benchmark:
 
 
 def _with_reference(table: pd.DataFrame) -> pd.DataFrame:
-    """Append the random and the optimal cell of each set of cells from which the searches chose."""
+    """Append rows for a random cell and the optimal cell of each set of cells available to the searches."""
     means = [str(c).removesuffix("_mean") for c in table.columns if str(c).endswith("_mean")]
     datasets = list(dict.fromkeys(column.rpartition(".")[0] for column in lookups(means)))
     empty: dict[str, object] = {
@@ -190,7 +191,10 @@ def _count(benchmark: str, edges: Edges) -> str:
 
 
 def _cells(sets: Sequence[tuple[str, str, Edges]]) -> list[str]:
-    """Label each (space, benchmark, edges) `64 cells`, with the operations if ambiguous; empty: all cells."""
+    """Label each (space, benchmark, edges), for example `64 cells`, adding the operations if that is ambiguous.
+
+    The label of a space with all cells of its benchmark is empty.
+    """
     counts = [_count(benchmark, edges) if edges else "" for _, benchmark, edges in sets]
     places = [(space, benchmark, count) for (space, benchmark, _), count in zip(sets, counts, strict=True)]
     for i, (_, _, edges) in enumerate(sets):

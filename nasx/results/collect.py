@@ -1,8 +1,9 @@
-"""Read finished runs into one frame: `collect` reads `result.json` of every run folder below a root.
+"""Read finished runs into one frame: `collect` reads the `result.json` of every run folder below a root.
 
-There is one row per finished run. Numbers are in the units of nasx.core.quantities: accuracies in percent, `cost_s` in
-seconds of a single device. Skipped runs are listed in `frame.attrs["notes"]` and counted in `frame.attrs["skipped"]`:
-incomplete records, records of other programs, unfinished runs, duplicate copies of a run (which would count twice).
+Each finished run has one row, or one row per study that reports it. Numbers are in the units of nasx.core.quantities:
+accuracies in percent, `cost_s` (wall time) in seconds. Incomplete records, records of other programs, unfinished runs,
+and copies of a run (which would count twice) are skipped; they are listed in `frame.attrs["notes"]` and counted in
+`frame.attrs["skipped"]`.
 
 This module does not import torch; 2,000 runs are read in a few tenths of a second.
 """
@@ -26,12 +27,12 @@ from nasx.tracking import records, result_file
 from nasx.tracking.result_file import Record, RetrainRecord, SearchRecord, StudyRecord, Unreadable
 
 ELSEWHERE = commands.NON_IDENTITY_KEYS | commands.NON_IDENTITY_SETTINGS | {"seed", "from", "parent"}
-"""Keys that are not part of a configuration: where and how it runs, the seed, and the source of the trained cell."""
+"""Keys that do not distinguish configurations: where and how they run, the seed, and the source of the trained cell."""
 SIZES = {"epochs", "updates_per_epoch", "layers", "channels", "cells", "fraction", "fraction_a", "size"}
-"""Settings that reduce a run below its protocol if they are lowered."""
+"""Settings that make a run smaller than its protocol if they are lowered."""
 OWN_SIZE = ("folder",)
-"""Datasets for which `size: null` is the size of the images, which may be smaller than a number. For all other
-datasets, null is the published size, and for every other setting in `SIZES`, null is the largest value."""
+"""Datasets for which `size: null` means the size of the image files, so a number is not always smaller. For all
+other datasets, null means the published size, and for every other setting in `SIZES`, null means the largest value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +77,14 @@ class Row:
     broken: str = ""
     environments: str = ""
     code: tuple[str, ...] = ()
-    """User-defined code, see `own_code.labels`; `parent_code` is the code of the search of a retraining."""
+    """The user's own code as `own_code.labels`; for a retraining, `parent_code` is the code of its search."""
     parent_code: tuple[str, ...] = ()
     collapsed: bool | None = None
     warning: bool | None = None
     not_converged: bool | None = None
     verdict: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
-    """Column -> number, see nasx.core.quantities."""
+    """Column -> number (see nasx.core.quantities)."""
 
     def cells(self) -> dict[str, object]:
         """Return a mapping from column to value."""
@@ -94,14 +95,15 @@ SHARED = ("kind", "family", "identity", "seed", "genotype", "commit", "started",
 """Fields that are copied unchanged from a record to its row."""
 FACTS = tuple(each.name for each in fields(Row) if each.name != "values")
 COLUMNS = (*FACTS, *columns())
-"""Columns of every frame; a benchmark adds `<dataset>.valid`, `<dataset>.test`, ranks, distances and latencies."""
+"""Columns of every frame; a benchmark adds `<dataset>.valid`, `<dataset>.test`, ranks, differences
+from the optimum, and latencies."""
 
 
 def collect(root: str | Path | Sequence[str | Path]) -> pd.DataFrame:
-    """Return one row per finished run at any depth of the folders (or globs) `root`, sorted by folder name.
+    """Return a frame of all finished runs at any depth below the folders (or globs) `root`, sorted by folder name.
 
     The frame has `COLUMNS` and the benchmark columns; `attrs["notes"]` lists the skipped runs, and `attrs["skipped"]`
-    counts them by reason. Never raises for an invalid record.
+    counts them by reason. An invalid record is skipped and never raises an error.
     """
     rows: dict[str, Row] = {}
     retrained: dict[str, RetrainRecord] = {}
@@ -148,7 +150,7 @@ def mark(row: plain.Row) -> tuple[str, ...]:
 
 
 def _doubts(rows: Iterable[Row]) -> Iterator[str]:
-    """Yield notes on runs whose files changed after they finished, or that used several environments."""
+    """Yield notes on runs whose files were changed after the run, and on runs that used several environments."""
     broken: dict[str, list[str]] = {}
     several: dict[str, list[str]] = {}
     for row in rows:
@@ -170,7 +172,7 @@ def _dataset_order(column: str) -> tuple[int, str, int]:
 
 
 def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
-    """Yield every folder that has the files of a run, sorted, without descending into runs or hidden folders."""
+    """Yield every folder that contains the files of a run, sorted, without descending into runs or hidden folders."""
     for root in roots:
         text = os.path.expanduser(os.fspath(root))
         for start in sorted(glob.glob(text)) if glob.has_magic(text) and not os.path.exists(text) else [text]:
@@ -180,9 +182,9 @@ def _folders(roots: Sequence[str | Path]) -> Iterator[str]:
 
 
 def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> Iterator[Row]:
-    """Yield the rows of runs; a run reported by studies appears once per study, under the study's name.
+    """Yield the rows of all runs; a run that studies report appears once per study, under the study's name.
 
-    Such a run no longer appears as a plain retraining, unless a study uses it to rank cells.
+    Such a run does not also appear as a plain retraining, unless a study uses it to rank cells.
     """
     reported: dict[str, list[StudyRecord]] = {}
     ranking: set[str] = set()
@@ -199,7 +201,10 @@ def _reported(rows: Mapping[str, Row], studies: Mapping[str, StudyRecord]) -> It
 
 
 def _row(folder: str, record: Record) -> Row:
-    """Return the row of a search or a retraining; `folder` is empty if the run is known only from another record."""
+    """Return the row of a search or a retraining; `folder` is empty if the run is known only from another record.
+
+    Raises Unreadable for a record with invalid numbers, and for a retraining on part of the images.
+    """
     if isinstance(record, RetrainRecord) and record.held_out:
         raise Unreadable("retrainings on part of the images, used to rank cells")
     try:
@@ -245,7 +250,7 @@ def _row(folder: str, record: Record) -> Row:
 
 
 def _kept(record: RetrainRecord) -> Row | None:
-    """Return the row of a retraining's search, from the copy in the record of the retraining."""
+    """Return the row of a retraining's search from the copy in the retraining's record; None if there is none."""
     try:
         search = record.search()
         return _row("", search) if search else None
@@ -254,15 +259,16 @@ def _kept(record: RetrainRecord) -> Row | None:
 
 
 def _reduced(record: Record) -> bool:
-    """Return whether the run was smaller than the published setting, as recorded, else as its changed settings show.
+    """Return whether the run was smaller than the published setting.
 
-    `changed` maps a key to [published, used]; None as a number of updates means a whole epoch.
+    The flag is read from the record, or else derived from `changed`, which maps a key to [published, used]; for a
+    number of updates, None means a whole epoch.
     """
     if record.reduced is not None:
         return record.reduced
     free = {"size"} if record.choices.get("dataset") in OWN_SIZE else set()
     for key, (published, used) in record.changed.items():
-        if key.startswith("budget."):  # a setting of the network whose cost is counted
+        if key.startswith("budget."):  # describes the network whose cost is counted, not the run
             continue
         name = key.rpartition(".")[2]
         several = isinstance(published, list) and isinstance(used, list) and len(published) == len(used)
@@ -273,7 +279,7 @@ def _reduced(record: Record) -> bool:
 
 
 def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
-    """Return the sorted overrides without the keys of `ELSEWHERE`; the last value of a key is used."""
+    """Return the sorted overrides except those of keys in `ELSEWHERE`; the last override of each key is used."""
     kept: dict[str, str] = {}
     for line in lines:
         key = line.partition("=")[0].lstrip("+~").partition("@")[0]
@@ -284,10 +290,10 @@ def _overrides(lines: Iterable[str]) -> tuple[str, ...]:
 
 
 def _inherited(rows: Mapping[str, Row], kept: Callable[[str], Row | None]) -> dict[str, Row]:
-    """Copy method, space and search protocol into each retraining from the search whose cell it trains.
+    """Copy method, space and search protocol to each retraining from the search that found its cell.
 
-    The search is the run of that name in the same folder, else the only run of that name (or, among several runs, with
-    that cell), else the copy in the record of the retraining (`kept`).
+    The search is the run named by `parent` in the same folder; else the only run of that name (among several runs, the
+    only one that found the cell); else the copy in the retraining's record (`kept`).
     """
     places: dict[str, Row] = {}
     names: dict[str, dict[str, Row]] = {}
@@ -309,7 +315,7 @@ def _inherited(rows: Mapping[str, Row], kept: Callable[[str], Row | None]) -> di
 
 
 def _child(row: Row, parent: Row | None) -> Row:
-    """Return the row of a retraining with the fields of its search."""
+    """Return the row of a retraining, completed with fields of its search if it is known."""
     if parent is None:
         return row
     return replace(

@@ -1,6 +1,6 @@
-"""Compare two groups of finished runs: difference of the means, its uncertainty, and differing settings.
+"""Compare two groups of finished runs: the difference of their means, its uncertainty, and the differing settings.
 
-See nasx/cli/compare.py for the names of groups, the test, and the comparisons that raise an error.
+See nasx/cli/compare.py for the syntax of groups, the statistical test, and the comparisons that raise an error.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from nasx.results.collect import collect, mark, rows_of
 from nasx.results.significance import LEVEL, Difference, by_search, moments, p_text, welch
 
 SAME = {"kind": "command", "protocol": "protocol", "recipe": "recipe", "benchmark": "benchmark"}
-"""Mapping from columns that must have a single value over both groups to their names in errors."""
+"""Columns that must have a single value over both groups -> their names in error messages."""
 RETRAININGS = "retrainings"
-"""Name of the values if each group consists of retrainings of one cell."""
+"""Name of the compared values if each group consists of retrainings of one cell."""
 
 
 def written(word: str) -> str:
@@ -35,12 +35,12 @@ def written(word: str) -> str:
 
 
 def _condition(word: str) -> bool:
-    """Return whether an argument starts with a condition: a name and a value."""
+    """Return whether an argument starts like a condition: a name followed by `=` or `:`."""
     return re.match(r"[a-z_]\w*(\.\w+)*[=:]", word) is not None
 
 
 def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -> pd.DataFrame:
-    """Return the finished runs of an argument: a folder, a glob, or conditions over the runs below `runs`.
+    """Return the finished runs selected by an argument: a folder, a glob, or conditions on the runs below `runs`.
 
     Raises UserError if there are none.
     """
@@ -68,7 +68,7 @@ def group(word: str, runs: str, read: Callable[[str], pd.DataFrame] = collect) -
 
 
 def text(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str = "auto") -> str:
-    """Return the comparison as text. Raises UserError if the groups cannot be compared."""
+    """Return the comparison of two groups as text. Raises UserError if they cannot be compared."""
     both = _joined(names, groups)
     metric = choose(both) if metric == "auto" else metric
     known = measures(map(str, both.columns))
@@ -141,7 +141,7 @@ def _joined(names: Sequence[str], groups: Sequence[pd.DataFrame]) -> pd.DataFram
 
 
 def _marks(row: Row) -> Iterator[tuple[object, str]]:
-    """Yield (key, folder name) of a run, with keys that are equal for copies: its folder, and its record."""
+    """Yield (key, folder name) pairs that identify a run: its real path, and the `mark` that its copies share."""
     place = os.path.realpath(row["folder"])
     yield place, os.path.basename(place)
     if row["identity"]:
@@ -149,7 +149,7 @@ def _marks(row: Row) -> Iterator[tuple[object, str]]:
 
 
 def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, word: str) -> None:
-    """Raise UserError if `column` has several values."""
+    """Raise UserError if `column` has several non-empty values."""
     found = sorted({str(value) for value in both[column] if value})
     if len(found) > 1:
         sides = {name: list(map(str, both[both["side"] == name][column])) for name in names}
@@ -161,10 +161,10 @@ def _check_single_value(both: pd.DataFrame, names: Sequence[str], column: str, w
 
 
 def choose(both: pd.DataFrame) -> str:
-    """Return the metric to compare: test accuracy of retrainings, benchmark accuracy of searches.
+    """Return the metric to compare: test accuracy or perplexity of retrainings, or benchmark accuracy of searches.
 
-    The benchmark accuracy is on the dataset of the searches, else on the first known one, test before validation.
-    Raises UserError if there is none.
+    The benchmark accuracy is on the dataset of the searches, or else on the first dataset for which all searches have
+    one, test before validation. Raises UserError if there is none.
     """
     if both["kind"].iloc[0] == "retrain":
         return random_baseline.retrained(both["test_accuracy"])
@@ -184,7 +184,11 @@ def choose(both: pd.DataFrame) -> str:
 
 
 def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -> tuple[list[list[float]], str]:
-    """Return the metric of each search per group, and the name of the values. Raises UserError for fewer than two."""
+    """Return the values of each group, one per search, and the name of the values.
+
+    If each group consists of retrainings of one cell, there is one value per retraining. Raises UserError if a group
+    has fewer than two values.
+    """
     found = [by_search(rows_of(frame), metric) for frame in groups]
     known = [int(frame[metric].notna().sum()) for frame in groups]
     if all(len(own) == 1 < n for own, n in zip(found, known, strict=True)):
@@ -199,12 +203,12 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
 
 
 def number(x: float) -> str:
-    """Format a number with two decimals, or with none from 10,000."""
+    """Format a number with two decimals, or without decimals if it is at least 10,000."""
     return f"{x:,.0f}" if abs(x) >= 1e4 else f"{x:.2f}"
 
 
 def sentence(found: Difference, unit: str, counted: str = "searches") -> str:
-    """Describe the difference of B from A, its interval and its significance; `counted` names the values."""
+    """Describe the difference B - A, its confidence interval and its significance; `counted` names the values."""
     of = {"%": " points"}.get(unit, f" {unit}" if unit else "")
     way = "above" if found.mean > 0 else "below"
     first = f"B is {number(abs(found.mean))}{of} {way} A" if found.mean else "B and A have the same mean"

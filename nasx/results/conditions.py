@@ -15,15 +15,15 @@ from nasx.results import differences
 Wanted = Mapping[str, object] | Iterable[str] | None
 """{column: value(s)}, or `column:value` texts."""
 ALIASES = {"name": "run"}
-"""Setting -> the column that holds it."""
+"""Name of a setting -> name of the column that contains it."""
 
 
 def pick(frame: pd.DataFrame, wanted: Wanted, key: str = "filter=") -> pd.DataFrame:
     """Return the rows of `frame` whose columns have the values `wanted` ({column: value(s)} or `column:value` texts).
 
-    A column given twice may have either value; `labels` and `overrides` must contain it. A dotted name that is not a
-    column is a setting of the configurations, such as search.lr. `key` is what the user writes before a condition.
-    Raises UserError for an unknown column or setting.
+    If a column is given several values, one of them must match; tuple columns, such as `labels` and `overrides`, must
+    contain one of them. A dotted name that is not a column is a setting of the configurations, such as search.lr. `key`
+    is the text before the condition in errors. Raises UserError for an unknown column or setting.
     """
     for column, values in _pairs(wanted).items():
         keep = [not held.isdisjoint(values) for held in _held(frame, column, key)]
@@ -33,7 +33,7 @@ def pick(frame: pd.DataFrame, wanted: Wanted, key: str = "filter=") -> pd.DataFr
 
 
 def remedy(frame: pd.DataFrame, wanted: Wanted) -> str:
-    """Name the values that `frame` has of the first condition that none of its runs meets."""
+    """Suggest values for the first condition that no run in `frame` meets, or fewer conditions if there is none."""
     for column, values in _pairs(wanted).items():
         known = sorted(set[str]().union(*_held(frame, column)))
         if known and values and values.isdisjoint(known):
@@ -43,7 +43,7 @@ def remedy(frame: pd.DataFrame, wanted: Wanted) -> str:
 
 
 def _pairs(wanted: Wanted) -> dict[str, set[str]]:
-    """Return column or setting -> the accepted values, as texts. Raises UserError."""
+    """Return column or setting -> accepted values, as texts. Raises UserError for a text without `=` or `:`."""
     if not isinstance(wanted, Mapping):
         texts = [wanted] if isinstance(wanted, str) else [str(text) for text in wanted or []]
         pairs = [re.split("[:=]", text, maxsplit=1) for text in texts]
@@ -59,7 +59,10 @@ def _pairs(wanted: Wanted) -> dict[str, set[str]]:
 
 
 def _held(frame: pd.DataFrame, column: str, key: str = "") -> list[set[str]]:
-    """Return the texts that stand for the value of a column or setting in each run. Raises UserError for neither."""
+    """Return, for each run, the texts that match its value of `column`, which is a column or a setting.
+
+    Raises UserError for an unknown name.
+    """
     cells: list[object] = []
     if column in frame.columns:
         cells = list(frame[column])
@@ -77,9 +80,9 @@ def _held(frame: pd.DataFrame, column: str, key: str = "") -> list[set[str]]:
 
 
 def check_column(key: str, text: str, columns: Iterable[str], column: str | None = None) -> None:
-    """Raise UserError, which suggests the nearest names, unless `column` (None: `text`) is a column.
+    """Raise UserError with the most similar names unless `column` (None: `text`) is in `columns`.
 
-    `key` is the part of the fault's place before `text`.
+    The error quotes the user's input as `key` followed by `text`.
     """
     column = column or text
     if column not in columns:

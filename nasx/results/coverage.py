@@ -1,7 +1,7 @@
-"""Printed rows and figures of the five papers, each with its command or the reason why there is no command.
+"""Table rows and figures of the five papers, each with the command that reproduces it or the reason why none does.
 
     rows      results/targets.csv; commands from conf/experiment, reasons from results/not_run.yaml
-    figures   results/figures.yaml; a command may omit a part of the figure
+    figures   results/figures.yaml; a command may reproduce only part of a figure
 
 `nasx list experiments paper=...` prints both. This module does not import torch.
 """
@@ -21,24 +21,25 @@ HERE = Path(__file__).parent
 
 
 class Entry(NamedTuple):
-    """A table row with its datasets, or a figure: its content, and its commands or the reason why there are none."""
+    """A table row or a figure, with the commands that reproduce it or the reason why there are none."""
 
     name: str
     shows: str
+    """Datasets of a row, or content of a figure."""
     commands: tuple[str, ...] = ()
     reason: str = ""
-    """The reason why there is no command, or the part that the commands omit."""
+    """Reason why there is no command, or the part of a figure that the commands omit."""
 
 
 def named(dataset: str) -> str:
-    """Return the name of a dataset in tables."""
+    """Return the display name of a dataset in tables."""
     return table_columns.DATASETS.get(dataset, dataset)
 
 
 def rows(paper: str) -> list[Entry]:
-    """Return the printed rows of a paper, in its order; a row with several reasons or commands is listed several times.
+    """Return the printed rows of a paper, in its order, with a separate entry for each command or reason.
 
-    Datasets of a row for which no command and no reason are defined are listed without either.
+    Datasets of a row that have neither a command nor a reason share an entry without either.
     """
     found: list[Entry] = []
     for name, own in targets.load(paper).groupby("row", sort=False):
@@ -55,7 +56,7 @@ def rows(paper: str) -> list[Entry]:
 
 @lru_cache(maxsize=1)
 def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
-    """Return a mapping from each row to the (command, datasets) of the experiments that name the row."""
+    """Return a mapping from each row to the (command, datasets) of all experiments that list the row."""
     found: dict[str, list[tuple[str, frozenset[str]]]] = {}
     for name in plugins.choices("experiment", paths.conf_dir()):
         head = experiments.find(name)
@@ -67,7 +68,10 @@ def computed() -> dict[str, list[tuple[str, frozenset[str]]]]:
 
 @lru_cache(maxsize=1)
 def not_run() -> dict[str, dict[str, frozenset[str]]]:
-    """Return the mapping row -> reason -> datasets of not_run.yaml. Raises KeyError for a row not in any paper."""
+    """Read not_run.yaml as row -> reason -> datasets.
+
+    Raises KeyError for a row that is not in any paper, unless its datasets are listed.
+    """
     table = targets.load()
     datasets = {str(row): {named(name) for name in own["dataset"]} for row, own in table.groupby("row")}
     found: dict[str, dict[str, frozenset[str]]] = {}

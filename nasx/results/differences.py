@@ -1,7 +1,7 @@
-"""Settings that differ between groups of runs: keys of config.yaml with unequal values.
+"""Settings that differ between groups of runs: keys of config.yaml that have different values.
 
-A group is a list of run folders. Config groups (method, space, search, …) are shown by the name of the component;
-`_target_` and keys that do not affect results (seed, identity, the source of the trained cell) are omitted.
+A group of runs is a list of run folders. Hydra config groups (method, space, search, …) are shown by the name of the
+selected option. `_target_` and keys that are not settings (seed, identity, source of the trained cell) are omitted.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from nasx.tracking import records
 
 OWN = frozenset({"format", "kind", "identity", "seed", "from", "choices", "allow"})
 DERIVED = frozenset({"experiment", "launch", "pair"})
-"""Config groups that only set other keys, which are shown instead."""
+"""Hydra config groups that only set other keys, which are shown instead."""
 ABSENT, UNKNOWN = "(none)", "?"
-"""Values of a missing setting, and of a group without readable configurations."""
+"""Texts for a missing setting, and for a group of runs without a readable configuration."""
 
 
 class Row(NamedTuple):
-    """A setting and its value in each group; several values in a group are joined by ` / `."""
+    """A setting and its value in each group of runs; several values in a group are joined by ` / `."""
 
     key: str
     values: tuple[str, ...]
 
 
 def configuration(folder: str) -> dict[str, str]:
-    """Return a mapping from dotted setting to its value as on the command line; empty if config.yaml is unreadable."""
+    """Return dotted key -> value, formatted as on the command line; empty if config.yaml is unreadable."""
     return _configuration(Path(folder).absolute())
 
 
@@ -46,7 +46,7 @@ def _configuration(folder: Path) -> dict[str, str]:
 def rows(groups: Sequence[Sequence[str]]) -> list[Row]:
     """Return the settings that differ between groups of run folders.
 
-    They are in the order of config.yaml, configuration groups first.
+    Hydra config groups come first, followed by the other settings in the order of config.yaml.
     """
     held = [[configuration(folder) for folder in group] for group in groups]
     keys = dict.fromkeys(key for group in held for run in group for key in run)

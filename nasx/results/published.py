@@ -4,14 +4,14 @@ Rules
 1. A run is compared with a printed number only if space, dataset and method are the same; ablations and baselines that
    nasx lacks are shown without a run. A run of an experiment is compared only with the rows that the experiment lists
    (nasx.config.experiments), and only if it has the overrides that the experiment lists for them.
-2. Protocols are never mixed: if our runs of a printed table were searched under another protocol than the paper's, or
-   under several, or were retrained with several recipes, `compare` raises an error that suggests a filter. DARTS alone
-   scores 54.30 or 59.84 on CIFAR-10 depending on the protocol (NAS-Bench-201 or NATS-Bench).
-3. A column states what the ± is over, because the papers differ (retrainings of the best cell, independent searches,
-   best of four).
-4. Reduced runs are shown and marked; they are not a reproduction.
-5. A cell chosen among several is not compared with a mean over searches, nor with the best of a different number. If
-   the paper does not state how its cell was chosen, our label does: `best of 4`.
+2. Protocols are never mixed: `compare` raises an error that suggests a filter if our runs for a printed table were
+   searched under several protocols or under one other than the paper's, or were retrained with several recipes.
+   The same method, DARTS, scores 54.30 or 59.84 on CIFAR-10 depending on the protocol (NAS-Bench-201 or NATS-Bench).
+3. A column states which values the ± is computed over, because the papers differ (retrainings of the best cell,
+   independent searches, best of four).
+4. Reduced runs are shown and marked; they are not reproductions.
+5. A cell chosen among several is compared neither with a mean over searches nor with the best of a different number of
+   searches. If the paper does not state how its cell was chosen, our label states how ours was: `best of 4`.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ RETRAINED = {
     **dict.fromkeys(("test_accuracy", "top1_accuracy", "test_error", "top1_error"), "test_accuracy"),
 }
 CHOICES = frozenset({"search", "retrain"})
-"""Config groups with a separate column, in addition to the groups that identify a run."""
+"""Config groups whose choice has its own column and is compared like an override."""
 PLACES = frozenset({"from", "method", "space", "dataset"})
-"""Overrides that select the run and its data, which are compared separately."""
+"""Overrides that select the run and its data; they are compared separately."""
 
 
 def compare(ours: pd.DataFrame, paper: str) -> tuple[list[Sheet], pd.DataFrame]:
-    """Return sheets of `paper`'s tables with our rows below the printed ones, and a frame with one number per row.
+    """Return the tables of `paper` as sheets with our rows below the printed ones, and a frame with one number per row.
 
-    `ours` is `summary` of the runs, without reference rows. Only tables with a run are returned; without any run all
-    tables are returned as printed. Raises UserError if protocols would mix.
+    `ours` is the `summary` of the runs without reference rows. Tables without comparable runs are omitted; if no table
+    has any, all tables are returned as printed. Raises UserError if protocols would be mixed.
     """
     printed = load(paper)
     rows = rows_of(ours)
@@ -106,18 +106,18 @@ def _fits(line: Row, row: Row) -> bool:
 
 
 def _same_selection(line: Row, row: Row) -> bool:
-    """Return whether our cells were chosen in the way that the printed row states, if it states one."""
+    """Return whether our cells may be compared with the printed row, given how both were chosen (rule 5)."""
     if line["selection"].startswith("best of"):
         return bool(line["selection"] == f"best of {int(row['best_of'])}")
     return not row["best_of"] or line["row"] not in means()
 
 
 def _named(printed: Printed, experiment: Experiment, line: Row, row: Row) -> bool:
-    """Return whether our row is the result of the experiment for the printed number.
+    """Return whether our row is the experiment's result for the printed number.
 
-    It must have the experiment's components and the overrides that the experiment lists for the number, without other
-    values of these or other settings of the method. A reduced row, which is marked (rule 4), may have settings that
-    reduce it.
+    It must have the experiment's components and the overrides that the experiment lists for the number, and no other
+    overrides of the method or of keys that the experiment varies. A reduced row, which is marked (rule 4), may also
+    have the overrides that reduce it.
     """
     if printed.row != line["row"] or DATASETS.get(line["dataset"], line["dataset"]) not in printed.datasets:
         return False
@@ -145,11 +145,11 @@ def _searched(line: Row) -> str:
 
 
 def _holds(condition: str, row: Row) -> bool:
-    """Return whether our configuration has `key=value`, on the command line or else in the run's config.yaml."""
+    """Return whether our row has the setting `key=value`, on the command line or else in the run's config.yaml."""
     key, _, wanted = condition.partition("=")
     if wanted.isupper():  # RUN: a placeholder for the user's run
         return True
-    if key == "space.keep":  # recorded as the operations that the run found
+    if key == "space.keep":  # config.yaml contains the genotype of that run
         search = row["parent_folder"] or row["folder"]
         kept = Path(search).parent / wanted / "genotype.txt"
         return kept.is_file() and bool(kept.read_text(encoding="utf-8").strip() == _configured(search, key))
@@ -175,7 +175,7 @@ def _configured(folder: str, key: str) -> object:
 
 
 def _seed(folder: str) -> str:
-    """Return the seed of a search, or of the search whose cell a retraining trains."""
+    """Return the seed of a search or, for a retraining, of the search that found its cell."""
     parent = _configured(folder, "from")
     sibling = Path(folder).parent / Path(str(parent)).name
     return str(_configured(str(sibling) if parent and sibling.is_dir() else folder, "seed"))
@@ -192,7 +192,7 @@ def _measure(line: Row, row: Row) -> str:
 
 
 def _ours(line: Row, row: Row) -> tuple[float, float, int]:
-    """Return mean, sample standard deviation (NaN if unknown) and n of our row in the unit of the printed number."""
+    """Return mean, sample standard deviation (NaN if unknown) and n of our row, in the unit of the printed number."""
     measure = _measure(line, row)
     scale = {"cost_s": 1 / 86400, "params": 1e-6}.get(measure, -1.0 if line["metric"].endswith("error") else 1.0)
     mean, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_n", 0)
@@ -201,9 +201,9 @@ def _ours(line: Row, row: Row) -> tuple[float, float, int]:
 
 
 def _same_protocol(paper: str, place: str, space: str, lines: Sequence[Row], matches: Sequence[Row]) -> None:
-    """Raise UserError for runs searched under another protocol than the paper's, or under several.
+    """Raise UserError if the protocol of a run differs from the paper's, or if runs differ in protocol or recipe.
 
-    Runs of experiments may differ, because each has the protocol of its printed row.
+    Runs of experiments may differ from each other, because each has the protocol of its printed row.
     """
     printed = {line["protocol"] for line in lines} - {""}
     found = sorted({row["protocol"] for row in matches if row["protocol"]})

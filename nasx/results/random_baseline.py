@@ -1,16 +1,16 @@
 """Compare the rows of a table with random search, and count the verdicts of their searches.
 
-    verdicts  number of searches that collapsed, have a warning, or did not converge (by the verdicts in their records)
-    versus    mean minus the mean of the random runs, with Welch's p over searches (significance.py)
+    verdicts  number of searches that collapsed, have a warning, or did not converge, according to their records
+    versus    mean minus the mean of the random runs, with the p value of Welch's t test over searches (significance.py)
 
-The random runs of a row have the method `random` with one draw per seed, the same space and dataset, the same
-benchmark or the same retraining, reduced or not; of several configurations, that with most runs is used. Their
+The random runs of a row have the method `random` with one draw per seed, the same space and dataset, and the same
+benchmark or the same retraining settings. If several configurations qualify, the one with the most runs is used. Their
 search protocol is irrelevant, because random search trains nothing. Retrainings of one search count as one value, their
 mean. A single cell, or a cell chosen among several, is not tested, because retrainings of one cell are not a sample of
-the method. The measure is the benchmark accuracy on the dataset of the row, else on the first dataset that all runs
-have, test before validation; for retrained networks, the test accuracy, or the test perplexity of language models.
+the method. The measure is the benchmark accuracy on the dataset of the row, or else on the first dataset that all runs
+have, test before validation. For retrained networks it is the test accuracy, or the test perplexity of language models.
 
-Shapes: rows and members are parallel lists: a row of `summary`, and the rows of `collect` that it aggregates.
+Shapes: `rows` and `members` are parallel: each row of `summary`, and the rows of `collect` that it aggregates.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Members = Sequence[Row]
 
 
 def compare_with_random(rows: Sequence[dict[str, object]], members: Sequence[Members]) -> list[str]:
-    """Set `verdicts`, `versus` (text) and `versus_p` of each row; return the notes that explain them."""
+    """Set `verdicts`, `versus` (texts) and `versus_p` in each row; return the notes that explain them."""
     pairs = list(zip(rows, members, strict=True))
     pools: dict[tuple[object, ...], Members] = {}
     for row, own in pairs:
@@ -77,16 +77,16 @@ def _key(row: Mapping[str, object], run: Row) -> tuple[object, ...]:
 
 
 def _chosen(run: Row) -> bool:
-    """Return whether a random run is the best of several draws, from its configuration or else its command line."""
+    """Return whether a random run is the best of several draws, by its configuration or else its command line."""
     given = dict(text.lstrip("+").partition("=")[::2] for text in (*run["overrides"], *run["parent_overrides"]))
     held = (configuration(folder).get("method.samples") for folder in (run["parent_folder"], run["folder"]) if folder)
     return next((value for value in held if value), given.get("method.samples", "1")) != "1"
 
 
 def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
-    """Return the common measure (empty if there is none) and the difference of `own` from `pool` over searches.
+    """Return the common measure (empty if there is none) and the difference `own` - `pool`, tested over searches.
 
-    The difference is None if a side has fewer than two searches.
+    The difference is None if either side has fewer than two searches.
     """
     both = [*own, *pool]
     name = retrained([m["test_accuracy"] for m in both])
@@ -100,18 +100,18 @@ def against(own: Members, pool: Members) -> tuple[str, Difference | None]:
 
 
 def ranking(lookups: Sequence[str], own: Collection[str]) -> str:
-    """Return the benchmark column that ranks searches: on an `own` dataset, else the first; test before validation."""
+    """Return the column of `lookups` that ranks searches: on a dataset in `own`, else the first; test if available."""
     first = next((k for k in lookups if k.rpartition(".")[0] in own), lookups[0]).rpartition(".")[0]
     return f"{first}.test" if f"{first}.test" in lookups else f"{first}.valid"
 
 
 def retrained(accuracies: Iterable[float]) -> str:
-    """Return the measure of retrained networks; language models have no test accuracies."""
+    """Return the measure of retrained networks: test accuracy, or test perplexity if all accuracies are NaN."""
     return "test_perplexity" if all(map(math.isnan, accuracies)) else "test_accuracy"
 
 
 def versus(found: Difference | None, measure: str) -> str:
-    """Format `better: +4.21 (p = 0.013)` or `unclear: +0.30 (p = 0.71)`; `n < 2` if nothing can be tested."""
+    """Format a difference as `better: +4.21 (p = 0.013)` or `unclear: +0.30 (p = 0.71)`; None as `n < 2`."""
     if found is None:
         return "n < 2"
     way = ("better" if (found.mean > 0) != (better_column(measure) < 0) else "worse") if found.found else "unclear"
@@ -124,12 +124,12 @@ def tested(row: Row) -> bool:
 
 
 def of_error(text: str) -> str:
-    """Convert a `versus` text of an accuracy to one of the error 100 - accuracy, with the opposite sign."""
+    """Convert a `versus` text for an accuracy to one for the error (100 - accuracy) by reversing the sign."""
     return text.translate(str.maketrans("+−", "−+"))
 
 
 def verdicts(members: Members) -> str:
-    """Format `2 of 4 collapsed, 1 with a warning, 3 not converged`; empty if no record has a verdict."""
+    """Count verdicts as `2 of 4 collapsed, 1 with a warning, 3 not converged`; empty if no record has a verdict."""
     judged = [m for m in members if m.get("collapsed") is not None]
     if not judged:
         return ""

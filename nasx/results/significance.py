@@ -8,7 +8,7 @@ The values of a group must be independent: one per search, because retrainings o
 If neither group has any spread, the interval is the point d, and p is 1 for d = 0, else 0: such values are not random.
 
 Source: Welch, "The generalization of Student's problem when several different population variances are involved",
-Biometrika 34 (1947). Quantiles by scipy.special, imported at first use.
+Biometrika 34 (1947). Quantiles are computed by scipy.special, which is imported at first use.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Difference(NamedTuple):
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
-    """Test the difference of b from a; None if a group has fewer than two values."""
+    """Test the difference mean(b) - mean(a); return None if a group has fewer than two values."""
     if min(len(a), len(b)) < 2:
         return None
     (mean_a, var_a), (mean_b, var_b) = moments(a), moments(b)
@@ -58,7 +58,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Difference | None:
 
 
 def by_search(runs: Iterable[Row], measure: str) -> list[float]:
-    """Return the measure of each search in `runs` (rows of `collect`), as the mean over retrainings of its cell.
+    """Return one value of `measure` per search in `runs` (rows of `collect`); retrainings of its cell are averaged.
 
     Runs without the measure are omitted; a cell given on the command line counts as one search.
     """
@@ -71,12 +71,12 @@ def by_search(runs: Iterable[Row], measure: str) -> list[float]:
 
 
 def moments(values: Sequence[float]) -> tuple[float, float]:
-    """Return mean and sample variance (n - 1) with one rounding each; NaN if there are too few values."""
+    """Return the mean and the sample variance (denominator n - 1), summed by math.fsum; NaN for too few values."""
     n = len(values)
     mean = math.fsum(values) / n if n else math.nan
     return mean, math.fsum((x - mean) ** 2 for x in values) / (n - 1) if n > 1 else math.nan
 
 
 def p_text(p: float) -> str:
-    """Format `p = 0.042` or `p < 0.001`."""
+    """Format a p value as `p = 0.042` or `p < 0.001`."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"

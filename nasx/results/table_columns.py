@@ -1,7 +1,7 @@
-"""Format the rows of `summary` as sheets of text: searches with a benchmark accuracy, without one, retrained networks.
+"""Format the rows of `summary` as sheets: searches with and without benchmark accuracies, and retrained networks.
 
-Headings, digits and units of the columns are in core/quantities.csv. A note states that a sheet contains several
-protocols or recipes; values that are equal in all rows move to the caption.
+Headings, digits and units of the columns are in core/quantities.csv. A note warns if a sheet contains several protocols
+or recipes; texts that are the same in all rows move to the caption.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from nasx.tracking import lineage
 
 DATASETS = {**TITLES, "imagenet": "ImageNet", "svhn": "SVHN", "ptb": "PTB", "digits": "digits"}
 UNITS = {"days": 86400.0, "hours": 3600.0, "min": 60.0, "s": 1.0}
-"""Units of time in seconds, largest first."""
+"""Unit of time -> its length in seconds, longest first."""
 NO_TEST = "n/a: `nasx bench get nb201-test` downloads test accuracies, {} then adds them to finished runs"
 
 
@@ -49,7 +49,10 @@ def measure_of(column: str) -> Measure:
 
 
 def value(row: Row, measure: str, digits: int = 2, scale: float = 1.0, missing: str = "") -> str:
-    """Format `91.55 ± 0.12`, without ± if n = 1, with n if it differs from n of the row; `missing` if unknown."""
+    """Format a mean as `91.55 ± 0.12`, or return `missing` if it is unknown.
+
+    The ± is omitted if n = 1; n is appended if it differs from the n of the row.
+    """
     mean, std, n = row.get(f"{measure}_mean", math.nan), row.get(f"{measure}_std", math.nan), row.get(f"{measure}_n", 0)
     if mean is None or math.isnan(mean):
         return missing
@@ -58,7 +61,10 @@ def value(row: Row, measure: str, digits: int = 2, scale: float = 1.0, missing: 
 
 
 def cost(row: Row) -> str:
-    """Format the wall time in the largest unit that keeps it above one: s, min, hours, days (GPU-s, ... on a GPU)."""
+    """Format the mean wall time in s, min, hours or days (GPU-s, ... on a GPU); empty if it is unknown.
+
+    The unit is the largest one in which the time is at least 1, or seconds if there is none.
+    """
     seconds = row.get("cost_s_mean", math.nan)
     if seconds is None or math.isnan(seconds):
         return ""
@@ -68,14 +74,14 @@ def cost(row: Row) -> str:
 
 
 def seconds(text: str) -> float | None:
-    """Convert a text written by `cost` to seconds, for sorting; None for any other text."""
+    """Convert text returned by `cost` to seconds, for sorting; return None for any other text."""
     units = "|".join(UNITS)
     found = re.fullmatch(rf"([\d.]+)[^A-Z]*?(?:GPU-({units})|({units}) on CPU)", text)
     return float(found[1]) * UNITS[found[2] or found[3]] if found else None
 
 
 def name(row: Mapping[str, object]) -> str:
-    """Format the method of a row; reference rows and best-of-k rows are marked."""
+    """Format the method of a row, marking reference rows and best-of-k rows."""
     if row.get("reference"):
         of = f" of {row['cells']}" if row["cells"] else ""
         random = f"random cell{of or ' (benchmark mean)'}"
@@ -84,7 +90,7 @@ def name(row: Mapping[str, object]) -> str:
 
 
 def chosen(row: Row) -> str:
-    """Describe how a row's cell was chosen: `best of 4`, also `chosen on the test set`; empty if it was not chosen."""
+    """Describe how a row's cell was chosen among several, for example `best of 4`; empty if it was not chosen."""
     if not row.get("best_of"):
         return ""
     on_test = str(row["std_over"]).endswith("by test accuracy")
@@ -92,14 +98,14 @@ def chosen(row: Row) -> str:
 
 
 def marks(row: Row) -> str:
-    """List the marks of a row: deviations switched on, reduced, several environments, mixed code."""
+    """List the marks of a row: enabled deviations, `reduced`, `several environments` and `mixed code`."""
     own = {"reduced": row["reduced"] is True} | {"several environments": row.get("environments")}
     own |= {"mixed code": row.get("mixed_code")}
     return ", ".join([*row["labels"], *(text for text, holds in own.items() if holds)])
 
 
 ABOUT = ("against random", "verdict", "device")
-"""Text columns after the numbers."""
+"""Text columns that follow the number columns."""
 
 
 def _text(column: str, row: Row) -> str:
@@ -113,9 +119,10 @@ def distinct(rows: Sequence[Row]) -> tuple[str, list[str]]:
 
 
 def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = ()) -> list[Sheet]:
-    """Format the rows of `summary` as sheets: searches with benchmark accuracies, without, and retrained networks.
+    """Format the rows of `summary` as sheets: searches with and without benchmark accuracies, and retrained networks.
 
-    `group` lists the additional columns of `collect` that split rows; these columns are shown.
+    `group` lists additional columns of `collect` that split rows; they are shown. If `error`, test errors replace test
+    accuracies.
     """
     made = []
     table = errors(table) if error else table
@@ -178,13 +185,13 @@ def sheets(table: pd.DataFrame, *, error: bool = False, group: Sequence[str] = (
 
 
 def _standing(table: pd.DataFrame, datasets: Sequence[str]) -> list[Measure]:
-    """Return the measures of a cell's rank and costs in its benchmark."""
+    """Return the measures of a cell's ranks, differences from the optimum, and costs in its benchmark."""
     places = itertools.product(datasets, ("valid", "test"), ("rank", "below"))
     found = [measure_of(f"{dataset}.{part}_{what}") for dataset, part, what in places]
     means = [column.removesuffix("_mean") for column in table.columns if column.endswith("_mean")]
     devices = [column for column in means if column.startswith("latency.")]
     if not any(measure.name + "_mean" in table.columns for measure in found) and not devices:
-        return []  # records of earlier versions
+        return []  # recorded by earlier versions
     return [*found, *map(measure_of, ["macs", *devices])]
 
 
@@ -197,9 +204,10 @@ def _made(
     missing: str = "–",
     priced: bool = True,
 ) -> Sheet:
-    """Make a sheet; text columns with a single value move to the caption, except the protocol.
+    """Return a sheet; text columns with a single value move to the caption, except method and protocol.
 
-    A sheet that is not `priced` follows a sheet with the same rows, and does not repeat costs and marks of the runs.
+    A sheet that is not `priced` follows a sheet with the same rows, and does not repeat the cost, the columns in
+    `ABOUT`, and the notes.
     """
     columns = {
         "space": "space",

@@ -1,7 +1,7 @@
-"""Render a sheet of a table as Markdown, LaTeX (booktabs), or for the terminal.
+"""Render sheets as tables in Markdown, in LaTeX (booktabs), or on the terminal.
 
-A sheet consists of text: numbers are rounded when it is created (`sheets`, `published`), so the three formats agree.
-The same sheet always gives the same bytes. CSV is not rendered from a sheet, but written from the numbers.
+A sheet contains text only: numbers are rounded when it is created (`table_columns`, `published`), so the three formats
+agree. The same sheet always gives the same bytes. CSV is written from the unrounded numbers and not from a sheet.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Sheet:
-    """Title, header, rows of text, caption and notes."""
+    """A table of text, with its title, header, caption and notes."""
 
     title: str
     header: tuple[str, ...]
@@ -54,9 +54,9 @@ class Sheet:
     caption: str = ""
     notes: tuple[str, ...] = ()
     rules: frozenset[int] = field(default_factory=frozenset)
-    """Rows with a thin rule above, in formats that have one."""
+    """Indices of rows that have a thin rule above them, in formats with rules."""
     left: frozenset[int] = field(default_factory=frozenset)
-    """Text columns; all other columns contain numbers and are right-aligned."""
+    """Indices of text columns; all other columns contain numbers and are right-aligned."""
 
 
 def latex_escape(text: str) -> str:
@@ -65,7 +65,7 @@ def latex_escape(text: str) -> str:
 
 
 def markdown(sheets: Sequence[Sheet], notes: Sequence[str] = ()) -> str:
-    """Render GitHub Markdown, with padded columns for a readable source."""
+    """Render sheets as GitHub Markdown, with columns padded so that the source is readable."""
     return "\n\n".join([*map(_markdown, sheets), *_footer(notes)]) + "\n"
 
 
@@ -74,8 +74,8 @@ def latex(
 ) -> str:
     """Render one LaTeX `table` environment per sheet; needs `\\usepackage{booktabs}`.
 
-    `caption` (plain text; None: the title of the sheet) and `label` (None: `tab:` and the words of the title) apply
-    to the first table. Further captions end with the title of the sheet, and equal labels with -2, -3, ...
+    `caption` (plain text; None: the title of each sheet) is the caption of the first table; later captions append the
+    title of their sheet to it. A repeated `label` (None: `tab:` and the words of the title) gets a suffix -2, -3, ...
     """
     tables: list[str] = []
     used: dict[str, int] = {}
@@ -91,7 +91,10 @@ def latex(
 def console(
     sheets: Sequence[Sheet], notes: Sequence[str] = (), *, width: int | None = None, color: bool = False
 ) -> str:
-    """Render for a terminal of `width` columns, with the most important columns that fit (None: all columns)."""
+    """Render sheets for a terminal that is `width` characters wide, with the most important columns that fit.
+
+    If `width` is None, all columns are shown.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -130,24 +133,25 @@ def console(
 
 
 def _stacked(name: str) -> str:
-    """Break `CIFAR-10 valid` into two lines, to keep number columns narrow."""
+    """Break a heading such as `CIFAR-10 valid` into two lines to keep number columns narrow."""
     return re.sub(r"^(.+?) ((?:valid|test|accuracy|error)\b.*|\(M\))$", r"\1\n\2", name)
 
 
 MISSING = frozenset({"n/a", "–", ""})
-"""Cells without a number."""
+"""Texts of cells without a number."""
 GAP = 3
-"""Blanks between two columns."""
+"""Number of spaces between two columns."""
 TEXT = 12
-"""Width to which texts are wrapped, between words, before another column is left out."""
+"""Width to which text columns are wrapped before another column is omitted."""
 LATER = frozenset({"study", "protocol", "recipe", "marks", "against random", "verdict", "device", "± over"})
-"""Text columns that rarely tell two rows apart."""
+"""Headings of text columns that rarely distinguish rows."""
 
 
 def _fitting(sheet: Sheet, width: int) -> dict[int, int]:
-    """Return the most important columns that fit in `width`, in their order, and their widths.
+    """Return the width of each column that is shown in `width` characters, by column index and in column order.
 
-    Most important are the first column, n and the first measure, then what tells rows apart, then the cost.
+    The most important columns are the first column, n and the first measure, followed by the text columns that
+    distinguish rows, the cost, and all others.
     """
     columns = range(len(sheet.header))
     empty = {i for i in columns if MISSING.issuperset(row[i] for row in sheet.rows)}
@@ -161,7 +165,7 @@ def _fitting(sheet: Sheet, width: int) -> dict[int, int]:
     texts = [[*_stacked(sheet.header[i]).split("\n"), *(row[i] for row in sheet.rows)] for i in columns]
     whole = [max(map(_width, column)) for column in texts]
     kept: dict[int, int] = {}
-    width += 1  # no gap after the last column, but a blank on each side
+    width += 1  # no gap after the last column, but a space on each side
     for i in sorted(columns, key=importance):
         words = max(TEXT, *(_width(word) for text in texts[i] for word in text.split()))
         size = min(whole[i], words) if i in sheet.left else whole[i]
@@ -188,12 +192,12 @@ def _width(text: str) -> int:
 
 
 def safe(text: str) -> str:
-    """Escape `text` to one literal line of Markdown, without HTML, links, or cell separators."""
+    """Escape `text` as a single line of Markdown without HTML, links or cell separators."""
     return " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("](", "]\\(")
 
 
 def spreadsheet(frame: pd.DataFrame) -> str:
-    """Return `frame` as CSV. Texts that a spreadsheet would parse as a formula are prefixed with an apostrophe."""
+    """Return `frame` as CSV. Texts that a spreadsheet would parse as formulas are prefixed with an apostrophe."""
 
     def quoted(value: object) -> object:
         return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value

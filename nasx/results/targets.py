@@ -1,10 +1,10 @@
-"""Printed numbers of the five papers.
+"""Numbers printed in the five papers.
 
 `nasx/results/targets.csv` contains one printed number per row:
     paper, place (table, figure or section), label (the row as printed), method (the corresponding nasx method, if any),
-    variant (conditions on our configuration, `key=value`, separated by blanks), own (1: the paper's own method),
-    space, searched_on (`each`: on every dataset separately), dataset, metric, mean, std, n, std_over (what the
-    paper's ± is over), selection (best of 4, best, mean, seed 1), protocol, recipe, note
+    variant (conditions on our configuration, `key=value`, separated by spaces), own (1: the paper's own method),
+    space, searched_on (`each`: on every dataset separately), dataset, metric, mean, std, n, std_over (the values
+    over which the paper's ± is computed), selection (best of 4, best, mean, seed 1), protocol, recipe, note
 Accuracies and errors are in percent, parameters and operations in millions, and costs in GPU-days.
 """
 
@@ -44,7 +44,7 @@ RESULTS = {
         "top1_error", "valid_perplexity", "test_perplexity", "layer_alignment", "search_gpu_days",
     )
 }  # fmt: skip
-"""Metrics in `describe`, in this order."""
+"""Metrics that `describe` includes, in this order."""
 ROW = ["label", "selection", "searched_on", "recipe"]
 TEXT = [
     "paper", "place", "label", "method", "variant", "space", "searched_on", "dataset", "metric", "std_over",
@@ -74,7 +74,7 @@ def _name(line: Row, spaces: bool) -> str:
 
 
 def describe(lines: Sequence[Row]) -> str:
-    """Describe the results of a printed row: `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
+    """Describe the results of a printed row, for example `test error 2.71 +- 0.09 on CIFAR-10 (over retrainings)`."""
     texts: list[str] = []
     for metric in sorted({line["metric"] for line in lines} & set(RESULTS), key=list(RESULTS).index):
         some = [line for line in lines if line["metric"] == metric]
@@ -91,7 +91,10 @@ def describe(lines: Sequence[Row]) -> str:
 
 
 def load(paper: str | None = None) -> pd.DataFrame:
-    """Load the printed numbers of one paper or of all five; the column `row` is the name of the printed row."""
+    """Load the printed numbers of one paper, or of all five; the column `row` contains the name of the printed row.
+
+    Raises UserError for an unknown paper.
+    """
     if paper is not None and paper not in PAPERS:
         raise UserError(f"paper={paper}", "is not a paper", f"choose from {', '.join(PAPERS)}")
     table = _targets()
