@@ -88,7 +88,7 @@ class Storages(TorchDispatchMode):
 
 
 class Shapes(Draws):
-    """Draws of random architectures: sampling needs values, so its real tensors are converted to fake ones afterwards."""
+    """Draws of random architectures: sampling needs real tensors, which are converted to fake tensors afterwards."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self.mode = mode

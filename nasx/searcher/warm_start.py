@@ -38,7 +38,7 @@ class TensorSource(NamedTuple):
 
 
 def warm_start(search: Search, supernet: nn.Module, space: Space, before: Space, state: State, classes: int) -> None:
-    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that has not started yet."""
+    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that is yet to start."""
     with torch.device("meta"):
         old = before.supernet(classes)
     live = {**search.w, **{k: x for k, x in supernet.named_buffers() if x.is_floating_point()}}
