@@ -75,7 +75,7 @@ def observe(
 ) -> Observed | None:
     """Take steps of a method on a closed form with plain SGD.
 
-    Returns None if the method takes no architecture step in the last one.
+    Returns None if the last step includes no architecture step.
     """
     seen: set[int] = set()
     outcome = problem.outcome
@@ -296,7 +296,7 @@ def coefficient(c: float, of: str) -> Iterator[Finding]:
 
 
 def responses(method: Method, p: Tensor) -> Iterator[Finding]:
-    """Check that the response p (n,) is the stated one or, if none is stated, that it is better than no response."""
+    """Check that the response p (n,) is as stated; if none is stated, that it is better than no second-order term."""
     h = torch.tensor(EIGENVALUES, dtype=torch.float64)
     share, stated = p * h, method.response(h, LR)
     values = {"eigenvalues": h.tolist(), "response": p.tolist(), "exact": (1 / h).tolist()}

@@ -25,7 +25,7 @@ def passed(ok: bool) -> Literal["pass", "fail"]:
 
 
 def added(found: Iterable[Finding], late: Iterable[Finding], progress: float) -> Iterator[Finding]:
-    """Yield the failures and notes in `late`, findings of the same checks at a later `progress`, that are new."""
+    """Yield the new failures and notes in `late`, which contains findings of the same checks at a later `progress`."""
     known = {(each.check, each.outcome) for each in found}
     for each in late:
         if each.outcome != "pass" and (each.check, each.outcome) not in known:

@@ -230,7 +230,7 @@ class Taken(NamedTuple):
 
 @dataclass
 class Recorder(Search):
-    """A search that records copies of its gradients, before clipping, and its states before each step."""
+    """A search that records copies of its gradients, before clipping, and its state before each step."""
 
     grads_w: list[Tensor] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)

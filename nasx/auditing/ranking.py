@@ -1,4 +1,4 @@
-"""Audit of a method by a short search on NAS-Bench-201: how its supernet ranks cells, what it finds, its verdict.
+"""Audit of a method by a short search on NAS-Bench-201: its ranking of cells, its result and its verdict.
 
     tau       Kendall's tau-b between one-shot accuracies (with the supernet's weights) and benchmark accuracies, after
               every epoch over the same random cells
@@ -52,7 +52,7 @@ class RankedJob(SearchJob):
 
 
 def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
-    """Return the findings of `seeds` searches with consecutive seeds, starting with the seed of the configuration."""
+    """Run `seeds` searches, with consecutive seeds from the configuration's seed on, and return their findings."""
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:
         for seed in range(cfg["seed"], cfg["seed"] + seeds):

@@ -171,7 +171,7 @@ def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- accuracy
 def stepped(start: Start, build: Callable[[], Method], kind: type[S]) -> S:
-    """Take one step of a new method from the start, and return the search, a `kind`."""
+    """Take one step of a new method on a copy of the start, a search of class `kind`, and return the search."""
     method, search = build(), start.copy(kind)
     method.step(search, *start.batches(method, 0))
     return search
@@ -205,7 +205,10 @@ def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def differing(own: Recorder, exact: Recorder) -> Iterator[tuple[str, Tree, Tree]]:
-    """Yield name, own and exact value of the first gradient of a step that differs; later ones are at other points."""
+    """Yield (name, gradient, exact gradient) for the first gradient of a step that differs, if any.
+
+    Later gradients cannot be compared, because they are evaluated at different points.
+    """
     at = own.taken[0].moved if own.taken else len(own.grads_w)
     pairs = [("weight gradient", x, y) for x, y in zip(own.grads_w, exact.grads_w, strict=True)]
     pairs[at:at] = [("architecture gradient", x, y) for x, y in zip(own.grads_a, exact.grads_a, strict=True)]
@@ -268,7 +271,10 @@ def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]
 
 
 def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the memory of a step with that stated by the method. Weights outweigh activations in `wide`."""
+    """Compare the memory of a step with that stated by the method.
+
+    In `wide`, the weights need more memory than the activations.
+    """
     method, stated = build(), build().cost
     train, val = wide.batches(method, 0)
 
@@ -324,7 +330,7 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
 
 
 def audit(cfg: Config, wide: Config, build: Callable[[], Method]) -> list[Finding]:
-    """Run all checks on supernets; `wide` is the configuration for the memory check, `cfg` that for the other checks.
+    """Run all checks on supernets: memory is checked on that of `wide`, everything else on that of `cfg`.
 
     `build` returns a new method on each call.
     """

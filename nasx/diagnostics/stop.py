@@ -41,7 +41,7 @@ class Growth(NamedTuple):
 def growth(
     series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3, start: int = 10
 ) -> Growth | None:
-    """Return the first growth by more than `factor` in (epoch from 1, eigenvalue) pairs; None if there is none yet."""
+    """Return the first growth by more than `factor` in (epoch, eigenvalue) pairs; None if there is none yet."""
     values = [value for _, value in series]
     half = window // 2
 
@@ -74,7 +74,7 @@ class NoStop:
         return False
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
-        """Return the first stop for result.json; here always None."""
+        """Return None: the search never stops early."""
         return None
 
 

@@ -114,7 +114,7 @@ def describe(edges: Sequence[Edge]) -> dict[str, float]:
 
 
 def cells(genotype: str) -> dict[str, dict[str, float]]:
-    """Return `describe` for each cell in the text of a genotype. Raises UserError if the text cannot be parsed."""
+    """Return the result of `describe` for each cell of a genotype, given as text. Raises UserError if it is invalid."""
     return {name: describe(edges) for name, edges in genotype_edges(genotype).items()}
 
 

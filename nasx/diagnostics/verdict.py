@@ -1,9 +1,9 @@
 """State whether a search converged and whether it collapsed, from its metrics rows and record, without torch.
 
-Not converged, if in the last tenth of the epochs (at least one) the genotype changed or the mixture moved by more than
+Not converged if, in the last tenth of the epochs (at least one), the genotype changed or the mixture moved by more than
 `STEP` per edge and epoch, or if the mixture changed but is still nearly uniform (saturation below `UNIFORM`).
 
-Collapsed, if any of these holds:
+Collapsed if any of these holds:
     skip        more than half of a cell's operations are skip connections (only 4 of 8 in the published DARTS_V1), and
                 fewer than a fraction `CHANCE` of random architectures of the space have a cell with such a share
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell

@@ -171,7 +171,7 @@ class Limit:
         return {k: slope.to(x.dtype) * x for k, x in gradient(expected, leaves).items()}
 
     def slope(self, expected: Tensor) -> Tensor:
-        """Return the derivative of the penalty with respect to the expected cost, ()."""
+        """Return the derivative () of the penalty with respect to the expected cost."""
         b, t, form = self.weight, self.target, self.budget.form
         if form == "hinge":
             return b / t * (expected > t).to(expected.dtype)

@@ -72,8 +72,8 @@ FASTER = 1.05
 COMPARED = 16
 """Number of images per batch in float64 steps, which need twice as much memory per image."""
 EXACT, ROUGH = 1e-6, 1.0
-"""Maximum distance of a path's first step from the eager step, relative to the latter's length: in float64, and in the
-run's precision."""
+"""Maximum relative distance between the first step of a path and the eager step: in float64, and in the run's
+precision."""
 EXACTLY = {"precision": "fp32"}
 """Engine settings for float64 steps, whose values autocast would otherwise round to bf16."""
 EnginePath = dict[str, object]
@@ -202,7 +202,7 @@ def choice_text(path: EnginePath, rows: Sequence[Row], how: str, configured: str
 
 
 def configured_text(engine: EngineSettings) -> str:
-    """Describe the settings of a path that the configuration already sets."""
+    """Describe the path settings that the configuration itself enables."""
     on = {key: getattr(engine, key) for key in CHOICES if getattr(engine, key) not in (False, "off")}
     return path_text(on) or "eager"
 

@@ -148,7 +148,7 @@ class Replayed:
         self.needs_host = False
         """Whether the method needs numbers on the host, so that its steps receive no device tensors."""
         self.checked = False
-        """Whether a replay has agreed with an eager step before."""
+        """Whether any replay has agreed with an eager step so far."""
 
     def __call__(self, search: Search, train: Sequence[Batch], val: Batch) -> Values:
         batches = [*train, val]
@@ -202,7 +202,7 @@ class Replayed:
             self.problem.draws = before
 
     def _first(self, key: Hashable, view: Search, batches: list[Batch]) -> Values | None:
-        """Take an eager step and record its draws. If the method needs numbers on the host, undo it and return None."""
+        """Take an eager step and record its draws; undo it and return None if the method needs numbers on the host."""
         start, noted = Position(view, self.problem), RecordedDraws(batches)
         try:
             values = self._step(view, batches, noted)
@@ -328,11 +328,11 @@ def cuda(device: torch.device) -> Capture:
 
 
 def _end(device: torch.device, pool: tuple[int, int]) -> None:
-    """End a failed capture completely; torch 2.11 does not if ending the capture raises (2.15 does).
+    """Clean up after a failed capture: if ending a capture raises, torch 2.11 ends it only in part (2.15 completely).
 
     The CUDA allocator stays in capture mode (memory used by several streams is never reused), and so does the default
-    generator of the device (drawing from it raises); both are reset. The capture of the pinned memory allocator cannot
-    be ended. The pool is therefore not used again, and the graph, to which that allocator refers, is kept alive.
+    generator of the device (drawing from it raises); both are reset here. The capture of the pinned memory allocator
+    cannot be ended, so the pool is not used again, and the graph, to which that allocator refers, is kept alive.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
     with contextlib.suppress(RuntimeError):  # torch has already ended it

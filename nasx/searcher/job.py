@@ -37,7 +37,7 @@ from nasx.tracking.session import Session
 
 log = logging.getLogger("nasx")
 LONG = 1000
-"""Minimum number of remaining updates for which the memory is predicted, which takes as long as a few updates."""
+"""Minimum number of remaining updates for a memory prediction, which takes as long as a few updates."""
 
 
 class SearchJob(Job):

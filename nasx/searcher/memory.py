@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Space
 
 BLOCK = 512
-"""Multiple of bytes to which the CUDA allocator rounds up the size of every tensor."""
+"""Block size in bytes: the CUDA allocator rounds the size of every tensor up to a multiple of it."""
 PARTIAL = 4
 """Suggested value of `space.partial` (partial channels), from PC-DARTS."""
 WORTH = 0.9
-"""Fraction of the peak below which a setting must bring it to be suggested."""
+"""A setting is suggested only if it reduces the peak to less than this fraction."""
 
 
 class Peak(NamedTuple):
