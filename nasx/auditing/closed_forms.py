@@ -1,20 +1,20 @@
-"""Checks of a method's architecture gradient on closed-form problems: its error and its composition.
+"""Checks of a method's architecture gradient on closed-form problems: its error and its components.
 
     exact      g = d/da L2 - M H^-1 v          H = d^2 L1 / dw^2,  M = d^2 L1 / da dw,  v = d/dw L2
     a method   g = c d/da L2 - M p(H) v        c should be 1; p(h), the method's response, replaces 1 / h
 
-On a quadratic problem whose Hessian has distinct eigenvalues h_i, c and the p(h_i) follow from g by least squares:
-there are more entries of `a` than unknowns, so that any part of a different form leaves a remainder. The response
-reveals faults of a method: a negative response has the wrong sign, and a response that is a constant multiple of the
-stated one has a wrong factor. A gradient that fits only at the weights of an earlier step uses stale weights.
+On a quadratic problem whose Hessian has distinct eigenvalues h_i, c and the p(h_i) follow from g by least squares.
+`a` has more entries than there are unknowns, so any part of another form leaves a remainder. The response reveals
+faults of a method: a negative response means that the sign is wrong, and a constant multiple of the stated response
+that a factor is wrong. A gradient that only fits the weights of an earlier step uses stale weights.
 
 Points of a step: the weights before each of its weight updates, the weights at the architecture step, and one virtual
-SGD step from each (second-order DARTS). For a method that never evaluates a validation batch (single level), the
-gradient is compared with gradients of the training loss at the same points, with their sum (TSE-DARTS), and with the
-gradient of the summed losses through the steps.
+SGD step from each of them (second-order DARTS). If a method never evaluates a validation batch (single level), its
+gradient is compared with the gradients of the training loss at the same points, with their sum (TSE-DARTS), and with
+the gradient of the summed losses through the steps.
 
-Derivatives are those of the loss at the method's own mixture (`Search.mixture`), so that samples of wrapping methods
-are part of the loss. Shapes: n weights, m architecture parameters; all vectors are flat, float64.
+The loss is differentiated at the method's own mixture (`Search.mixture`), so the mixtures that a wrapper samples are
+part of it. Shapes: n weights, m architecture parameters; all vectors are flat and in float64.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ from nasx.diagnostics.probes import compared
 
 LR = 0.1
 EIGENVALUES = (0.5, 0.8, 1.2, 1.9, 2.8, 4.0)
-"""Eigenvalues of H. LR times the largest is 0.4, so that steps and series converge."""
+"""Eigenvalues of H; LR times the largest one is 0.4, so steps and series converge."""
 STEPS = 3
 PATH_STEPS = 50
-"""Number of steps of the path on the scalar problem (nasx: enough to see whether the path grows or falls)."""
+"""Number of steps on the scalar problem (chosen by nasx: enough to see whether the path approaches the optimum)."""
 TOLERANCE = 1e-6
 """Relative tolerance. On these losses central differences are exact up to rounding, about 1e-9 at a radius of 0.01."""
 OWN = "nasx: more than ten times the rounding error of central differences"
@@ -45,20 +45,20 @@ OWN = "nasx: more than ten times the rounding error of central differences"
 
 # ------------------------------------------------------------------------------------------------------- observe
 class Point(NamedTuple):
-    """Weights and architecture at one point of a step."""
+    """Weights and architecture parameters at a point of a step."""
 
     w: Tree
     a: Tree
 
 
 class Observed(NamedTuple):
-    """The last architecture step of a method that was run for a few steps."""
+    """The architecture step in the last of a few steps of a method."""
 
     taken: Taken
     train: Sequence[Batch]
     val: Batch
     within: list[Point]
-    """Points of the step in order, up to the point at which the architecture moved."""
+    """Points of this step in order, up to its architecture step."""
     earlier: list[Point]
     """Points of the earlier steps."""
     reads_val: bool
@@ -73,7 +73,10 @@ def observe(
     w: Tree | None = None,
     a: Tree | None = None,
 ) -> Observed | None:
-    """Run steps of a method on a closed form with plain SGD; return None if it takes no architecture step."""
+    """Take steps of a method on a closed form with plain SGD.
+
+    Returns None if the last step includes no architecture step.
+    """
     seen: set[int] = set()
     outcome = problem.outcome
 
@@ -111,7 +114,7 @@ class Derivatives(NamedTuple):
 
 
 def derivatives(view: Search, at: Point, train: Batch, val: Batch, *, virtual: bool = False) -> Derivatives:
-    """Compute the derivatives in a hypergradient; with `virtual`, those of L2 one plain SGD step further."""
+    """Compute the derivatives in a hypergradient; with `virtual`, those of L2 after one plain SGD step."""
     w, a = (detached(copied(tree), requires_grad=True) for tree in at)
     loss = view.loss(w, a, train)
     slope = gradient(loss, w, create=True)
@@ -131,7 +134,7 @@ def first_order(view: Search, at: Point, batch: Batch) -> Tensor:
 
 
 def through_steps(view: Search, at: Point, batches: Sequence[Batch]) -> Tensor:
-    """Compute d/da of the summed losses along plain SGD steps on the batches, by autograd through the steps, (m,)."""
+    """Compute d/da of the sum of the losses along plain SGD steps, one per batch, by autograd through them, (m,)."""
     w, a = (detached(copied(tree), requires_grad=True) for tree in at)
     losses = []
     for batch in batches:
@@ -142,7 +145,7 @@ def through_steps(view: Search, at: Point, batches: Sequence[Batch]) -> Tensor:
 
 
 def entries(tree: Tree) -> Iterator[Tensor]:
-    """Yield each entry of a tree as a 0-d tensor with its graph; an entry without a graph becomes a zero with one."""
+    """Yield the entries of a tree as 0-d tensors; zeros with a graph replace entries that do not require grad."""
     anchor = torch.zeros((), dtype=torch.float64, requires_grad=True)
     for x in tree.values():
         for entry in x.reshape(-1):
@@ -150,14 +153,14 @@ def entries(tree: Tree) -> Iterator[Tensor]:
 
 
 def implicit(view: Search, at: Point, train: Batch, val: Batch) -> Tensor:
-    """Compute d/da L2 - M H^-1 v, (m,): the exact hypergradient if the weights minimize L1."""
+    """Compute d/da L2 - M H^-1 v, (m,), which is the exact hypergradient if the weights minimize L1."""
     d = derivatives(view, at, train, val)
     out: Tensor = d.direct - d.M @ torch.linalg.solve(d.H, d.v)
     return out
 
 
 class Fit(NamedTuple):
-    """The coefficient c (), the response at each eigenvalue (n,), and the relative size of the remainder."""
+    """The coefficient c, the response at each eigenvalue (n,), and the norm of the remainder relative to that of g."""
 
     c: float
     response: Tensor
@@ -171,7 +174,7 @@ def fit(g: Tensor, d: Derivatives) -> Fit:
 
 
 def solved(g: Tensor, columns: Sequence[Tensor]) -> Fit:
-    """Fit g as a combination of columns; return the first coefficient, the others, and the relative remainder."""
+    """Fit g as a linear combination of `columns`, of which the first has the coefficient c, by least squares."""
     X = torch.stack(list(columns), dim=1)
     found = torch.linalg.lstsq(X, g, driver="gelsd").solution
     length = g.norm().clamp_min(torch.finfo(g.dtype).tiny)
@@ -179,12 +182,15 @@ def solved(g: Tensor, columns: Sequence[Tensor]) -> Fit:
 
 
 def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
-    """Return the fit with the smallest remainder over the points and the virtual steps from them."""
+    """Return the fit with the smallest remainder, over the points and the virtual steps from them.
+
+    Among fits with a remainder of at most `TOLERANCE`, the one whose coefficient is closest to 1 is returned.
+    """
     g, view = flat(seen.taken.g), seen.taken.view
     if not seen.reads_val:
         batches = {batch.seed: batch for batch in (seen.train[0], seen.train[-1])}.values()
         training = [first_order(view, at, batch) for at in points for batch in batches]
-        passed_by = list(zip(points[1:-1], seen.train, strict=False))  # the points of T unrolled weight steps
+        passed_by = list(zip(points[1:-1], seen.train, strict=False))  # the points of the unrolled weight steps
         whole = [torch.stack([first_order(view, at, batch) for at, batch in passed_by]).sum(0)] if passed_by else []
         whole += [through_steps(view, points[0], seen.train)] if len(seen.train) > 1 else []
         fits = [solved(g, [column]) for column in (*training, *whole)]
@@ -195,10 +201,10 @@ def best_fit(seen: Observed, points: Sequence[Point]) -> Fit:
 
 
 def path(method: Method, *, steps: int = PATH_STEPS) -> list[float]:
-    """Return the architecture parameter of the scalar problem before and after each of `steps` steps, at rate LR.
+    """Return the architecture parameter of the scalar problem at the start and after each of `steps` steps.
 
-    This is the toy problem of Amended-DARTS, figure 4: the outer objective is a^2, so the optimum is 0. The path stops
-    before an overflow.
+    This is the toy problem of Amended-DARTS, figure 4: the outer objective is a^2, so the optimum is 0. Weights and
+    architecture have the learning rate LR. The path ends early if it diverges.
     """
     search = problems.search(Scalar(), lr=LR, a_lr=LR)
     EARLY.set(search)
@@ -215,12 +221,12 @@ def path(method: Method, *, steps: int = PATH_STEPS) -> list[float]:
 
 # -------------------------------------------------------------------------------------------------------- checks
 def problem() -> Quadratic:
-    """Return the random problem of the audit: 6 weights, 12 architecture parameters."""
+    """Return the random quadratic problem of the audit, with 6 weights and 12 architecture parameters."""
     return Quadratic.drawn(torch.tensor(EIGENVALUES, dtype=torch.float64), edges=4, operations=3)
 
 
 def exactness(build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the gradient with the exact hypergradient at the minimizer of L1, on each closed form."""
+    """Compare the gradient on each closed form with the exact hypergradient, at the minimizer of L1."""
     forms: dict[str, ClosedForm] = {"scalar": Scalar(), "quadratic": Quadratic(), "drawn quadratic": problem()}
     for name, own in forms.items():
         w = own.w_star() if isinstance(own, Quadratic) else own.w0()
@@ -229,12 +235,12 @@ def exactness(build: Callable[[], Method]) -> Iterator[Finding]:
             return
         g = flat(seen.taken.g)
         e = implicit(seen.taken.view, Point(seen.taken.w, seen.taken.a), seen.train[-1], seen.val)
-        if float(e.norm()) > TOLERANCE:  # a softmax over the scalar problem's one operation is constant
+        if float(e.norm()) > TOLERANCE:  # 0 if a softmax makes the scalar problem's single mixture weight constant
             yield against(f"exact ({name})", {"g": g}, {"g": e}, "the exact hypergradient")
 
 
 def toy(build: Callable[[], Method]) -> Iterator[Finding]:
-    """Report the path on the scalar problem, if it moves (a softmax over one operation is constant)."""
+    """Report the path on the scalar problem, unless it is constant (as with a softmax over a single operation)."""
     found = path(build())
     if len(set(found)) > 1:
         nearer = abs(found[-1]) < abs(found[0])
@@ -244,14 +250,14 @@ def toy(build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def against(check: str, g: Tree, e: Tree, what: str) -> Finding:
-    """Report the cosine and the relative difference between a gradient and a reference gradient."""
+    """Report the cosine and the relative difference between gradient `g` and reference gradient `e`."""
     cosine, norm, difference = compared(g, e).tolist()
     text = f"cosine {cosine:.3f} and relative difference {difference:.3g} to {what}"
     return Finding(check, "note", text, {"cosine": cosine, "norm": norm, "difference": difference})
 
 
 def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
-    """Check sign, factor, point and response of the gradient."""
+    """Check the sign, the factor, the weights and the response of the gradient."""
     own = problem()
     seen = observe(method, own, moment=moment, a=method.start(own.a0()))
     if seen is None:
@@ -280,7 +286,7 @@ def composition(method: Method, moment: Moment = EARLY) -> Iterator[Finding]:
 
 
 def coefficient(c: float, of: str) -> Iterator[Finding]:
-    """Check sign and size of the first-order part."""
+    """Check the sign and the factor of the first-order part."""
     if c < 0:
         yield Finding("sign", "fail", f"{c:.4g} times {of}: the step ascends", {"coefficient": c}, OWN)
     elif abs(c - 1) > TOLERANCE:
@@ -290,7 +296,7 @@ def coefficient(c: float, of: str) -> Iterator[Finding]:
 
 
 def responses(method: Method, p: Tensor) -> Iterator[Finding]:
-    """Check the response p (n,) against the stated one; if none is stated, whether it improves on no term at all."""
+    """Check that the response p (n,) is as stated; if none is stated, that it is better than no second-order term."""
     h = torch.tensor(EIGENVALUES, dtype=torch.float64)
     share, stated = p * h, method.response(h, LR)
     values = {"eigenvalues": h.tolist(), "response": p.tolist(), "exact": (1 / h).tolist()}
@@ -321,6 +327,6 @@ def responses(method: Method, p: Tensor) -> Iterator[Finding]:
 
 
 def audit(build: Callable[[], Method]) -> list[Finding]:
-    """Run all checks on closed forms. `build` makes a new method for each problem."""
+    """Run all checks on closed forms. `build` returns a new method on each call."""
     found = [*exactness(build), *toy(build), *composition(build())]
     return [*found, *added(found, composition(build(), LATE), LATE.progress)]

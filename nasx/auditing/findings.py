@@ -1,4 +1,4 @@
-"""The result of a check of `nasx audit`, as plain values."""
+"""Findings: the results of the checks of `nasx audit`, as plain values."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Literal, NamedTuple
 
 
 class Finding(NamedTuple):
-    """The outcome of one check: `note` for a measurement without a threshold."""
+    """The result of one check; its outcome is `note` for a measurement without a threshold."""
 
     check: str
     outcome: Literal["pass", "fail", "note"]
     text: str
-    """One sentence, without the full stop."""
+    """A sentence without its full stop."""
     values: Mapping[str, object] = {}
-    """The measured values, as plain values."""
+    """The measured quantities, as plain values."""
     source: str = ""
     """The source of the threshold."""
 
@@ -25,7 +25,7 @@ def passed(ok: bool) -> Literal["pass", "fail"]:
 
 
 def added(found: Iterable[Finding], late: Iterable[Finding], progress: float) -> Iterator[Finding]:
-    """Yield the failures and notes in `late`, from the same checks at a later `progress`, that are new."""
+    """Yield the new failures and notes in `late`, which contains findings of the same checks at a later `progress`."""
     known = {(each.check, each.outcome) for each in found}
     for each in late:
         if each.outcome != "pass" and (each.check, each.outcome) not in known:

@@ -5,9 +5,9 @@
 
 The tests of the built-in methods and `nasx audit` use the same problems. The constants are small round numbers.
 
-Shapes: architecture parameters (edges, operations), mixtures (cells, edges, operations). `relax` is the identity (with
-the cell axis in front) unless the caller passes an activation. `Batch.x` of a training batch is [1], that of a
-validation batch [2]; the problems read nothing else from a batch.
+Shapes: architecture parameters (edges, operations), mixtures (cells, edges, operations). Without an activation, `relax`
+only adds the cell axis. `Batch.x` is [1] in training batches and [2] in validation batches; the problems read nothing
+else from a batch.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ from nasx.core.bilevel import Activate, Batch, Decision, Outcome, Search, Tree
 
 
 def real(*values: object) -> Tensor:
-    """Return a float64 tensor from nested lists; several arguments form the leading axis."""
+    """Return a float64 tensor with the given values; several arguments are stacked on a new first axis."""
     return torch.tensor(values[0] if len(values) == 1 else values, dtype=torch.float64)
 
 
 def flat(tree: Tree) -> Tensor:
-    """Return all leaves as one detached vector, in the order of the tree."""
+    """Return all leaves of a tree as one detached vector, in order."""
     return torch.cat([x.detach().reshape(-1) for x in tree.values()])
 
 
 def unflat(vector: Tensor, like: Tree) -> Tree:
-    """Return the tree in the shape of `like` for which `flat` returns `vector`."""
+    """Return the tree with the names and shapes of `like` for which `flat` returns `vector`."""
     pieces = vector.split([x.numel() for x in like.values()])
     return {k: piece.reshape(x.shape).clone() for (k, x), piece in zip(like.items(), pieces, strict=True)}
 
 
 def train(seed: int = 0) -> Batch:
-    """Return a training batch; training batches of the closed forms differ only in the seed."""
+    """Return a training batch; training batches differ only in their seeds."""
     return Batch(real([1.0]), torch.zeros(1, dtype=torch.long), seed)
 
 
 def val(seed: int = 1000) -> Batch:
-    """Return a validation batch."""
+    """Return a validation batch; validation batches differ only in their seeds."""
     return Batch(real([2.0]), torch.zeros(1, dtype=torch.long), seed)
 
 
@@ -53,14 +53,14 @@ def identity(logits: Tensor) -> Tensor:
 
 
 def copied(tree: Tree) -> Tree:
-    """Return detached copies of all leaves."""
+    """Return a tree with detached copies of all leaves."""
     return {k: x.detach().clone() for k, x in tree.items()}
 
 
 # ---------------------------------------------------------------------------------------------------- problems
 @dataclass
 class ClosedForm(ABC):
-    """Base class of a `bilevel.Problem` with one loss function; `activation` is the default activation of `relax`."""
+    """Base class of the closed-form `bilevel.Problem`s; `activation` is the default activation of `relax`."""
 
     activation: Activate = identity
     cells: int = 1
@@ -68,15 +68,15 @@ class ClosedForm(ABC):
 
     @abstractmethod
     def w0(self) -> Tree:
-        """Return the weights at which the expected values hold."""
+        """Return the initial weights, for which the tests have expected values."""
 
     @abstractmethod
     def a0(self) -> Tree:
-        """Return the architecture parameters at which the expected values hold."""
+        """Return the initial architecture parameters, for which the tests have expected values."""
 
     @abstractmethod
     def value(self, w: Tree, mix: Tree, batch: Batch) -> Tensor:
-        """Return the loss, ()."""
+        """Return the loss () on a batch."""
 
     def relax(self, a: Tree, activate: Activate | None = None) -> Tree:
         activate = self.activation if activate is None else activate
@@ -100,7 +100,7 @@ class ClosedForm(ABC):
         return mix | {f"{k}.bias": x.sum(-1).unsqueeze(-2) for k, x in weights.items()}
 
     def decisions(self) -> list[list[Decision]]:
-        """Return the decisions: first one operation of each edge, then one edge of the last name."""
+        """Return the decisions in two phases: one operation per edge, then one edge among those of the last mixture."""
         each = {k: x.shape for k, x in self.a0().items()}
         first = [
             Decision(k, tuple((e, o) for o in range(operations)))
@@ -121,7 +121,7 @@ def is_train(batch: Batch) -> bool:
 
 @dataclass
 class Scalar(ClosedForm):
-    """Problem T1: w (1,), a (1, 1); w0 = a0 minimizes the training loss."""
+    """Problem T1: w (1,), a (1, 1); the initial weight equals `a` and minimizes the training loss."""
 
     def w0(self) -> Tree:
         return {"w": real([0.7])}
@@ -133,7 +133,7 @@ class Scalar(ClosedForm):
         return (w["w"] * batch.x - mix["a"].reshape(-1)).square().sum()
 
     def exact(self) -> Tensor:
-        """Return the exact hypergradient (1,) at w0, a0: w*(a) = a, so the outer objective is a^2."""
+        """Return the exact hypergradient (1,) at (w0, a0): w*(a) = a, so the outer objective is a^2."""
         return 2 * flat(self.a0())
 
 
@@ -146,9 +146,10 @@ RHO = 0.1
 
 @dataclass
 class Quadratic(ClosedForm):
-    """Problem T2: by default, two weights and `a` (1, 2). The weights are two leaves, so global and leaf norms differ.
+    """Problem T2; by default, it has two weights and `a` is (1, 2).
 
-    A (n, n) symmetric and positive definite, B and D (n, m), c (n,) for n weights and m architecture parameters.
+    The weights are split into two leaves, so that global norms differ from the norms of leaves. With n weights and m
+    architecture parameters, A (n, n) is symmetric and positive definite, B and D are (n, m), and c is (n,).
     """
 
     A: Tensor = field(default_factory=lambda: A)
@@ -160,7 +161,7 @@ class Quadratic(ClosedForm):
 
     @classmethod
     def drawn(cls, h: Tensor, edges: int, operations: int, seed: int = 0) -> Self:
-        """Return a problem whose Hessian has eigenvalues `h` (n,); the rest is drawn from N(0, 1) by the seed."""
+        """Return a problem whose Hessian has the eigenvalues `h` (n,); all else is drawn from N(0, 1) with `seed`."""
         gen = torch.Generator().manual_seed(seed)
 
         def normal(*shape: int) -> Tensor:
@@ -189,7 +190,7 @@ class Quadratic(ClosedForm):
         return (x - self.c).square().sum() / 2 + x @ self.D @ a + RHO / 2 * a.square().sum()
 
     def exact(self) -> Tensor:
-        """Return the exact hypergradient (m,) at w_star, a0."""
+        """Return the exact hypergradient (m,) at (w_star, a0)."""
         w, a = flat(self.w_star()), flat(self.a0())
         out: Tensor = self.D.T @ w + RHO * a + self.B.T @ torch.linalg.solve(self.A, w - self.c + self.D @ a)
         return out
@@ -197,7 +198,7 @@ class Quadratic(ClosedForm):
 
 # ------------------------------------------------------------------------------------------------------ search
 class Moment(NamedTuple):
-    """Position of a step in a search: its epoch, the number of epochs, and the completed fraction of the search."""
+    """Position in a search: the epoch (from 0), the number of epochs, and the completed fraction of the search."""
 
     epoch: int
     epochs: int
@@ -209,18 +210,18 @@ class Moment(NamedTuple):
 
 
 EARLY = Moment(1, 3, 0.0)
-"""A step in the second epoch, in which coefficients that grow from zero with the epoch are not zero."""
+"""Start of the audited search: the second epoch, because coefficients that grow from zero are zero in the first."""
 LATE = Moment(2, 4, 0.5)
-"""A step at half of the search, at which terms scaled by the progress are visible."""
+"""Halfway through the search, where terms that are scaled by the progress are not zero."""
 
 
 class Taken(NamedTuple):
-    """An architecture step that a method has taken, with the state of the search."""
+    """An architecture step taken by a method, and the state of the search before it."""
 
     g: Tree
     """The argument of `descend_a`."""
     view: Search
-    """The search on which `descend_a` was called, with the sampler and transform of wrapping methods."""
+    """The search on which `descend_a` was called, with the sampler and transform that wrappers have set."""
     w: Tree
     a: Tree
     moved: int
@@ -229,7 +230,7 @@ class Taken(NamedTuple):
 
 @dataclass
 class Recorder(Search):
-    """A search that records copies of its gradients, as vectors, before clipping, and the states at its steps."""
+    """A search that records copies of its gradients, before clipping, and its state before each step."""
 
     grads_w: list[Tensor] = field(default_factory=list)
     taken: list[Taken] = field(default_factory=list)
@@ -265,10 +266,10 @@ def search(
     a_lr: float = 1.0,
     a_weight_decay: float = 0.0,
 ) -> Recorder:
-    """Return a search at (w, a), by default (w0, a0): SGD for the weights, plain SGD or Adam(0.5, 0.999) for `a`.
+    """Return a search at (w, a), by default (w0, a0), with SGD for the weights, and SGD or Adam for `a`.
 
-    With the default architecture optimizer, one step subtracts the gradient from `a`. `buffer` sets the momentum
-    buffers; `clip` is off by default, so that the expected values are exact.
+    By default, a step subtracts the gradient from `a`, and weight gradients are not clipped, so that the expected
+    values are exact. `buffer` sets the momentum buffers. Adam has betas (0.5, 0.999).
     """
     w = {k: x.detach().clone().requires_grad_() for k, x in (w or problem.w0()).items()}
     a = {k: x.detach().clone().requires_grad_() for k, x in (a or problem.a0()).items()}

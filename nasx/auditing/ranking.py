@@ -1,10 +1,12 @@
-"""Audit by a short search on NAS-Bench-201: the ranking of cells by its supernet, its result, and its collapse.
+"""Audit of a method by a short search on NAS-Bench-201: its ranking of cells, its result and its verdict.
 
-    tau       Kendall's tau-b between one-shot accuracies (by the supernet's weights) and accuracies of the benchmark,
-              over the same random cells after every epoch
-    regret    validation accuracy of the best cell of the benchmark minus that of the found cell, and of the mean cell
+    tau       Kendall's tau-b between one-shot accuracies (with the supernet's weights) and benchmark accuracies, after
+              every epoch over the same random cells
+    regret    how far the validation accuracy of the found cell is below that of the best cell of the benchmark, and
+              its distance from the mean over all cells
+    collapse  the verdict on the search (diagnostics.verdict)
 
-There is no threshold: a one-minute search on digits shows whether a method works at all, not how good it is.
+There are no thresholds: a one-minute search on digits shows whether a method works at all, not how good it is.
 """
 
 from __future__ import annotations
@@ -24,13 +26,13 @@ from nasx.searcher.job import SearchJob
 from nasx.tracking.session import session
 
 CELLS_RANKED = 60
-"""Number of ranked cells (nasx: the standard error of tau for unrelated scores is then 0.09)."""
+"""Number of ranked cells (chosen by nasx: the standard error of tau for unrelated scores is then 0.09)."""
 IMAGES = 128
-"""Number of validation images for a one-shot accuracy."""
+"""Number of validation images on which a one-shot accuracy is measured."""
 
 
 class RankedJob(SearchJob):
-    """A search with the tau of its supernet in its metrics rows."""
+    """A search that adds the tau of its supernet to its metrics rows."""
 
     def row(self, means: dict[str, float]) -> dict[str, object]:
         return {**super().row(means), "tau": self.tau()}
@@ -50,7 +52,7 @@ class RankedJob(SearchJob):
 
 
 def audit(cfg: Config, choices: Mapping[str, str], seeds: int) -> list[Finding]:
-    """Return the findings for `seeds` searches with consecutive seeds, starting at that of the configuration."""
+    """Run `seeds` searches, with consecutive seeds from the configuration's seed on, and return their findings."""
     found: list[Finding] = []
     with tempfile.TemporaryDirectory(prefix="nasx-audit-") as folder:
         for seed in range(cfg["seed"], cfg["seed"] + seeds):

@@ -1,18 +1,21 @@
-"""Audit of a method's steps on a small NAS-Bench-201 supernet in float64, on the package's handwritten digits.
+"""Audit of a method's steps on a small NAS-Bench-201 supernet in float64, trained on the packaged handwritten digits.
 
-    finite differences   comparison with the same step using double backward for each difference (`Search.probed`)
-    unrolled         d/da L2(w_T(a), a) through T plain steps of SGD on the step's training batch, by autograd
-    cost             passes counted by hooks; storages at the peak, beyond those of a first-order step
-    determinism      two runs from one state with different global seeds give bit-identical results
-    state            a new method and a new search continue from weights, architecture and optimizers bit for bit
+    finite differences  comparison with the same step, in which double backward replaces each difference
+                        (`Search.probed`)
+    unrolled            comparison with d/da L2(w_T(a), a) through T plain SGD steps on the step's training batch, by
+                        autograd
+    cost                passes, counted by hooks; peak memory beyond that of a first-order step
+    determinism         two runs from one state with different global seeds give bit-identical results
+    state               a new method and a new search, given the weights, the architecture and the optimizer states,
+                        continue with bit-identical results
 
-With relu, finite differences of the published lengths do not approach double backward (docs/methods/kinks.md). So the
-definition is checked on the same supernet with every relu replaced by a softplus, with probes a tenth as long as the
-method's, or a thousandth if these are still too long (SAMA's are a hundred times as long as those of DARTS). The
-difference at the method's own probe length with relu is only reported.
+With relu, finite differences of the published lengths do not approach double backward (docs/methods/kinks.md). They are
+therefore checked on the same supernet with every relu replaced by a softplus, with probes a tenth as long as the
+method's or, if these are still too long, a thousandth as long (SAMA's probes are a hundred times as long as those of
+DARTS). With relu and the method's own probe length, the difference is only reported.
 
-Finite differences, passes, determinism and state are checked at the start and at half of a search, because some terms
-are scaled by `Search.progress`.
+Finite differences, passes, determinism and state are checked at the start of a search and halfway through it, because
+some terms are scaled by `Search.progress`.
 """
 
 from __future__ import annotations
@@ -46,15 +49,16 @@ S = TypeVar("S", bound=Search)
 WARM_STEPS = 20
 """Number of weight updates before the measurements."""
 UNROLLED = 20
-"""Number of steps of the unrolled hypergradient."""
+"""Number of SGD steps through which the hypergradient is unrolled."""
 SMOOTH = 1e-2
-"""Maximum relative difference of finite differences to double backward on a smooth loss (docs/methods/kinks.md)."""
+"""Maximum relative difference between finite differences and double backward on a smooth loss
+(docs/methods/kinks.md)."""
 SLACK = 0.5
-"""Copies of the weights by which the measured peak may exceed the stated one, for the activations of the batch."""
+"""Number of copies of the weights by which the measured peak may exceed the stated one, because of activations."""
 
 
 class Softplus(TorchFunctionMode):
-    """Mode in which every relu is a softplus with beta 5."""
+    """Mode that replaces every relu by a softplus with beta 5."""
 
     def __torch_function__(
         self,
@@ -69,7 +73,7 @@ class Softplus(TorchFunctionMode):
 
 
 class ExactRecorder(Recorder):
-    """A recorder that replaces finite differences by double backward."""
+    """A recorder that uses double backward instead of finite differences."""
 
     def probed(
         self, name: str, second: SecondDerivative, v: Tree, found: Tree | None = None, **length: Unpack[Length]
@@ -78,7 +82,7 @@ class ExactRecorder(Recorder):
 
 
 class TenthRecorder(Recorder):
-    """A recorder with finite differences a tenth as long."""
+    """A recorder whose finite differences are a tenth as long."""
 
     by = 10.0
 
@@ -89,14 +93,14 @@ class TenthRecorder(Recorder):
 
 
 class ThousandthRecorder(TenthRecorder):
-    """A recorder with finite differences a thousandth as long."""
+    """A recorder whose finite differences are a thousandth as long."""
 
     by = 1000.0
 
 
 # ------------------------------------------------------------------------------------------------------ the search
 class Start:
-    """A search in a fixed state, with its batches, that can be copied any number of times."""
+    """A search in a fixed state and its batches; it can be copied any number of times."""
 
     def __init__(self, cfg: Config, method: Method, *, warm: int = WARM_STEPS) -> None:
         self.moment: Moment = EARLY
@@ -127,35 +131,35 @@ class Start:
         return found
 
     def late(self) -> Start:
-        """Return the same start at half of the search."""
+        """Return the same state, but halfway through the search."""
         found = copy.copy(self)
         found.moment = LATE
         return found
 
     def copy(self, kind: type[S], of: Search | None = None) -> S:
-        """Copy a search (default: the start's) to new tensors and optimizers, with the start's running statistics."""
+        """Copy a search (default: the fixed one), with new tensors and optimizers, and reset the running statistics."""
         of = of or self.origin
         found = self.searched(of.w, of.a, kind)
         for new, old in ((found.w_opt, of.w_opt), (found.a_opt, of.a_opt)):
-            new.load_state_dict(copy.deepcopy(old.state_dict()))  # load_state_dict alone would share the buffers
+            new.load_state_dict(copy.deepcopy(old.state_dict()))  # load_state_dict alone would share the tensors
         with torch.no_grad():
             for name, x in self.problem.supernet.named_buffers():
                 x.copy_(self.buffers[name])
         return found
 
     def batch(self, stream: int, i: int) -> Batch:
-        """Return batch i of the training (0) or validation (1) stream, in float64."""
+        """Return batch i of the training stream (0) or the validation stream (1), in float64."""
         found: Batch = self.streams[stream].at(i)
         return found._replace(x=found.x.double())
 
     def batches(self, method: Method, step: int) -> tuple[list[Batch], Batch]:
-        """Return the training batches and the validation batch of step number `step` of a method."""
+        """Return the training batches and the validation batch for step `step`, from 0, of a method."""
         first = WARM_STEPS + step * method.train_batches
         return [self.batch(0, first + k) for k in range(method.train_batches)], self.batch(1, step)
 
 
 def finished(search: Search) -> list[Tensor]:
-    """Return copies of the state that a step may change: weights, architecture, optimizers."""
+    """Return copies of the tensors that a step may change: weights, architecture parameters, optimizer states."""
     state = [x for optimizer in (search.w_opt, search.a_opt) for own in optimizer.state.values() for x in own.values()]
     return [x.detach().clone() for x in (*search.w.values(), *search.a.values(), *state) if isinstance(x, Tensor)]
 
@@ -167,14 +171,14 @@ def same(x: Sequence[Tensor], y: Sequence[Tensor]) -> bool:
 
 # --------------------------------------------------------------------------------------------------------- accuracy
 def stepped(start: Start, build: Callable[[], Method], kind: type[S]) -> S:
-    """Take one step of a new method from the start, and return the search."""
+    """Take one step of a new method on a copy of the start, a search of class `kind`, and return the search."""
     method, search = build(), start.copy(kind)
     method.step(search, *start.batches(method, 0))
     return search
 
 
 def definition(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the gradients of one step on a smooth supernet with those of the same step with exact products."""
+    """Compare the gradients of a step on a smooth supernet with those of the same step with exact products."""
     with Softplus():
         exact = stepped(start, build, ExactRecorder)
         for kind in (TenthRecorder, ThousandthRecorder):
@@ -189,7 +193,7 @@ def definition(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the gradients of one step with those of the same step with exact products, and with unrolling."""
+    """Compare the gradients of a step with those of the same step with exact products, and with an unrolled one."""
     own, exact = stepped(start, build, Recorder), stepped(start, build, ExactRecorder)
     for part, found, better in differing(own, exact):
         yield against("finite differences (relu)", found, better, f"the {part} with exact products")
@@ -201,7 +205,10 @@ def accuracy(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
 
 
 def differing(own: Recorder, exact: Recorder) -> Iterator[tuple[str, Tree, Tree]]:
-    """Yield the first differing gradient of a step; later gradients were computed at different points."""
+    """Yield (name, gradient, exact gradient) for the first gradient of a step that differs, if any.
+
+    Later gradients cannot be compared, because they are evaluated at different points.
+    """
     at = own.taken[0].moved if own.taken else len(own.grads_w)
     pairs = [("weight gradient", x, y) for x, y in zip(own.grads_w, exact.grads_w, strict=True)]
     pairs[at:at] = [("architecture gradient", x, y) for x, y in zip(own.grads_a, exact.grads_a, strict=True)]
@@ -223,7 +230,7 @@ def unrolled(view: Search, w: Tree, a: Tree, train: Batch, val: Batch, steps: in
 
 # ------------------------------------------------------------------------------------------------------------- cost
 def passes(start: Start, method: Method) -> tuple[int, int]:
-    """Count the forward and backward passes of one step, by hooks on the supernet's output."""
+    """Return the numbers of forward and backward passes of one step, counted by hooks on the supernet's output."""
     count = {"forward": 0, "backward": 0}
 
     def backward(g: Tensor) -> None:
@@ -241,7 +248,7 @@ def passes(start: Start, method: Method) -> tuple[int, int]:
 
 
 def memory(work: Callable[[], object]) -> int:
-    """Return the peak size in bytes of the tensors that `work` creates."""
+    """Return the peak memory, in bytes, of the tensors that `work` creates."""
     gc.collect()  # frees reference cycles of earlier searches
     with Storages() as storages:
         work()
@@ -250,7 +257,7 @@ def memory(work: Callable[[], object]) -> int:
 
 
 def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the passes of a step with the passes that the method states."""
+    """Compare the numbers of passes of a step with those that the method states."""
     method = build()
     counted, stated = passes(start, method), method.cost
     values: dict[str, object] = {"forward": counted[0], "backward": counted[1]}
@@ -264,7 +271,10 @@ def passes_taken(start: Start, build: Callable[[], Method]) -> Iterator[Finding]
 
 
 def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Compare the memory of a step with the memory that the method states. `wide` has more weights than activations."""
+    """Compare the memory of a step with that stated by the method.
+
+    In `wide`, the weights need more memory than the activations.
+    """
     method, stated = build(), build().cost
     train, val = wide.batches(method, 0)
 
@@ -287,7 +297,7 @@ def memory_needed(wide: Start, build: Callable[[], Method]) -> Iterator[Finding]
 
 # ------------------------------------------------------------------------------------------------- reproducibility
 def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Finding]:
-    """Check determinism under different global seeds, and resuming from saved state. `build` creates a new method."""
+    """Check determinism under different global seeds, and resuming from a saved state."""
     ends, middle = [], start.origin
     for seed in (0, 1):
         method, search = build(), start.copy(Search)
@@ -320,12 +330,15 @@ def reproducibility(start: Start, build: Callable[[], Method]) -> Iterator[Findi
 
 
 def audit(cfg: Config, wide: Config, build: Callable[[], Method]) -> list[Finding]:
-    """Run all checks on supernets: `cfg` for accuracy and passes, `wide` for memory."""
+    """Run all checks on supernets: memory is checked on that of `wide`, everything else on that of `cfg`.
+
+    `build` returns a new method on each call.
+    """
 
     def compared(start: Start) -> Iterator[Finding]:
         found = list(reproducibility(start, build))
         yield from found
-        if found[0].outcome == "pass":  # otherwise no two steps can be compared
+        if found[0].outcome == "pass":  # otherwise two steps cannot be compared
             yield from definition(start, build)
         yield from passes_taken(start, build)
 

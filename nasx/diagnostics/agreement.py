@@ -1,30 +1,31 @@
-"""Agreement of gradients across layers and batches: gradients of each cell's mixture, nodes and operations.
+"""Agreement across cells and batches of gradients with respect to mixtures and nodes, and of operation outputs.
 
-    operator gradients  g_l = d L / d p_l, with p_l the copy of the mixture weights in cell l
-    alignment           mean over pairs of cells of cos(g_l, g_l')
-    signed alignment    mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)
-    second order        the alignments of g_l = d/dp_l L2(w1(P), P), where P are the cells' copies of the mixture and
-                        w1(P) = w - lr (momentum * buffer + d L1/dw (w, P) + wd w) is a step on the training batch
-    split               running sum over edges of d L2 / d p of each operation, in the first and in the last cells
-    correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, with its value X
-                        and G = d L_j / d X of each sample (mean loss times N); train with train in single-level search
-    node cosine         mean over pairs of cells of one kind and shape of cos(d L / d x_j), node by node
-    output cosine       mean over pairs of cos(o(x), o'(x')), x and o an edge's input and operation in one cell, x' and
-                        o' in the other cell: the similarity of the features to which the mixture weights apply
+    operator gradients  g_l = d L / d p_l, with p_l the mixture weights of cell l
+    alignment           mean of cos(g_l, g_l') over pairs of cells
+    signed alignment    mean of g_l . g_l' / (|g_l| . |g_l'|) over pairs of cells
+    second order        the alignments of g_l = d/dp_l L2(w1(P), P), where P contains the mixture weights of all cells
+                        and w1(P) = w - lr (momentum * buffer + d L1/dw (w, P) + wd w) is a step on the training batch
+    split               running mean of d L2 / d p of each operation, summed over edges and over the first or last cells
+    correlation         1 / (N M) sum over j in val, k in train of (G_j . G_k) (X_j . X_k) at one node, with X the value
+                        of the node for a sample and G = d L / d X the gradient of the sample's loss (N times its part
+                        of the mean loss); for single-level search, both j and k are in train
+    node cosine         mean of cos(d L / d x_j, d L / d x'_j) over nodes j and pairs of cells of one kind and shape
+    output cosine       mean of cos(o(x), o'(x')) over pairs of cells, with x and o the input and operation of an edge
+                        in one cell, x' and o' in the other: the similarity of the features that mixture weights scale
 
-A pass does not compute merged operations separately. Therefore hooks record the inputs of each bundle of edges, and the
-bundle's operations are run afterwards, one at a time, so that only one operation's outputs are in memory.
+A pass does not compute merged operations separately. Hooks therefore record the inputs of each bundle of edges, and the
+operations of the bundle are run afterwards, one at a time, so that only the outputs of one operation are in memory.
 
 Sources: alignment, Lambda-DARTS section 3.2, eqs. 5 and 24; second order, eq. 20 and figure 5; split, figures 2 and 7;
 node and output cosine, appendix A.2.2; correlation and operator gradients, Single-DARTS eq. 8, figure 2, section 5.2.2.
 
 Deviations
-1. The correlation sums over N x M Gram matrices, which equals <G_val' X_val, G_train' X_train> (a d x d product), but
-   needs less memory if a node has more than a few hundred values.
+1. The correlation is a sum over N x M Gram matrices. It equals <G_val' X_val, G_train' X_train>, an inner product of
+   d x d matrices, but needs less memory if a node has more than a few hundred values.
 2. Lambda-DARTS averages the alignment over all steps of an epoch and splits the gradients of all steps; nasx does so
-   only with search.diagnose_steps=1. Otherwise the alignment is that of one batch, and the split is not computed.
-3. The split is between the first and the last third of a type's cells: five each of NAS-Bench-201's fifteen, as in the
-   paper's figure.
+   with search.diagnose_steps=1. By default, the alignment is that of one batch, and the split is not computed.
+3. The split compares the first with the last third of the cells of a type: five cells each out of the fifteen cells of
+   NAS-Bench-201, as in the paper's figure.
 4. Eq. 20 is interpreted as the per-cell gradients of second-order DARTS; the weight step is that of its released code
    (heavy ball, unclipped), and the product is computed by double backward, not by finite differences.
 5. The running sum (decay 0.999) is divided by 1 - 0.999^t, so that it is a mean from the first step on.
@@ -48,14 +49,14 @@ from nasx.core.plain import State
 from nasx.spaces.mixed_cell import MixedEdges
 
 DECAY = 0.999
-"""Decay of the running split (Lambda-DARTS, figure 2)."""
+"""Decay of the running sum of the split (Lambda-DARTS, figure 2)."""
 Names = Mapping[str, Sequence[Sequence[str]]]
-"""Mixture name -> operations of each edge."""
+"""The operations of each edge, by mixture name."""
 
 
 # ------------------------------------------------------------------------------------------------------ one pass
 class BundleInput(NamedTuple):
-    """Recorded arguments of a bundle of edges: its input, and the random draws of each bank."""
+    """Recorded arguments of a bundle of edges: its input, and the noise of each operation (None: no noise)."""
 
     bundle: MixedEdges
     x: Tensor
@@ -63,8 +64,8 @@ class BundleInput(NamedTuple):
 
 
 class PassGradients(NamedTuple):
-    """Results of one pass: mixture gradients; for each watched cell, node values and per-sample gradients, (n, D) each,
-    and the recorded inputs of its bundles."""
+    """Results of one pass: the mixture gradients and, for each watched cell, the node values and per-sample node
+    gradients, (n, D) each, and the recorded inputs of the cell's bundles."""
 
     mix: Tree
     values: list[list[Tensor]]
@@ -74,9 +75,9 @@ class PassGradients(NamedTuple):
 
 @contextmanager
 def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], list[list[BundleInput]]]]:
-    """Record the nodes of each cell and the inputs of its bundles during the pass in the block.
+    """Record the nodes of each cell and the inputs of its bundles during a pass within the block.
 
-    The modules that return the nodes of a cell are its `node_modules` if it has them, otherwise the cell itself.
+    The modules that return the nodes are the cell's `node_modules` if it has this attribute, otherwise the cell itself.
     """
     nodes: list[list[Tensor]] = [[] for _ in cells]
     heard: list[list[BundleInput]] = [[] for _ in cells]
@@ -99,7 +100,7 @@ def watching(cells: Sequence[nn.Module]) -> Iterator[tuple[list[list[Tensor]], l
 
 
 def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.Module] = ()) -> PassGradients:
-    """Compute the gradients of one batch with respect to the mixture and to the nodes of the watched cells.
+    """Compute the gradients of the loss on one batch with respect to the mixture and the nodes of `cells`.
 
     Cost: one forward and one backward pass.
     """
@@ -117,7 +118,7 @@ def look(problem: Problem, w: Tree, mix: Tree, batch: Batch, cells: Sequence[nn.
 def second_order(search: Search, mix: Tree, train: Batch, val: Batch) -> Tree:
     """Compute the gradients of L2 with respect to the mixture (cells, edges, operations) through one weight step.
 
-    Cost: two forward and three backward passes; one backward pass is through the first one.
+    Cost: two forward and three backward passes, one of them through the first backward pass.
     """
     leaves, w = detached(mix, requires_grad=True), detached(search.w, requires_grad=True)
     g = gradient(search.problem.outcome(w, leaves, train).loss, w, create=True)
@@ -127,7 +128,7 @@ def second_order(search: Search, mix: Tree, train: Batch, val: Batch) -> Tree:
 
 # -------------------------------------------------------------------------------------------------------- layers
 def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
-    """Return the mean () over pairs of rows of g (L, D) of the cosine or signed ratio; None for fewer than two rows."""
+    """Return the mean cosine or signed ratio () over pairs of rows of g (L, D); None for fewer than two rows."""
     layers = g.shape[0]
     if layers < 2:
         return None
@@ -143,9 +144,9 @@ def pairwise(g: Tensor, *, signed: bool = False) -> Tensor | None:
 
 
 def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False) -> Tensor | None:
-    """Return the layer alignment () of mixture gradients (cells, edges, operations), the mean over groups of cells.
+    """Return the alignment () of mixture gradients (cells, edges, operations) between cells, averaged over groups.
 
-    Groups of a single cell are left out; None if no group remains.
+    Each group lists the mixtures of one cell type. Types with a single cell are omitted; None if no type remains.
     """
     found = [pairwise(torch.cat([g[name].flatten(1) for name in names], 1), signed=signed) for names in groups]
     known = [value for value in found if value is not None]
@@ -153,12 +154,12 @@ def alignment(g: Tree, groups: Sequence[Sequence[str]], *, signed: bool = False)
 
 
 def alignments(g: Tree, groups: Sequence[Sequence[str]], part: str) -> dict[str, Tensor | None]:
-    """Return both alignments of the gradients of one `part` (train, val, second), keyed as in metrics rows."""
+    """Return both alignments of gradients under their names in metrics rows; `part` is train, val or second."""
     return {f"alignment_{part}": alignment(g, groups), f"signed_{part}": alignment(g, groups, signed=True)}
 
 
 def by_operation(g: Tree, names: Names) -> dict[str, dict[str, Tensor]]:
-    """Sum mixture gradients over edges: mixture name -> operation -> (cells,)."""
+    """Return mixture gradients summed over edges: mixture name -> operation -> (cells,)."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, lists in names.items():
         sums = found.setdefault(name, {})
@@ -169,7 +170,7 @@ def by_operation(g: Tree, names: Names) -> dict[str, dict[str, Tensor]]:
 
 
 class Running:
-    """Accumulator of the split, a running sum over a search, and of the alignments, means over an epoch."""
+    """Accumulator of the split (a running sum over the whole search) and of the alignments (means over an epoch)."""
 
     def __init__(self, groups: Sequence[Sequence[str]], names: Names) -> None:
         self.groups, self.names = groups, names
@@ -179,7 +180,7 @@ class Running:
         self.count = 0
 
     def add(self, train: Tree, val: Tree, second: Tree | None = None) -> None:
-        """Add the mixture gradients of one training and one validation batch, and the second-order ones if given."""
+        """Add the mixture gradients on a training and a validation batch and, if given, the second-order gradients."""
         values = alignments(train, self.groups, "train") | alignments(val, self.groups, "val")
         values |= {} if second is None else alignments(second, self.groups, "second")
         self.sums = {
@@ -195,7 +196,7 @@ class Running:
                 held[operation] = DECAY * before + (1 - DECAY) * g.double()
 
     def entries(self) -> dict[str, object]:
-        """Return and reset the means of this epoch; also return the split: name -> operation -> [first, last cells]."""
+        """Return the means of this epoch, which are reset, and the split: name -> operation -> [first, last cells]."""
         means = {name: float(total) / self.count for name, total in self.sums.items()}
         known, split = 1 - DECAY**self.looks, {}
         for name, sums in self.split.items():
@@ -209,7 +210,7 @@ class Running:
         return {"over_steps": means, "split": {name: sums for name, sums in split.items() if sums}}
 
     def state(self) -> State:
-        """Return tensors and plain values to resume from with `load`."""
+        """Return the tensors and plain values from which `load` resumes."""
         return {"looks": self.looks, "split": self.split, "sums": self.sums, "count": self.count}
 
     def load(self, state: State) -> None:
@@ -218,14 +219,14 @@ class Running:
 
 # --------------------------------------------------------------------------------------------------------- nodes
 def correlation(grad_val: Tensor, x_val: Tensor, grad_train: Tensor, x_train: Tensor) -> float:
-    """Return 1/(N M) sum over j, k of (g_j . g_k) (x_j . x_k) of per-sample gradients and values (n, D) or (n, ...)."""
+    """Return 1/(N M) sum over j, k of (g_j . g_k) (x_j . x_k), given per-sample gradients and values (n, ...)."""
     g = grad_val.flatten(1).double() @ grad_train.flatten(1).double().T
     x = x_val.flatten(1).double() @ x_train.flatten(1).double().T
     return float((g * x).sum() / g.numel())
 
 
 def correlations(one: PassGradients, other: PassGradients) -> dict[str, list[float]]:
-    """Return `correlation` between two passes at each node of the first, the middle and the last cell."""
+    """Return the correlation between two passes for each node of the first, the middle and the last cell."""
     count = len(one.values)
     places = {"first": 0, "middle": count // 2, "last": count - 1}
     return {
@@ -238,7 +239,7 @@ def correlations(one: PassGradients, other: PassGradients) -> dict[str, list[flo
 
 
 def stages(seen: PassGradients) -> list[list[int]]:
-    """Group the cells with equal edges, operations and shape, in order."""
+    """Return lists of the indices of cells with equal edges, operations and node shapes; single cells are omitted."""
     found: dict[object, list[int]] = {}
     for i, (nodes, heard) in enumerate(zip(seen.values, seen.heard, strict=True)):
         kind = tuple(own.bundle.edges for own in heard), tuple(node.shape for node in nodes)
@@ -247,7 +248,7 @@ def stages(seen: PassGradients) -> list[list[int]]:
 
 
 def node_cosine(seen: PassGradients) -> list[float]:
-    """Return the mean cosine of d L / d x_j over pairs of cells and nodes j of each stage."""
+    """Return the mean cosine of node gradients over pairs of cells and over nodes, for each stage."""
     found = []
     for cells in stages(seen):
         nodes = zip(*(seen.slopes[i] for i in cells), strict=True)
@@ -257,9 +258,9 @@ def node_cosine(seen: PassGradients) -> list[float]:
 
 @torch.no_grad()
 def output_cosine(seen: PassGradients) -> list[dict[str, float]]:
-    """Return the mean cosine of an operation's outputs over pairs of cells and edges, {operation: value} per stage.
+    """Return the mean cosine of each operation's outputs over pairs of cells and over edges, for each stage.
 
-    Uses the current weights; runs each operation once.
+    Runs each operation once, with the current weights.
     """
     found: list[dict[str, float]] = []
     for cells in stages(seen):

@@ -16,7 +16,10 @@ from nasx.tracking import records
 
 
 def outcomes(parent: Path, epoch: int, branches: Mapping[str, Path | UserError]) -> Outcomes:
-    """Return the outcomes of the search in `parent` and its branches at `epoch`; an error explains a missing branch."""
+    """Return the outcomes of the search in `parent` and of its branches at `epoch`.
+
+    A branch is a folder, or the error that made it impossible. Raises UserError if `parent` has no row for the epoch.
+    """
     rows = curves.read_metrics(parent)
     measure = ".".join(curves.looked_up(rows) or ())
     at = next((row for row in rows if row["epoch"] == epoch), {})

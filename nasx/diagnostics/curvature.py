@@ -1,13 +1,14 @@
 """The largest eigenvalue of the architecture Hessian, d^2 L2 / da^2 + wd I, on one validation batch.
 
-Weights are fixed (not unrolled) and batch norm uses batch statistics (train mode) without updating the running ones.
-Up to `DENSE` entries of `a` the Hessian is dense (one double backward per row); otherwise Lanczos is used (scipy eigsh,
-largest algebraic) over one retained graph.
+Weights are fixed (not unrolled), and batch norm uses batch statistics (train mode) without updating its running
+statistics. With at most `DENSE` architecture parameters, the dense Hessian is computed (one double backward per row);
+with more, Lanczos is used (scipy's eigsh, largest algebraic eigenvalue) on one retained graph.
 
-Source: Zela et al. (2020), automl/RobustDARTS src/search/analyze.py (the decay term is from the code).
+Source: Zela et al. (2020); automl/RobustDARTS, src/search/analyze.py (the weight decay term is only in the code).
 Cost: one forward pass, and one backward pass per Hessian row or Lanczos step.
 
-Deviation: the Hessian is symmetrized before its eigenvalues are computed; the released code uses their real parts.
+Deviation: the Hessian is symmetrized before its eigenvalues are computed; the released code takes
+the real parts of the eigenvalues.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from torch import Tensor
 from nasx.core.bilevel import Batch, Problem, Tree, detached, gradient
 
 DENSE = 64
-"""Largest number of architecture parameters with a dense Hessian."""
+"""Maximum number of architecture parameters for which the dense Hessian is computed."""
 BATCH_NORM = "train"
 
 
 class Cost(TypedDict):
-    """Passes and wall time of diagnostics, and the algorithm of an eigenvalue among them."""
+    """Numbers of passes and wall time of diagnostics and, if an eigenvalue is among them, how it was computed."""
 
     solver: NotRequired[str]
     batch_norm: NotRequired[str]
@@ -39,7 +40,7 @@ class Cost(TypedDict):
 
 
 class Curvature(TypedDict):
-    """Entries of a metrics row: the dominant eigenvalue, None if it is not finite, and its cost."""
+    """Entries of a metrics row: the dominant eigenvalue (None if it is not finite) and its cost."""
 
     eigenvalue: float | None
     diagnostics: Cost
@@ -58,8 +59,8 @@ def eigenvalue(
 ) -> Eigenvalue:
     """Compute the largest eigenvalue of d^2 L / da^2 + weight_decay I at (w, a) on `batch`, with one forward pass.
 
-    Lanczos starts from a fixed vector and uses a tolerance of 3/4 of the dtype's digits; if it does not converge, the
-    dense Hessian is computed. NaN if the Hessian is not finite. No state changes.
+    Lanczos starts from a fixed vector, with tolerance eps^(3/4) for the machine epsilon of the dtype. If it does not
+    converge, the dense Hessian is computed. The value is NaN if the Hessian is not finite. No state changes.
     """
     leaves = detached(a, requires_grad=True)
     loss = problem.outcome(detached(w), problem.relax(leaves), batch).loss
@@ -85,7 +86,10 @@ def eigenvalue(
 
 
 def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> float | None:
-    """Return the largest eigenvalue of a symmetric map on vectors (size,); None if not converged, or if size < 3."""
+    """Return the largest eigenvalue of a symmetric matrix, given its product with vectors (size,).
+
+    None if Lanczos does not converge, if the result is not finite, or if `size` is below 3.
+    """
     from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 
     def matvec(v: np.ndarray) -> np.ndarray:
@@ -105,7 +109,7 @@ def lanczos(product: Callable[[Tensor], Tensor], size: int, like: Tensor) -> flo
             return_eigenvectors=False,
             maxiter=10,
         )
-    except ArpackError:  # no convergence, or non-finite values
+    except ArpackError:  # no convergence, or values that are not finite
         return None
     return float(found[0]) if math.isfinite(found[0]) else None  # ARPACK's result for NaN depends on its version
 

@@ -1,12 +1,12 @@
-"""Find the epoch at which the collapse of a search began, from its metrics rows. Pure Python, no torch.
+"""Find the epoch in which the collapse of a search began, from its metrics rows. Pure Python, no torch.
 
-    eigenvalue   the epoch that DARTS-ES would return: the one before the dominant eigenvalue first grew by more than a
-                 factor of 1.3 (stop.py; RobustDARTS section 4.3)
-    skip         nasx: from epoch c to the end, more than half of a cell's operations are skip connections (the
-                 verdict's threshold); the onset is the last epoch before c with the minimum share of skip connections
+    eigenvalue   the epoch whose architecture DARTS-ES would return: the last epoch before the dominant eigenvalue first
+                 grew by more than a factor of 1.3 (stop.py; RobustDARTS section 4.3)
+    skip         defined by nasx: if more than half of a cell's operations are skip connections (the threshold of
+                 verdict.py) in every epoch from c > 1 to the end, the last epoch before c with the smallest share of
+                 skip connections
 
-The onset is the earlier of the two epochs. There is no onset if at most half of the last cell's operations are skip
-connections and the eigenvalue did not grow.
+The onset is the earlier of the two epochs. There is no onset if the eigenvalue did not grow and no such c exists.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from nasx.diagnostics import verdict
 
 
 class Onset(NamedTuple):
-    """The last epoch (from 1) before the collapse began, and the observation that shows it."""
+    """The last epoch (from 1) before the collapse began, and the observation from which it follows."""
 
     epoch: int
     reason: str
 
 
 def onset(rows: Sequence[Row]) -> Onset | None:
-    """Return the earlier onset of the two rules; None if neither finds one, or none after the first epoch."""
+    """Return the earlier of the onsets that the two rules find; None if neither finds one."""
     found = [each for each in (_eigenvalue(rows), _skips(rows)) if each is not None]
     return min(found, default=None)
 
 
 def skip_share(row: Row) -> float | None:
-    """Return the largest share of skip connections in a row's cells, without reduction cells; None if unknown."""
+    """Return the largest share of skip connections in a row's cells, reduction cells excluded; None if unknown."""
     cells = row.get("cells") or {}
     return max((cell["skip_ratio"] for name, cell in cells.items() if not name.startswith("reduce")), default=None)
 

@@ -1,18 +1,18 @@
-"""Error bars of a method's gradient: its approximations compared with better ones, at the same weights and batch.
+"""Error bars of a method's gradient: its approximations are compared with better ones, at the same weights and batch.
 
-    cosine       <d, e> / (||d|| ||e||)        d: value used by the method, e: better estimate of this value
+    cosine       <d, e> / (||d|| ||e||)        d: value used by the method, e: better estimate of the same value
     norm         ||d|| / ||e||
     difference   ||d - e|| / ||e||
 
-A method passes d and e with a name to `Search.compare`; a step may use a name several times:
+A method passes d and e to `Search.compare` under a name, which it may use several times in a step:
 
-    NAME         a finite difference (for example Mv) against double backward along the same direction
-    NAME-half    the finite difference against one of half the length
-    g-2K, g-CG   iDARTS' hypergradient against the series with twice the terms, and against conjugate gradients
+    NAME         a finite difference (for example Mv) compared with double backward along the same direction
+    NAME-half    the finite difference compared with one of half the length
+    g-2K, g-CG   iDARTS' hypergradient compared with the series of twice as many terms, and with conjugate gradients
 
-On a smooth loss the error of a finite difference falls with the square of its length. With relu it may not: the
-difference includes the jumps at kinks between its two points, double backward does not (docs/methods/kinks.md).
-Values stay on the device until a row is written.
+On a smooth loss, the error of a finite difference is proportional to the square of its length. With relu, it need not
+be: the difference includes the jumps of the gradient at kinks between its two points, double backward does not
+(docs/methods/kinks.md). Values stay on the device until a metrics row is written.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STATISTICS = ("cosine", "norm", "difference")
 
 
 def compared(found: Tree, better: Tree) -> Tensor:
-    """Return the `STATISTICS` of two trees with the same names, (3,) float64."""
+    """Return the `STATISTICS` of two trees with the same names as a float64 tensor (3,)."""
     d, e = (torch.cat([tree[k].detach().double().flatten() for k in better]) for tree in (found, better))
     tiny = torch.finfo(d.dtype).tiny ** 0.5
     lengths = d.norm().clamp_min(tiny), e.norm().clamp_min(tiny)
@@ -35,7 +35,7 @@ def compared(found: Tree, better: Tree) -> Tensor:
 
 
 class Probes:
-    """Means of the statistics over an epoch, for each name of a comparison."""
+    """Means of the statistics over an epoch, for each name under which values are compared."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -47,7 +47,7 @@ class Probes:
         self.sums[name] = self.sums[name] + values if name in self.sums else values
 
     def entries(self) -> dict[str, dict[str, float]]:
-        """Return and reset {name: {cosine, norm, difference, count}} of this epoch; empty without comparisons."""
+        """Return {name: {cosine, norm, difference, count}} for this epoch, and reset it; empty without comparisons."""
         found = {}
         for name, sums in self.sums.items():
             *values, count = sums.tolist()
@@ -56,9 +56,9 @@ class Probes:
         return found
 
     def state(self) -> State:
-        """Return the tensors that `load` needs to resume."""
+        """Return the tensors from which `load` resumes."""
         return {"sums": dict(self.sums)}
 
     def load(self, state: State) -> None:
-        """Resume from a state. Sums of older versions, which lack a statistic, are dropped."""
+        """Resume from a state; sums saved by older versions, which lack a statistic, are dropped."""
         self.sums = {name: sums for name, sums in state["sums"].items() if len(sums) == len(STATISTICS) + 1}

@@ -1,13 +1,15 @@
 """Record the diagnostics of a search in its metrics rows, on schedule.
 
-Always, at no cost: entropy, change and cells (diagnostics.structure). Every `search.diagnose_every` epochs: the
-dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, output cosine
-(diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments as means over an epoch, and the layer
-split. Every `search.probe_every` steps: the error bars of the method's gradient (diagnostics.probes).
+In every epoch, at no cost: entropy, change and cells (diagnostics.structure). Every `search.diagnose_every` epochs: the
+dominant eigenvalue (diagnostics.curvature), alignment, correlation, operator and node gradients, and output cosine
+(diagnostics.agreement). Every `search.diagnose_steps` steps: the alignments, averaged over an epoch, and the split
+between first and last cells. Every `search.probe_every` steps: the error bars of the method's gradient
+(diagnostics.probes).
 
-Diagnostics change no state and draw no random numbers, so a search with them follows the same trajectory as one
-without. At the end of an epoch they use the next batches without advancing the streams, within an epoch the batches of
-the step. They run the cells in eager mode, because compiled cells have no second derivatives and ignore hooks.
+Diagnostics do not change the state of the search or of its random number generators, so a search follows the same
+trajectory with and without them. At the end of an epoch, they use the next batches without advancing the streams;
+within an epoch, they use the batches of the step. They run the cells in eager mode, because compiled cells do not
+support second derivatives or hooks.
 
 Cost: `measure` takes three forward passes, three backward passes, one backward pass per Hessian row or Lanczos step,
 and one additional run of each operation of the cells; the diagnostics of a step take two forward and two backward
@@ -40,7 +42,7 @@ from nasx.spaces.base import Space
 
 
 def short(values: Tensor) -> object:
-    """Convert values to nested lists with four significant digits, for records."""
+    """Convert a tensor to nested lists of numbers with four significant digits, for metrics rows."""
     return (
         torch.tensor([float(f"{x:.4g}") for x in values.double().flatten().tolist()], dtype=torch.float64)
         .view(values.shape)
@@ -51,9 +53,9 @@ def short(values: Tensor) -> object:
 def measure(
     search: Search, train: Batch, val: Batch, *, cells: Sequence[nn.Module] = (), weight_decay: float = 0.0
 ) -> tuple[dict[str, object], Cost]:
-    """Compute the diagnostics that need passes, at the current weights, as entries of a metrics row, and their cost.
+    """Compute the diagnostics that need passes, at the current weights; return entries of a metrics row and the cost.
 
-    `cells` are the cells of the supernet; without them nodes and operations are skipped.
+    `cells` are the cells of the supernet; without them, diagnostics of nodes and operations are omitted.
     """
     problem, w = search.problem, search.w
     top, began = curvature(problem, w, search.a, val, weight_decay=weight_decay), time.perf_counter()
@@ -75,7 +77,7 @@ def measure(
 
 
 def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cost:
-    """Add passes and seconds to `cost`."""
+    """Return `cost` plus passes and seconds."""
     cost = cost or {"forward": 0, "backward": 0, "seconds": 0.0}
     return {
         **cost,
@@ -87,12 +89,12 @@ def added(cost: Cost | None, forward: int, backward: int, seconds: float) -> Cos
 
 def uncompiled() -> AbstractContextManager[object]:
     """Run compiled functions in eager mode within the block."""
-    compiled = "torch._dynamo" in sys.modules  # otherwise nothing is compiled; the import takes a second
+    compiled = "torch._dynamo" in sys.modules  # importing it takes a second; if it is not imported, nothing is compiled
     return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 class Watch:
-    """The diagnostics of one search, created before its first step; `entries` returns the diagnostics of an epoch."""
+    """The diagnostics of a search, created before its first step; `entries` returns those of an epoch."""
 
     def __init__(
         self,
@@ -118,14 +120,14 @@ class Watch:
         self.looked: Cost | None = None
 
     def due(self, epoch: int) -> bool:
-        """Return whether diagnostics with passes are due after `epoch` (from 1): 1, 1 + every, ..., and the last."""
+        """Return whether diagnostics that need passes are due after `epoch`: 1, 1 + every, ..., and the last epoch."""
         return bool(self.every) and ((epoch - 1) % self.every == 0 or epoch == self.epochs)
 
     # ---------------------------------------------------------------------------------------------- at each step
     def over(self, step: Step, eager: Step) -> Step:
-        """Wrap `step` to record diagnostics when they are due; return `step` unchanged if they never are.
+        """Return `step` wrapped so that it records diagnostics when they are due, or unchanged if they never are.
 
-        `eager` is the same step in eager mode, used when finite differences are compared.
+        `eager` is the same step in eager mode; it is taken when finite differences are compared.
         """
         if self.running is None and not self.probe_every:
             return step
@@ -157,7 +159,7 @@ class Watch:
         self.looked = added(self.looked, *passes, time.perf_counter() - began)
 
     def state(self) -> State:
-        """Return the state to resume from with `load`."""
+        """Return the tensors and plain values from which `load` resumes."""
         running = None if self.running is None else self.running.state()
         return {"taken": self.taken, "looked": self.looked, "running": running, "probes": self.probes.state()}
 
@@ -170,7 +172,7 @@ class Watch:
 
     # ------------------------------------------------------------------------------------------ at an epoch's end
     def entries(self, epoch: int, mix: Tree, genotype: str) -> dict[str, object]:
-        """Return the entries of the row of `epoch`: mixture, cell and, when due, curvature and gradients."""
+        """Return the diagnostics of `epoch` as entries of its metrics row."""
         now = means(mix)
         before = self.rows[-1]["mix"] if self.rows else self.start
         row: dict[str, object] = {
@@ -196,7 +198,7 @@ class Watch:
         return row
 
     def _costly(self, epoch: int) -> tuple[dict[str, object], Cost | None]:
-        """Return the diagnostics that are due after `epoch` and need passes of their own, and their cost."""
+        """Return the diagnostics due after `epoch` that need passes of their own, and their cost."""
         search, decay = self.search, self.weight_decay
         if not self.due(epoch) and not self.stop.due(epoch):
             return {}, None
@@ -209,11 +211,11 @@ class Watch:
             return {**top}, top["diagnostics"]
 
     def ended(self) -> dict[str, object] | None:
-        """Return the result of the stopping rule for the rows so far."""
+        """Return the stop that the stopping rule finds in the rows so far; None if it finds none."""
         return self.stop.found(self.rows, self.epochs)
 
     def cost(self) -> dict[str, object] | None:
-        """Return forward and backward passes and seconds of all diagnostics so far; None if there were none."""
+        """Return the total passes and seconds of all diagnostics so far; None if no diagnostics needed passes."""
         costs = [row["diagnostics"] for row in self.rows if "diagnostics" in row]
         return (
             {key: round(sum(cost[key] for cost in costs), 4) for key in ("forward", "backward", "seconds")}
@@ -228,5 +230,5 @@ class Watch:
 
 
 def means(mix: Tree) -> dict[str, list[list[float]]]:
-    """Convert a mixture for metrics rows: nested lists (edges, operations) of the mean over cells."""
+    """Return the mean of a mixture over cells, as nested lists (edges, operations) for metrics rows."""
     return {name: x.mean(0).tolist() for name, x in mix.items()}

@@ -1,20 +1,20 @@
 """Early stopping of a search by the dominant eigenvalue of the architecture Hessian. Pure Python, no torch.
 
     lambda_k   eigenvalue of evaluation k = 0, 1, ...: one every `every` epochs, the first after the first epoch
-    m_k        mean of lambda_j over the evaluations |j - k| <= window // 2 (none before the first)
+    m_k        mean of lambda_j over the evaluations j >= 0 with |j - k| <= window // 2
     stop when  m_k / m_(k - lag) > factor and the epoch of evaluation k - lag is at least `start`;
-               the architecture of that epoch, k - lag, is the result
+               the result is the architecture of that epoch
 
-m_k is known window // 2 evaluations after evaluation k. With the published numbers (every 2, window 5, lag 4) the
-decision is made 12 epochs after the epoch whose architecture is returned. `start` counts epochs from 0, as in the
-released code; epochs in metrics rows count from 1 (completed epochs), so start=10 allows row 11 at the earliest.
+m_k is known window // 2 evaluations after evaluation k. With the published settings (every=2, window=5, lag=4), the
+search therefore stops 12 epochs after the epoch whose architecture is returned. `start` counts epochs from 0, as in the
+released code; metrics rows count completed epochs, so start=10 allows row 11 at the earliest.
 
 Source: Zela, Elsken, Saikia, Marrakchi, Brox, Hutter (2020), section 4.3 (DARTS-ES); automl/RobustDARTS,
 src/search/analyze.py, EVLocalAvg.
 
 Deviations
 1. If m_(k - lag) is not positive, the search does not stop; the released code would stop on two negative means.
-2. `found` reads only the metrics rows, so a resumed search makes the same decision as an uninterrupted one.
+2. `found` depends only on the metrics rows, so a resumed search makes the same decision as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Growth(NamedTuple):
-    """The first growth of an eigenvalue series: the epoch before it, the epoch of detection, m_k / m_(k-lag)."""
+    """The first growth in an eigenvalue series: the epoch before it, the epoch of its detection, m_k / m_(k - lag)."""
 
     epoch: int
     at: int
@@ -41,7 +41,7 @@ class Growth(NamedTuple):
 def growth(
     series: Sequence[tuple[int, float]], *, window: int = 5, lag: int = 4, factor: float = 1.3, start: int = 10
 ) -> Growth | None:
-    """Find the first growth above `factor` in (epoch from 1, eigenvalue) pairs; None if there is none so far."""
+    """Return the first growth by more than `factor` in (epoch, eigenvalue) pairs; None if there is none yet."""
     values = [value for _, value in series]
     half = window // 2
 
@@ -58,7 +58,7 @@ def growth(
 
 
 def series(rows: Sequence[Row]) -> list[tuple[int, float]]:
-    """Return (epoch, eigenvalue) of the metrics rows with an eigenvalue."""
+    """Return (epoch, eigenvalue) for each metrics row with an eigenvalue."""
     return [(int(row["epoch"]), float(row["eigenvalue"])) for row in rows if row.get("eigenvalue") is not None]
 
 
@@ -74,7 +74,7 @@ class NoStop:
         return False
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
-        """Return the entries of the stop for result.json; None if the search did not stop."""
+        """Return None: the search never stops early."""
         return None
 
 
@@ -91,12 +91,12 @@ class EigenvalueStop:
 
     @property
     def acts(self) -> bool:
-        """Whether `found` ends the search; with `simulate` it is only recorded."""
+        """Whether a stop ends the search; with mode=simulate, it is only recorded."""
         return self.mode == "stop"
 
     @property
     def least_epochs(self) -> int:
-        """Epochs of the shortest search in which `found` can return a stop."""
+        """Number of epochs of the shortest search in which `found` can return a stop."""
         return 2 + self.every * (self.window // 2 + self.lag + math.ceil(self.start / self.every))
 
     def due(self, epoch: int) -> bool:
@@ -104,9 +104,9 @@ class EigenvalueStop:
         return (epoch - 1) % self.every == 0
 
     def found(self, rows: Sequence[Row], epochs: int) -> dict[str, object] | None:
-        """Return the first stop in the rows: epoch, at, ratio, genotype, lookup; None if the rule did not stop.
+        """Return the first stop in the rows: epoch, at, ratio, genotype, lookup, simulated; None if there is none.
 
-        A detection in the last of `epochs` does not count, because the search ends there anyway.
+        A detection in the last of `epochs` epochs does not count, because the search ends there anyway.
         """
         mine = [row for row in rows if self.due(row["epoch"]) and row["epoch"] < epochs]
         grown = growth(series(mine), window=self.window, lag=self.lag, factor=self.factor, start=self.start)

@@ -2,28 +2,28 @@
 
 A cell is a list of edges (source, target, operation), as `edges.genotype_edges` parses from a genotype.
 
-    depth       edges on the longest path from an input to the cell's output, including the last step node -> output
-                if the space has one (concatenated nodes); edges with `none` do not count; 0 without a path
-    width       one half for each edge without `none` that starts at an input
+    depth       number of edges on the longest path from an input to the cell's output, including the edge from a node
+                to the output if the space concatenates nodes; edges with `none` do not count; 0 without a path
+    width       half the number of edges that start at an input; edges with `none` do not count
     counts      skip, pool, parametric (operations with weights), none, noise; skip_ratio = skip / all operations;
-                parametric_used: parametric operations on a path from an input to the output
+                parametric_used: number of parametric operations on paths from an input to the output
     entropy     mean over edges of - sum p ln p in nats, with p the mixture row divided by its sum
     saturation  mean over edges of 1 - entropy / ln(operations): 0 for uniform weights, 1 for one-hot rows
-    change      L1 distance of two mixtures
-    none_weight mean weight of `none` over the edges that have it
+    change      L1 distance between two mixtures
+    none_weight mean weight of `none` over the edges with this operation
 
 Sources: depth and width, the TSE-DARTS authors' fork of RobustDARTS (train_search.py, genotype_depth) and TSE-DARTS
 section 3.3; counts, TSE-DARTS figure 3 and Amended-DARTS table 3; none weight, Amended-DARTS figures 1 and 8; change,
 Lambda-DARTS figure 3. Entropy and saturation are defined by nasx.
 
 Deviations
-1. Lambda-DARTS does not define the reference of the change: nasx logs the change from the previous epoch and the
-   change from the start.
+1. Lambda-DARTS does not say from which mixture it measures the change; nasx logs the change since the previous epoch
+   and since the start.
 2. Rows are divided by their sums, which are 1 for a softmax but not for a sigmoid or for rows scaled by edge weights;
-   rows of closed edges (all zero) and rows of one operation are left out.
+   rows of closed edges (all zeros) and rows with a single operation are omitted.
 
-Shapes: a mixture is {name: (edges, operations)} as nested lists, the mean over the cells that share it, as in rows.
-Names with a dot are weights of edges, not of operations, and count only in `change`.
+Shapes: a mixture is {name: (edges, operations)} with nested lists, averaged over the cells that share it, as in metrics
+rows. Entries with a dot in their name contain weights of edges, not of operations, and only count in `change`.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def depth(edges: Sequence[Edge]) -> int:
 
 
 def width(edges: Sequence[Edge]) -> float:
-    """Return half the number of edges without `none` that start at an input."""
+    """Return half the number of edges that start at an input; edges with `none` do not count."""
     return 0.5 * sum(source in INPUTS for source, _, _ in live(edges))
 
 
@@ -80,7 +80,7 @@ def on_path(edges: Sequence[Edge]) -> list[Edge]:
 
 
 def operations(edges: Sequence[Edge]) -> Iterator[str]:
-    """Yield the operations of a cell, on its edges or, for NAS-Bench-101, on its nodes on a path to the output."""
+    """Yield the operations of a cell, on all edges or, for NAS-Bench-101, on the nodes on a path to the output."""
     named = [operation for _, _, operation in edges if operation]
     if named:
         yield from named
@@ -98,7 +98,7 @@ def _reached(edges: Sequence[Edge], start: frozenset[str], side: int) -> set[str
 
 
 def describe(edges: Sequence[Edge]) -> dict[str, float]:
-    """Return depth, width and counts of one cell."""
+    """Return the depth, width and counts of a cell."""
     counts = dict.fromkeys(FAMILIES.values(), 0)
     for operation in operations(edges):
         counts[FAMILIES[family(operation)]] += 1
@@ -114,13 +114,13 @@ def describe(edges: Sequence[Edge]) -> dict[str, float]:
 
 
 def cells(genotype: str) -> dict[str, dict[str, float]]:
-    """Return the result of `describe` for each cell in the text of a genotype. Raises UserError if not parsable."""
+    """Return the result of `describe` for each cell of a genotype, given as text. Raises UserError if it is invalid."""
     return {name: describe(edges) for name, edges in genotype_edges(genotype).items()}
 
 
 # -------------------------------------------------------------------------------------------------------- mixture
 def rows(mix: Mixture) -> Iterator[list[float]]:
-    """Yield normalized rows over operations, one for each open edge with several operations."""
+    """Yield the weights of each open edge with several operations, normalized to a sum of 1."""
     for name, edges in mix.items():
         for row in edges if "." not in name else ():
             total = sum(row)
@@ -137,17 +137,17 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def entropy(mix: Mixture) -> float:
-    """Return the mean over edges of the entropy of an edge's weights, in nats."""
+    """Return the entropy of the weights of an edge in nats, averaged over edges."""
     return _mean([_entropy(row) for row in rows(mix)])
 
 
 def saturation(mix: Mixture) -> float:
-    """Return the mean saturation: 0 for uniform weights, 1 for one-hot rows."""
+    """Return the saturation, averaged over edges: 0 for uniform weights, 1 for one-hot rows."""
     return _mean([1 - _entropy(row) / math.log(len(row)) for row in rows(mix)])
 
 
 def change(one: Mixture, other: Mixture) -> float:
-    """Return the sum of absolute differences of two mixtures of the same shape."""
+    """Return the sum of the absolute differences between two mixtures of the same shape."""
     return math.fsum(
         abs(p - q)
         for name in one
@@ -157,7 +157,10 @@ def change(one: Mixture, other: Mixture) -> float:
 
 
 def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> float | None:
-    """Return the mean weight of `none` over the edges with it; None without such edges. `names`: operations by edge."""
+    """Return the mean weight of `none` over the edges with this operation; None if there are no such edges.
+
+    `names` contains the operations of each edge, by mixture name.
+    """
     found = [
         row[own.index("none")] / sum(row)
         for name, lists in names.items()
@@ -168,6 +171,6 @@ def none_weight(mix: Mixture, names: Mapping[str, Sequence[Sequence[str]]]) -> f
 
 
 def operation_names(space: Space, names: Sequence[str]) -> dict[str, Sequence[Sequence[str]]]:
-    """Return the operations of each edge in the order of the mixture's last axis; weights of edges have none."""
+    """Return the operations of each edge, by mixture name, in the order of the last axis; edge weights are omitted."""
     named = {name: space.edge_operations(name) for name in names if "." not in name}
     return {name: own for name, own in named.items() if own}

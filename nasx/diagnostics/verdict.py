@@ -1,21 +1,21 @@
-"""State whether a search converged and whether it collapsed, from its record alone, without torch.
+"""State whether a search converged and whether it collapsed, from its metrics rows and record, without torch.
 
-Not converged: in the last tenth of the epochs (at least one) the genotype changed, or the mixture moved by more than
-`STEP` per edge and epoch; or the mixture changed, but is still nearly uniform (saturation below `UNIFORM`).
+Not converged if, in the last tenth of the epochs (at least one), the genotype changed or the mixture moved by more than
+`STEP` per edge and epoch, or if the mixture changed but is still nearly uniform (saturation below `UNIFORM`).
 
-Collapsed, if any of these holds:
-    skip        more than half of a cell's operations are skip connections (the published DARTS_V1 has only 4 of 8),
-                and a fraction below `CHANCE` of random architectures of the space has a cell with as many
+Collapsed if any of these holds:
+    skip        more than half of a cell's operations are skip connections (only 4 of 8 in the published DARTS_V1), and
+                fewer than a fraction `CHANCE` of random architectures of the space have a cell with such a share
     weightless  no operation with weights lies on a path through a cell that is not a reduction cell
-    cut off     no path leads from input to output
-    none        `none` has more than half of an edge's weight on average
-    saturated   in the first half of the epochs the mixture was already nearly one-hot (`SATURATED`) and stayed so
+    cut off     no path leads from an input of a cell to its output
+    none        on average, `none` has more than half of the weight of an edge
+    saturated   the mixture was nearly one-hot (`SATURATED`) in the first half of the epochs and stayed so to the end
 
 Reported without a verdict: the error bars of the method's gradient, if `search.probe_every` measures them.
 
-Warning only:
-    eigenvalue  the dominant eigenvalue grew by more than 1.3 under the rule of stop.py (RobustDARTS section 4.3) and
-                stayed high to the end; this growth also occurs in searches that find good cells
+Only a warning:
+    eigenvalue  the dominant eigenvalue grew by more than a factor of 1.3 according to the rule in stop.py (RobustDARTS
+                section 4.3) and stayed high to the end; such a growth also occurs in searches that find good cells
 
 Sources, reasons and accuracy of the thresholds: docs/diagnostics.md.
 """
@@ -31,28 +31,29 @@ from nasx.diagnostics import stop, structure
 from nasx.errors import UserError
 
 STEP = 0.01
-"""L1 change of the mixture per edge and epoch above which it has not converged."""
+"""L1 change of the mixture per edge and epoch above which a search has not converged."""
 UNIFORM = 0.001
-"""Saturation below which a mixture has hardly moved from its start, at which all operations have equal weight."""
+"""Saturation below which a mixture has hardly moved from its start, where all operations have equal weights."""
 SKIPS = 0.5
 CHANCE, DRAWN = 0.05, 1000
-"""Maximum share, and number, of random architectures; on S2 (two operations) a third of cells has over half skips."""
+"""Share of random architectures with as many skip connections, below which these count as a collapse, and number of
+random architectures drawn. On S2 (two operations), a third of the cells have more than half skip connections."""
 NONE = 0.5
 SATURATED = 0.9
-"""1 - entropy / ln(operations) above which gradients through a softmax barely change an edge's weights."""
+"""Saturation above which gradients through a softmax hardly change the weights of an edge."""
 BETTER = {"": "double backward", "half": "half the radius", "2K": "twice the terms", "CG": "conjugate gradients"}
-"""Suffix of a comparison's name -> the better estimate (diagnostics.probes)."""
+"""The better estimate of a comparison, by the suffix of its name (diagnostics.probes)."""
 GROWTH, EVERY, WINDOW = 1.3, 2, 5
-"""The published rule: growth factor, evaluation every two epochs, means over five evaluations."""
+"""The published rule: growth factor, number of epochs between evaluations, number of evaluations in a mean."""
 
 
 def verdict(
     rows: Sequence[Row], result: Mapping[str, object], draw: Callable[[], str] | None = None
 ) -> dict[str, object]:
-    """Return {"not_converged", "collapsed", "warning", "reasons", "text"} of a search's metrics rows and its record.
+    """Return not_converged, collapsed, warning, reasons and text for the metrics rows and the record of a search.
 
-    Without rows (a method that trains nothing) only the cell is considered. `draw` returns the text of an architecture
-    drawn uniformly from the space; without `draw`, more than half skip connections always count as a collapse.
+    Without rows (a method that trains nothing), only the cells are judged. `draw` returns the text of an architecture
+    drawn uniformly from the space; without `draw`, a cell with more than half skip connections is always a collapse.
     """
     moves, doubts = list(_moves(rows)), list(_eigenvalue(rows, result))
     collapses = [*_cells(result, draw), *_mixture(rows)]
@@ -111,7 +112,7 @@ def _cells(result: Mapping[str, object], draw: Callable[[], str] | None) -> Iter
     lots: list[dict[str, float]] = []
 
     def by_lot(name: str, ratio: float) -> float:
-        """Return the share of random architectures with a cell of this kind that has at least this share of skips."""
+        """Return the share of random architectures that have a cell of this kind with at least this share of skips."""
         if draw is None:
             return 0.0
         if not lots:
@@ -130,12 +131,12 @@ def _cells(result: Mapping[str, object], draw: Callable[[], str] | None) -> Iter
 
 
 def kind(name: str) -> str:
-    """Return the kind of a cell: its name without the number that untied cells have."""
+    """Return the kind of a cell: its name without the number by which untied cells are distinguished."""
     return name.rstrip("0123456789")
 
 
 def skips(cells: Mapping[str, Row]) -> dict[str, float]:
-    """Return the largest share of skip connections among the cells of each kind."""
+    """Return the largest share of skip connections in a cell, for each kind of cell."""
     found: dict[str, float] = {}
     for name, cell in cells.items():
         found[kind(name)] = max(found.get(kind(name), 0.0), cell["skip_ratio"])
@@ -154,7 +155,7 @@ def _mixture(rows: Sequence[Row]) -> Iterator[str]:
 
 def _eigenvalue(rows: Sequence[Row], result: Mapping[str, object]) -> Iterator[str]:
     kept, grown = growth(rows)
-    if grown is None or _early(result):  # stopped early: the returned cell precedes the growth
+    if grown is None or _early(result):  # stopped early: the returned cell is from before the growth
         return
     values, at = [value for _, value in kept], [epoch for epoch, _ in kept].index(grown.epoch)
     if fmean(values[-WINDOW:]) > GROWTH * fmean(values[max(at - WINDOW // 2, 0) : at + WINDOW // 2 + 1]):
@@ -165,14 +166,17 @@ def _eigenvalue(rows: Sequence[Row], result: Mapping[str, object]) -> Iterator[s
 
 
 def growth(rows: Sequence[Row]) -> tuple[list[tuple[int, float]], stop.Growth | None]:
-    """Return the (epoch, eigenvalue) pairs that the published rule uses, and the growth that it finds, if any."""
+    """Return the (epoch, eigenvalue) pairs that the published rule uses, and the growth that it finds, or None.
+
+    No growth is reported if the eigenvalue was computed less often than the rule requires.
+    """
     kept: list[tuple[int, float]] = []
     for epoch, value in stop.series(rows):
         if not kept or epoch - kept[-1][0] >= EVERY:
             kept.append((epoch, value))
     apart = sorted(later - epoch for (epoch, _), (later, _) in pairwise(kept))
     grown = stop.growth(kept, factor=GROWTH)
-    if grown is None or apart[len(apart) // 2] > EVERY:  # evaluated less often than the rule requires
+    if grown is None or apart[len(apart) // 2] > EVERY:  # the median distance between evaluations is too large
         return kept, None
     return kept, grown
 

@@ -1,8 +1,8 @@
-"""A search that continues from a kept checkpoint of another search with different settings (`nasx whatif`).
+"""Branch of a search: a search that continues from another search's kept checkpoint with new settings (`nasx whatif`).
 
-The state comes from the checkpoint: weights, architecture, moments of the optimizers, positions of the streams, random
-number generators, rows. All settings, including those of the optimizers, are the branch's own. A branch without
-changed settings is therefore bit-identical to its parent.
+The checkpoint provides the state: weights, architecture parameters, optimizer states, stream positions, random number
+generators and metrics rows. All settings, including the optimizers' hyperparameters, are the branch's own. A branch
+that changes no setting is therefore bit-identical to its parent.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from nasx.tracking import checkpoints
 
 
 def branch_state(path: Path, branch: Config, loop: Loop, device: torch.device | str) -> State:
-    """Return the state of the kept checkpoint at `path`, with the optimizer settings of `loop`.
+    """Return the state in the kept checkpoint at `path`, with the optimizer hyperparameters of `loop`.
 
     `branch` contains the epoch and the checkpoint's sha256. Raises UserError if the checkpoint is missing, damaged or
-    has another sha256, Unfit if the search cannot continue from it.
+    has a different sha256, and Unfit if the search cannot continue from it.
     """
     where = f"epoch={branch['epoch']}"
     state = (

@@ -1,4 +1,4 @@
-"""Budget of a search: the expected cost of the discrete network is added to the objective of the architecture.
+"""Budget of a search: the architecture objective penalizes the expected cost of the discrete network.
 
 With E(a) = E[cost](relax(a)) from spaces/expected_cost.py, target T, weight b and the loss L that the search minimizes:
 
@@ -13,15 +13,15 @@ Sources: H. Cai, L. Zhu, S. Han, ProxylessNAS, ICLR 2019, section 3.3 and releas
 et al., FBNet, CVPR 2019, section 3.3; M. Tan et al., MnasNet, CVPR 2019, section 3.1.
 
 Deviations
-1. The gradient of the products is dL + L d log R, with R the factor of L. The published gradient is R times as large
-   (for FBNet, alpha R times): a positive factor, which scales the architecture's learning rate but not Adam's steps.
-2. L is the loss of the latest pass of the step, without gradient. Second-order methods evaluate this loss at different
-   weights, or on a different batch, from the hypergradient.
-3. Logarithms are of multiply-adds, parameters, or microseconds.
-4. The mixture is relax(a) also for methods that sample it (DrNAS, GDAS, SNAS): for GDAS and SNAS it contains the
-   sampling probabilities, for DrNAS the weights by which the architecture is chosen.
+1. For the two products L R, the gradient is dL + L d log R. The published gradient is R times as large (alpha R times
+   for FBNet). This positive factor scales the learning rate of SGD and does not affect the steps of Adam.
+2. L is the detached loss of the step's most recent forward pass. In second-order methods, that pass may use other
+   weights or another batch than the hypergradient.
+3. Logarithms are taken of multiply-adds, parameters or microseconds.
+4. The mixture is relax(a) even if the method samples its mixtures: for GDAS and SNAS, it contains the sampling
+   probabilities; for DrNAS, the weights by which the architecture is selected.
 
-Shapes: a as in the space; costs in multiply-adds, parameters or milliseconds.
+Shapes: `a` as in the space. Units: costs in multiply-adds, parameters or milliseconds.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Genotype
 
 WEIGHTS = {"hinge": 1.0, "linear": 0.1, "logarithmic": 0.6, "multiplicative": 0.07}
-"""Form -> default weight. linear: ProxylessNAS' release; logarithmic: the same, and beta of FBNet; multiplicative:
-|w| of MnasNet; hinge: nasx, so that above the target the cost outweighs the loss."""
+"""Default weight of each form. linear: released code of ProxylessNAS; logarithmic: the same code, and beta in FBNet;
+multiplicative: |w| in MnasNet; hinge: chosen by nasx so that the cost outweighs the loss above the target."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,13 @@ class NoBudget:
         """Return None: the search has no limit."""
 
     def width_limits(self) -> list[CostLimit]:
-        """Return no limits on the width of a retrained network."""
+        """Return an empty list: the width of a retrained network is not limited."""
         return []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """A target for the discrete network's cost, and the form of the penalty on the expected cost."""
+    """A target for the cost of the discrete network, and the form of the penalty on its expected cost."""
 
     quantity: Literal["macs", "params", "latency"]
     target: float | str
@@ -82,14 +82,14 @@ class Budget:
     device: str | None = None
 
     def width_limits(self) -> list[CostLimit]:
-        """Return the limit on the width of a retrained network. The target must be absolute."""
+        """Return the target, which must be absolute, as a limit on the width of a retrained network."""
         amount, _ = budgets.target(self.target, self.quantity)
         return [CostLimit(f"budget.target={self.target}", self.quantity, amount)]
 
     def open(self, problem: RelaxedProblem, benchmark: Benchmark, shape: tuple[int, ...]) -> Limit:
-        """Return the limit of a search on images of `shape` (channels, height, width).
+        """Return the limit for a search on images of `shape` (channels, height, width).
 
-        Raises UserError if every network of the space costs more.
+        Raises UserError if every network of the space costs more than the target.
         """
         space, classes = problem.space, problem.classes
         assert classes is not None
@@ -127,7 +127,7 @@ class Budget:
 
 
 class Counted(TypedDict):
-    """The text of a genotype and the cost of its network; the job adds the benchmark's numbers as `lookup`."""
+    """A genotype as text and the cost of its network; the job adds the benchmark results as `lookup`."""
 
     genotype: str
     cost: float
@@ -135,7 +135,7 @@ class Counted(TypedDict):
 
 
 class Choice(TypedDict):
-    """The record of a budget: the architecture found, the nearest one within the budget, and which one is kept."""
+    """Record of a budget: the found architecture, the nearest one within the budget, and whether the latter is kept."""
 
     quantity: str
     target: float
@@ -149,7 +149,7 @@ class Choice(TypedDict):
 
 
 class Limit:
-    """The limit of one search: `target` in multiply-adds, parameters or milliseconds."""
+    """The cost limit of one search; `target` is in multiply-adds, parameters or milliseconds."""
 
     def __init__(
         self,
@@ -164,14 +164,14 @@ class Limit:
         self.weight = WEIGHTS[budget.form] if budget.weight is None else budget.weight
 
     def penalty(self, a: Tree) -> Tree:
-        """Compute the gradient of the penalty, a tree like `a`."""
+        """Compute the gradient of the penalty with respect to `a`."""
         leaves = detached(a, requires_grad=True)
         expected = self.device_model(self.problem.relax(leaves))
         slope = self.slope(expected.detach())
         return {k: slope.to(x.dtype) * x for k, x in gradient(expected, leaves).items()}
 
     def slope(self, expected: Tensor) -> Tensor:
-        """Return the derivative of the penalty with respect to the expected cost, ()."""
+        """Return the derivative () of the penalty with respect to the expected cost."""
         b, t, form = self.weight, self.target, self.budget.form
         if form == "hinge":
             return b / t * (expected > t).to(expected.dtype)
@@ -185,13 +185,14 @@ class Limit:
         return loss.double() * b / (expected * torch.log(unit * expected))
 
     def expected(self, mix: Tree) -> float:
-        """Compute the expected cost of a mixture."""
+        """Compute the expected cost of the discrete network of a mixture."""
         return float(self.device_model(mix))
 
     def kept(self, mix: Tree) -> tuple[Tree, Choice]:
-        """Return the mixture to discretize, and a record of the found architecture and the nearest within the budget.
+        """Return the mixture to discretize, and the record of the choice.
 
-        The mixture is that of the nearest architecture if the found one costs more and `enforce` is set.
+        If the architecture of `mix` exceeds the target and `enforce` is set, the nearest mixture whose architecture
+        does not exceed it is returned instead, provided there is one.
         """
         space, budget = self.problem.space, self.budget
         mix = {name: x.detach().cpu() for name, x in mix.items()}

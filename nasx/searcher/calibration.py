@@ -1,23 +1,26 @@
-"""engine=auto: find the fastest engine settings (a path) by measuring steps at the start of a search.
+"""engine=auto: find the fastest engine settings (a path) by timing steps at the start of a search.
 
-1. The run takes three of its own steps and returns to its initial state; their time predicts the time of the whole run.
-   If the share `engine.calibrate` of this time is too short for a measurement, steps remain eager.
-2. Another process, killed after that share of the time, builds the same search for each path: eager, and with those of
-   the settings channels_last, CUDA graphs and compile that are off. The first step of a path is compared with the eager
-   step from the same state; then the path's steps are timed, alternating with eager steps. Paths that differ, fail or
-   do not fit into memory are refused.
-3. The fastest path is written to engine.json in the run folder before the first step, and to the user's cache for runs
-   of the same shape on this machine. The run is then bit-identical to a run configured with these settings. A resumed
-   run reads engine.json; a branch (nasx whatif) reads its parent's. A run with checkpoints but without the file is
-   eager.
+A path adds settings to those of the configuration: channels_last, CUDA graphs, compile, or several of them. Steps with
+the configuration's own settings, usually eager ones, are the baseline and are called eager below.
 
-Steps are compared in float64, on a few images of each batch, with the layout, kernels and graphs of the path. In single
-precision, rounding errors are as large as the gradient: channels_last alone changed the architecture step of
-NAS-Bench-201 by 13 % (one cell per stage, 16 channels, batch 32), although the steps agreed to 1e-14 in float64. In
-the run's own precision a path is refused only if its step is not finite, or differs from the eager step by more than
-the length of the eager step. The comparison updates the architecture by SGD, since Adam's first step is only a sign.
+1. The run takes three steps, which predict its total time, and returns to its initial state. If the fraction
+   `engine.calibrate` of the total time is too short for a measurement, steps remain eager.
+2. A second process, which is killed after that time, builds the same search without a path and with each path. The
+   first step of a path is compared with the eager step from the same state; the next steps are timed in alternation
+   with eager steps. A path is rejected if its step differs, fails or does not fit into memory.
+3. The fastest path is written to engine.json in the run folder before the first step, and the measurements are cached
+   for runs of the same shape on this machine. The run is then bit-identical to one that is configured with these
+   settings. A resumed run reads engine.json; a branch (nasx whatif) reads the file of its parent. A run that has
+   checkpoints but no such file is eager.
 
-Precision is never changed. Searches on text, in stages, in several processes or with deterministic=true remain eager.
+Steps are compared in float64, on the first images of each batch, with the layout, kernels and graphs of the path. In
+single precision, rounding errors can be as large as the gradient: channels_last alone changed the architecture step of
+NAS-Bench-201 by 13 % (one cell per stage, 16 channels, batch size 32), although the steps agreed to 1e-14 in float64.
+In the run's own precision, a path is rejected only if its step is not finite or differs from the eager step by more
+than the length of the eager step. The compared steps update the architecture with SGD, because Adam's first step only
+depends on the signs of the gradient.
+
+The precision is never changed. Searches on text, in stages, in several processes or with deterministic=true stay eager.
 """
 
 from __future__ import annotations
@@ -59,27 +62,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("nasx")
 KEPT = "engine.json"
 REHEARSED = 3
-"""Number of steps that predict the time of a run; the first one warms up."""
+"""Number of steps from which the time of a run is predicted; the first one is a warm-up and is not timed."""
 SHORTEST_S = 20.0
-"""Minimum seconds for a measurement, which starts a process, builds the search and takes some steps."""
+"""Minimum time in seconds for a measurement, which starts a process, builds the search and takes a few steps."""
 TURNS = 3
-"""Number of timed pairs of an eager step and a step of the path."""
+"""Number of timed pairs of an eager step and a step with the path."""
 FASTER = 1.05
-"""Minimum ratio of eager time to a path's time for choosing the path."""
+"""Minimum speedup over eager steps for which a path is chosen."""
 COMPARED = 16
-"""Images per batch in float64 steps, which need twice the memory per image."""
+"""Number of images per batch in float64 steps, which need twice as much memory per image."""
 EXACT, ROUGH = 1e-6, 1.0
-"""Maximum distance of a first step from the eager one, relative to its length: in float64, in the run's precision."""
+"""Maximum relative distance between the first step of a path and the eager step: in float64, and in the run's
+precision."""
 EXACTLY = {"precision": "fp32"}
-"""Settings of the engine for steps in float64, which autocast would round to bf16."""
+"""Engine settings for float64 steps, whose values autocast would otherwise round to bf16."""
 EnginePath = dict[str, object]
 CHOICES: EnginePath = {"channels_last": True, "graphs": "auto", "compile": "on"}
-"""The settings that a path can add to the configuration, with their values."""
+"""The engine settings that a path can add to the configuration, and their values."""
 
 
 # ------------------------------------------------------------------------------------------------------- the run
 def calibrated(ctx: Session) -> SearchJob:
-    """Return the job of a run, with the path saved in its folder or a newly measured one."""
+    """Return the job of a run, with the path saved in its folder or, if there is none, the fastest measured path."""
     path = saved_path(ctx.run.folder)
     branches = bool(ctx.info.origin) and not checkpoints.found(ctx.run.folder)
     if path is None and branches:
@@ -104,7 +108,7 @@ def calibrated(ctx: Session) -> SearchJob:
 
 
 def saved_path(folder: Path) -> EnginePath | None:
-    """Return the path saved in a run folder; None if there is none. Raises UserError if it is invalid."""
+    """Return the path saved in a run folder; None if no path is saved. Raises UserError if it is invalid."""
     held = files.read_json(folder / KEPT)
     if held is None:
         return None
@@ -119,7 +123,7 @@ def saved_path(folder: Path) -> EnginePath | None:
 
 
 def can_choose(job: SearchJob) -> bool:
-    """Return whether the path of a run can still be chosen, has alternatives, and the run is long enough."""
+    """Return whether a path can be chosen for a run: it has not started, is long enough, and supports at least one."""
     config, share = job.ctx.config, job.engine_settings.calibrate
     return (
         share * job.loop.total / job.method.steps_w >= REHEARSED
@@ -133,7 +137,7 @@ def can_choose(job: SearchJob) -> bool:
 
 
 def choose(job: SearchJob) -> tuple[list[Row], str] | None:
-    """Return the measurements for runs like this one, cached or new, and their origin; None if the run is too short."""
+    """Return the cached or new measurements for this kind of run, and their origin; None if the run is too short."""
     cached = cache_file(job)
     held = files.read_json(cached)
     if held is not None and isinstance(held.get("measured"), list):
@@ -145,7 +149,7 @@ def choose(job: SearchJob) -> tuple[list[Row], str] | None:
     log.info("engine=auto: measuring for at most %s of about %s", progress.duration(budget), progress.duration(whole))
     began = time.monotonic()
     rows = measure(job.ctx, candidates(job.engine_settings, job.ctx.device), budget)
-    if rows:  # none if the process was killed too early
+    if rows:  # empty if the process was killed before it had measured a path
         try:
             files.make_folder(cached.parent)
             files.write_atomic(cached, json.dumps({"measured": rows}))
@@ -155,7 +159,7 @@ def choose(job: SearchJob) -> tuple[list[Row], str] | None:
 
 
 def time_step(job: SearchJob) -> float:
-    """Measure the seconds of a step, and restore the job to its initial state."""
+    """Return the time of a step in seconds, and restore the initial state of the job."""
     streams = job.loop.train, job.loop.val
     start, random = Position(job.search, job.problem), torch.get_rng_state()
     before = [stream.state_dict() for stream in streams]
@@ -170,7 +174,10 @@ def time_step(job: SearchJob) -> float:
 
 
 def candidates(engine: EngineSettings, device: torch.device) -> list[EnginePath]:
-    """Return the engine paths that add settings to the configuration; the quickest to measure come first."""
+    """Return the paths that the configuration and the device allow, in the order in which they are measured.
+
+    Paths without compilation come first, because they are faster to measure.
+    """
     off = [key for key in CHOICES if getattr(engine, key) in (False, "off")]
     more = [key for key in off if key != "graphs" or device.type == "cuda"]
     found = [{key: CHOICES[key] for i, key in enumerate(more) if n >> i & 1} for n in range(1, 2 ** len(more))]
@@ -178,13 +185,13 @@ def candidates(engine: EngineSettings, device: torch.device) -> list[EnginePath]
 
 
 def fastest(rows: Sequence[Row]) -> EnginePath:
-    """Return the path with the highest ratio; empty for eager."""
+    """Return the path with the highest speedup; empty if no path reaches `FASTER`."""
     good = [row for row in rows if not row["refused"] and row["ratio"] >= FASTER]
     return max(good, key=lambda row: row["ratio"], default={"path": {}})["path"]
 
 
 def choice_text(path: EnginePath, rows: Sequence[Row], how: str, configured: str = "eager") -> str:
-    """Describe the choice and its reason in one line; `configured` names the path of the configuration."""
+    """Describe the choice and the reason for it in one line; `configured` describes the configuration's settings."""
     ratio = max((row["ratio"] for row in rows if row["path"] == path), default=1.0)
     refused = sum(bool(row["refused"]) for row in rows)
     if not rows:
@@ -195,7 +202,7 @@ def choice_text(path: EnginePath, rows: Sequence[Row], how: str, configured: str
 
 
 def configured_text(engine: EngineSettings) -> str:
-    """Describe the path that the configuration sets."""
+    """Describe the path settings that the configuration itself enables."""
     on = {key: getattr(engine, key) for key in CHOICES if getattr(engine, key) not in (False, "off")}
     return path_text(on) or "eager"
 
@@ -205,7 +212,7 @@ def path_text(path: EnginePath) -> str:
 
 
 def cache_file(job: SearchJob) -> Path:
-    """Return the cache file of measurements on this machine, with these versions, of a step of this shape."""
+    """Return the cache file for measurements of this kind of step, on this machine and with these versions."""
     cfg = {key: job.ctx.config[key] for key in ("space", "method", "engine")}
     step = {k: v for k, v in job.ctx.config["search"].items() if k not in ("epochs", "updates_per_epoch", "protocol")}
     about = [environment.hardware(job.ctx.device), environment.versions(), environment.commit(), os.cpu_count()]
@@ -215,7 +222,10 @@ def cache_file(job: SearchJob) -> Path:
 
 # ----------------------------------------------------------------------------------------------- another process
 def measure(ctx: Session, paths: Sequence[EnginePath], budget: float) -> list[Row]:
-    """Return the rows of the paths measured within `budget` seconds. Raises StopRequested on a signal."""
+    """Measure paths in another process for at most `budget` seconds, and return the rows of those that were measured.
+
+    Raises StopRequested on a signal.
+    """
     given = {"cfg": ctx.config, "info": dataclasses.asdict(ctx.info), "folder": str(ctx.run.folder), "paths": [*paths]}
     path = os.pathsep.join([*filter(None, sys.path), str(Path.cwd())])
     end = time.monotonic() + budget
@@ -245,7 +255,7 @@ def measure(ctx: Session, paths: Sequence[EnginePath], budget: float) -> list[Ro
 
 
 def main() -> None:
-    """Measure the paths that a line of standard input describes; print one JSON row per line."""
+    """Measure the paths described by the first line of standard input, and print one line of JSON per path."""
     given = json.loads(sys.stdin.readline())
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()
     cfg, info, device = given["cfg"], JobInfo(**given["info"]), torch.device(given["device"])
@@ -258,20 +268,20 @@ def main() -> None:
 
 
 def build_job(cfg: Config, info: JobInfo, folder: Path, device: torch.device | str, path: EnginePath) -> SearchJob:
-    """Build the search of a configuration with a path. The search does not write to the run folder."""
+    """Build the search of a configuration with a path; it does not write to the run folder."""
     run, signals = run_folder.ReadOnlyRun(folder), environment.Signals()
     return SearchJob(Session(run, torch.device(device), cfg, info, signals), path=path)
 
 
 class Steps:
-    """Steps of a job in an epoch in which both weights and architecture are updated."""
+    """Steps of a job, in an epoch in which both weights and architecture are updated."""
 
     def __init__(self, job: SearchJob, step: Callable[..., object] | None = None) -> None:
         self.job, self.step = job, step or job.loop.advance or job.method.step
         job.loop.enter(job.settings.moving_epoch)
 
     def seconds(self) -> float:
-        """Take a step and return its seconds."""
+        """Take a step and return its time in seconds."""
         loop = self.job.loop
         batches = [self.compared(next(loop.train)) for _ in range(self.job.method.train_batches)]
         val = self.compared(next(loop.val))
@@ -280,7 +290,7 @@ class Steps:
         return self.now() - began
 
     def compared(self, batch: Batch) -> Batch:
-        """Return the batch; for a search in float64, only its first images."""
+        """Return the batch or, for a search in float64, its first `COMPARED` images."""
         if self.job.problem.dtype != torch.float64:
             return batch
         return batch._replace(x=batch.x[:COMPARED].double(), y=batch.y[:COMPARED])
@@ -300,7 +310,10 @@ class Steps:
         return start, self.position()
 
     def distance(self, start: Position, end: Position, most: float) -> float:
-        """Return the first step's distance from `end`, relative to `end` - `start`. ArithmeticError above `most`."""
+        """Take the first step, and return its distance from `end` relative to the distance between `start` and `end`.
+
+        Raises ArithmeticError if the relative distance is NaN or greater than `most`.
+        """
         found = end.apart(self.first()[1], start)
         if not found <= most:  # also raises for NaN
             dtype = self.job.problem.dtype
@@ -309,7 +322,12 @@ class Steps:
 
 
 def measure_paths(build: Callable[[EnginePath], SearchJob], paths: Sequence[EnginePath]) -> Iterator[Row]:
-    """Yield each path's speed and float64 distance relative to eager execution, and why it was rejected (or None)."""
+    """Yield a row for each path: path, ratio, apart, refused, first_s.
+
+    `ratio` is the speedup over eager steps, `apart` the relative distance from the eager step in float64, `refused` the
+    reason why the path was rejected (None if it was not), and `first_s`, if its first steps succeed, the seconds that
+    building the search and taking these steps took.
+    """
     eager = Steps(build({}))
     start, end = eager.first()
     with in_float64():

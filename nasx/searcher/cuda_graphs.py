@@ -1,25 +1,25 @@
-"""Steps replayed from CUDA graphs: the whole outer step (weights, architecture, optimizers) as one launch.
+"""Steps replayed from CUDA graphs: a whole outer step (weights, architecture, optimizers) is launched as one graph.
 
-The steps of a method are the same device operations with different inputs: batches, numbers computed in Python (epoch,
-updates, progress, learning rate, options of the network), and random numbers. `Replayed` gives all of them fixed
-addresses: batches are copied, and numbers are filled into 0-d tensors. From the seeds of the batches, generators are
-seeded and tensors made on the host are copied (draws.py). One graph serves all epochs but the first, in which schedules
-that start at zero skip work. A new graph is captured if the shapes of the batches or the set of active options change,
-and when the warm-up of the architecture ends.
+Every step of a method runs the same device operations on different inputs: batches, numbers computed in Python (epoch,
+updates, progress, learning rate, network options) and random numbers. `Replayed` stores all of them at fixed addresses:
+batches are copied, and numbers are written to 0-d tensors. For random numbers, generators are reseeded with the seeds
+of the batches, and tensors drawn on the host are copied (draws.py). The first epoch has a graph of its own, because
+schedules that start at zero skip work in it; all other epochs share one graph. A new graph is captured if the batch
+shapes or the set of active options change, and when the warm-up of the architecture ends.
 
-The first step of a kind runs eagerly, which also warms up kernels and optimizers. The second one is captured with the
-batches of the first; its replay is then compared with eager steps from the same state on its own batches, so that
-values that Python baked into the graph show as differences. Eager steps also read their numbers from the device, so an
-eager and a replayed step are bit-identical, and so are a resumed and an uninterrupted search.
+The first step of each kind is eager, which also warms up kernels and optimizers. The second step is captured with the
+batches of the first. Its replay on its own batches is then compared with eager steps from the same state, which reveals
+values that Python has baked into the graph. Eager steps also read their numbers from the device, so eager and replayed
+steps are bit-identical, and so are resumed and uninterrupted searches.
 
-If a step cannot be captured (for instance because it reads a value back with `if`), or its replay
-differs, weights, optimizers, statistics and counters are restored, and all further steps run eagerly. Steps on text,
-in which each batch carries a state to the next, are not replayed.
+If a step cannot be captured (for example, because an `if` reads a tensor value) or its replay differs, the weights,
+architecture, optimizer states, statistics and counters are restored, and all further steps are eager. Steps on text, in
+which each batch passes a hidden state to the next batch, are not replayed.
 
-Tested on a CPU (bookkeeping, comparison) and on a fake CUDA runtime (tests/fakecuda). tests/program/test_gpu.py needs
-a GPU and has not been run yet.
+Tested on a CPU (bookkeeping and comparison) and on a fake CUDA runtime (tests/fakecuda). tests/program/test_gpu.py
+needs a GPU and has not been run yet.
 
-Source: PyTorch, CUDA semantics, section CUDA graphs.
+Source: PyTorch documentation, CUDA semantics, section CUDA Graphs.
 """
 
 from __future__ import annotations
@@ -46,13 +46,16 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nasx")
 CASES = 8
-"""Maximum number of kinds of steps with a graph, such as full chunks and the shorter last chunk of each epoch."""
+"""Maximum number of kinds of steps that have a graph, such as full chunks and the shorter last chunk of an epoch."""
 NOISE = 10.0
-"""Maximum distance of a replay from an eager step, relative to that of two eager steps (nondeterministic kernels)."""
+"""Maximum distance between a replayed and an eager step, in multiples of the distance between two eager steps, which is
+not zero if kernels are nondeterministic."""
 BROKEN: list[torch.cuda.CUDAGraph] = []
+"""Graphs whose capture failed, kept alive because an allocator of torch still refers to them (`_end`)."""
 Values = dict[str, Tensor]
 Capture = Callable[[Callable[[], None], Sequence[torch.Generator]], Callable[[], None]]
-"""Captures the work of a function that draws from the generators, and returns a function that replays it."""
+"""Function that captures the work of its first argument, which may draw from the given generators, and returns a
+function that replays it."""
 
 
 # ------------------------------------------------------------------------------------------------------- inputs
@@ -76,7 +79,7 @@ class Moment:
 
 # ----------------------------------------------------------------------------------------------------- position
 class Position:
-    """Copies of all that a step changes: weights, architecture, optimizer states, running statistics, counters."""
+    """Copies of everything a step changes: weights, architecture, optimizer states, running statistics, pass count."""
 
     def __init__(self, search: Search, problem: RelaxedProblem) -> None:
         self.problem, self.passes = problem, problem.passes
@@ -95,7 +98,7 @@ class Position:
 
     @torch.no_grad()
     def restore(self) -> None:
-        """Restore all values in place."""
+        """Restore all copied values, tensors in place."""
         for optimizer, states in zip(self.optimizers, self.states, strict=True):
             optimizer.state.clear()
             optimizer.state.update({x: dict(state) for x, state in states.items()})
@@ -104,7 +107,7 @@ class Position:
         self.problem.passes = self.passes
 
     def apart(self, other: Position, start: Position) -> float:
-        """Return the distance to `other` divided by the distance to `start`; the maximum over the kinds of tensors."""
+        """Return the distance to `other` divided by the distance to `start`: the maximum over the kinds of tensors."""
         worst = 0.0
         for kind in dict.fromkeys(kind for kind, _ in self.copies):
             keys = [k for k in self.copies if k[0] == kind and k in other.copies and k in start.copies]
@@ -120,7 +123,7 @@ def _norm(tensors: list[Tensor]) -> float:
 # ------------------------------------------------------------------------------------------------------- replay
 @dataclass
 class Case:
-    """One kind of step: the random draws of its first step, and its graph."""
+    """A kind of step: the batches and random draws of its first step, and its graph once it is captured."""
 
     batches: list[Batch]
     noted: RecordedDraws
@@ -131,18 +134,21 @@ class Case:
 
 
 class Replayed:
-    """`method.step`, replayed from CUDA graphs made by `capture`. Raises UserError if `required` but not possible."""
+    """The `step` of a method, replayed from CUDA graphs that `capture` records.
+
+    Raises UserError if replay is `required` and a step cannot be replayed.
+    """
 
     def __init__(self, method: Method, problem: RelaxedProblem, capture: Capture, *, required: bool = False) -> None:
         self.method, self.problem, self.capture, self.required = method, problem, capture, required
         self.moment: Moment | None = None
         self.cases: dict[Hashable, Case] = {}
         self.why: str | None = None
-        """The reason why all further steps are eager; None while they can be replayed."""
+        """The reason why all further steps are eager; None as long as steps may be replayed."""
         self.needs_host = False
         """Whether the method needs numbers on the host, so that its steps receive no device tensors."""
         self.checked = False
-        """Whether some replay has agreed with an eager step."""
+        """Whether any replay has agreed with an eager step so far."""
 
     def __call__(self, search: Search, train: Sequence[Batch], val: Batch) -> Values:
         batches = [*train, val]
@@ -167,13 +173,13 @@ class Replayed:
 
     @contextlib.contextmanager
     def _device_numbers(self, search: Search) -> Iterator[Search]:
-        """Yield a view of the search whose numbers are on the device."""
+        """Yield a view of the search whose numbers (epoch, updates, progress, options, rates) are device tensors."""
         if self.moment is None:
             self.moment = Moment(next(iter(search.w.values())).device)
         put, problem, options = self.moment.put, self.problem, self.problem.options
         groups = search.w_opt.param_groups
         rates = [group["lr"] for group in groups]
-        fused = any(group.get("fused") for group in groups)  # the fused kernel reads the rate in single precision
+        fused = any(group.get("fused") for group in groups)  # fused kernels read the rate in single precision
         numbers: dict[str, Any] = {k: put(k, getattr(search, k)) for k in ("updates", "progress")}
         if search.epoch:
             numbers["epoch"] = put("epoch", search.epoch)
@@ -196,13 +202,13 @@ class Replayed:
             self.problem.draws = before
 
     def _first(self, key: Hashable, view: Search, batches: list[Batch]) -> Values | None:
-        """Take an eager step and record its draws. None, with the state restored, if the method needs host numbers."""
+        """Take an eager step and record its draws; undo it and return None if the method needs numbers on the host."""
         start, noted = Position(view, self.problem), RecordedDraws(batches)
         try:
             values = self._step(view, batches, noted)
         except (UserError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # noqa: BLE001  a later plain step raises the method's own errors
+        except Exception as error:  # noqa: BLE001  the plain step that follows raises the method's own errors
             start.restore()
             self._refuse(error_text(error))
             self.needs_host = True
@@ -215,7 +221,7 @@ class Replayed:
         return values
 
     def _second(self, case: Case, view: Search, batches: list[Batch]) -> Values:
-        """Capture the step, and compare its replay with eager steps on the same batches."""
+        """Capture the step, compare its replay with eager steps on the same batches, and return the step's values."""
         start, why = Position(view, self.problem), ""
         try:
             self._record(case, view)
@@ -263,7 +269,7 @@ class Replayed:
         return {name: value.clone() for name, value in case.values.items()}
 
     def _refuse(self, why: str) -> None:
-        """Take all further steps eagerly."""
+        """Make all further steps eager. Raises UserError if replay is required."""
         self.cases.clear()
         gc.collect()  # frees the memory of the graphs
         if self.required:
@@ -277,7 +283,7 @@ class Replayed:
 
 
 def error_text(error: BaseException) -> str:
-    """Describe the first error of a chain in one line, with the innermost frame outside torch."""
+    """Describe the first error in a chain of exceptions in one line, with the innermost frame outside torch."""
     while error.__context__ is not None:
         error = error.__context__
     own = Path(torch.__file__).parent
@@ -290,15 +296,15 @@ def error_text(error: BaseException) -> str:
 def cuda(device: torch.device) -> Capture:
     """Return a function that captures work on `device` as a CUDA graph; capturing does not run the work.
 
-    Each search has its own stream: libraries keep one workspace per stream, which graphs that replay concurrently must
-    not share. All graphs of a search share one memory pool, since the results of a replay are copied out of it before
-    the next one. Only calls of this thread invalidate a capture, because another thread pins memory.
+    Each search has its own stream: libraries keep one workspace per stream, which graphs that are replayed concurrently
+    must not share. All graphs of a search share one memory pool, because the results of a replay are copied out of it
+    before the next replay. Only calls in this thread can invalidate a capture; another thread may pin memory meanwhile.
     """
     stream, pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
 
     def capture(work: Callable[[], None], generators: Sequence[torch.Generator]) -> Callable[[], None]:
         nonlocal pool
-        gc.collect()  # no earlier autograd graph may be alive
+        gc.collect()  # no autograd graph of an earlier step may be alive during the capture
         graph = torch.cuda.CUDAGraph()
         if TorchVersion(torch.__version__) < "2.14":  # later versions do this at the first draw
             for generator in generators:
@@ -322,14 +328,14 @@ def cuda(device: torch.device) -> Capture:
 
 
 def _end(device: torch.device, pool: tuple[int, int]) -> None:
-    """End a failed capture completely: torch 2.11 leaves parts open if ending the capture raises (2.15 does not).
+    """Clean up after a failed capture: if ending a capture raises, torch 2.11 ends it only in part (2.15 completely).
 
-    The allocator stays in capture mode (memory used by several streams is never reused), and so does the default
-    generator of the device (drawing from it raises). The capture of the pinned memory allocator cannot be ended: the
-    pool is not used again, and the graph, which that allocator refers to, is kept.
+    The CUDA allocator stays in capture mode (memory used by several streams is never reused), and so does the default
+    generator of the device (drawing from it raises); both are reset here. The capture of the pinned memory allocator
+    cannot be ended, so the pool is not used again, and the graph, to which that allocator refers, is kept alive.
     """
     index = torch.cuda.current_device() if device.index is None else device.index
-    with contextlib.suppress(RuntimeError):  # not recording: torch has ended it
+    with contextlib.suppress(RuntimeError):  # torch has already ended it
         torch._C._cuda_endAllocateToPool(index, pool)
         torch._C._cuda_releasePool(index, pool)
     generator = torch.cuda.default_generators[index]
@@ -339,7 +345,7 @@ def _end(device: torch.device, pool: tuple[int, int]) -> None:
 
 
 def reason(device: torch.device, *, carries: bool = False) -> str | None:
-    """Return why steps cannot be replayed here; None if they can."""
+    """Return the reason why steps cannot be replayed, None if they can; `carries`: batches carry a hidden state."""
     if device.type != "cuda":
         return "CUDA graphs need a CUDA device"
     return "each batch continues from the previous one, and batches vary in length" if carries else None

@@ -1,4 +1,4 @@
-"""One search: its components, metrics rows, checkpoints and record."""
+"""A search as a job: its components, metrics rows, checkpoints and record."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from nasx.tracking.session import Session
 
 log = logging.getLogger("nasx")
 LONG = 1000
-"""Minimum number of updates of a run to predict its memory; a prediction takes as long as a few updates."""
+"""Minimum number of updates of a run for a memory prediction, which takes as long as a few updates on a CPU."""
 
 
 class SearchJob(Job):
-    """One search in its run folder."""
+    """A search in its run folder."""
 
     kind = "search"
 
     def __init__(
         self, ctx: Session, stage: search_stage.Stage | None = None, path: Mapping[str, object] | None = None
     ) -> None:
-        """Build the search. `path`: engine settings from calibration.py that replace those of the configuration."""
+        """Build the search. `path` contains engine settings (see calibration.py) that override the configuration."""
         self.stage = stage or search_stage.stage(ctx.config, ctx.run.folder, stages.count(ctx.config) - 1)
         cfg = self.stage.config
 
@@ -129,9 +129,9 @@ class SearchJob(Job):
         self.memory = Memory(self.space, self.method, own_share, engine, len(self.data.classes), self.data.shape)
         ctx.needs = self.needs
 
-    # ------------------------------------------------------------------------------------------------- the cost
+    # ------------------------------------------------------------------------------------------------- the step
     def needs(self, peak: Peak | None = None) -> tuple[str, list[str]]:
-        """Return the peak memory of a step in words, and the settings that lower it, each with the resulting peak."""
+        """Describe the peak memory of a step, and the settings that would lower it, each with the resulting peak."""
         peak = peak or self.memory.peak()
         said = f"a step needs {memory(peak.total + self.other_memory)}"
         if self.other_memory > 0:
@@ -140,10 +140,10 @@ class SearchJob(Job):
         return said, [f"set {words} ({memory(lower.total + self.other_memory)})" for words, lower in less]
 
     def log_memory(self) -> None:
-        """Log the predicted peak memory, with a warning if the GPU has less."""
+        """Log the predicted peak memory, and a warning if the GPU has less free memory."""
         try:
             peak = self.memory.peak()
-        except Exception as error:  # noqa: BLE001  a method that reads values back has no prediction, but may run
+        except Exception as error:  # noqa: BLE001  a step that reads tensor values cannot be predicted, but can run
             log.debug("the peak memory is not predicted: %s", error)
             return
         total, there = peak.total + self.other_memory, environment.available(self.ctx.device)
@@ -153,7 +153,10 @@ class SearchJob(Job):
             log.warning("a step does not fit into the free memory: %s", ", or ".join(self.needs(peak)[1]))
 
     def graph_step(self, wanted: str, device: torch.device) -> Step | None:
-        """Return a step that replays CUDA graphs; None if not wanted or impossible. `on`: UserError if impossible."""
+        """Return a step that replays CUDA graphs; None if `wanted` is off, or if it is auto and graphs are impossible.
+
+        Raises UserError if `wanted` is on and graphs are impossible.
+        """
         if wanted == "off":
             return None
         why = cuda_graphs.reason(device, carries=self.data.carries)
@@ -166,7 +169,7 @@ class SearchJob(Job):
         log.info("steps run eagerly: %s", why)
         return None
 
-    # ------------------------------------------------------------------------------------- found architectures
+    # ------------------------------------------------------------------------------------- architectures
     def genotype(self, mix: Tree) -> Genotype:
         return self.space.discretize({k: x.detach().cpu() for k, x in mix.items()})
 
@@ -174,18 +177,21 @@ class SearchJob(Job):
         return self.query(self.genotype(mix))
 
     def query(self, genotype: object) -> Result | None:
-        """Return the benchmark's numbers of a genotype; None if it has none."""
+        """Return the benchmark results of a genotype; None if the benchmark does not contain it."""
         score = self.benchmark.query(genotype)
         return None if score is None else score.as_record()
 
     def score(self, mix: Tree) -> float | None:
-        """Return the benchmark's validation accuracy on this dataset, or on CIFAR-10 if it lacks the dataset."""
+        """Return the benchmark's validation accuracy of a mixture's genotype; None if unknown.
+
+        The accuracy is that on this dataset, or on CIFAR-10 if the benchmark lacks the dataset.
+        """
         found = self.lookup(mix)
         key = self.benchmark.dataset_key(self.source.name) or "cifar10"
         return None if found is None or key not in found else found[key]["valid"]
 
     def evaluate(self) -> dict[str, float]:
-        """Evaluate the supernet on the validation split at the relaxed architecture."""
+        """Evaluate the supernet with the current mixture on the validation split."""
         most, batch = self.settings.evaluated
         batches = self.data.ordered("train", self.a_index[:most], batch=batch)
         means = self.problem.evaluate(self.search.w, self.problem.relax(self.search.a), batches)
@@ -215,7 +221,7 @@ class SearchJob(Job):
         return {**super().state(), **own, "decided": self.decided, "measured": self.measured}
 
     def begin_epoch(self, epoch: int) -> None:
-        """Set the arguments of the supernet's training passes for this epoch (drop-path)."""
+        """Set the options of the supernet's training passes for this epoch, such as the drop-path rate."""
         self.problem.options = self.settings.options(epoch)
 
     def tick(self, _: object) -> None:
@@ -243,10 +249,10 @@ class SearchJob(Job):
         self.loop.stopped = self.watch.stopped
         return row
 
-    # ------------------------------------------------------------------------------------------------- the end
+    # ------------------------------------------------------------------------------------------------- result
     def select(self) -> Tree:
-        """Return the mixture to discretize: the method's choice, or the mixture that early stopping returns to."""
-        if not self.stage.last:  # the next stage uses the mixture itself to narrow the space
+        """Return the mixture to discretize: the method's choice or, after early stopping, that of the kept epoch."""
+        if not self.stage.last:  # the next stage narrows the space by the mixture itself
             return detached(self.problem.relax(self.search.a))
         stopped = self.watch.ended()
         if stopped and self.loop.stopped:
@@ -271,7 +277,7 @@ class SearchJob(Job):
         return self.method.select(self.search, selection)
 
     def final(self) -> dict[str, float]:
-        """Return the supernet's final evaluation, from the row of the last epoch if it has one."""
+        """Return the final evaluation of the supernet, from the last row if it has one."""
         last = (self.watch.rows or [{}])[-1]
         return {k: last[k] for k in ("valid_loss", f"valid_{self.metric.name}") if k in last} or self.evaluate()
 

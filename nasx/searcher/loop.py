@@ -1,7 +1,8 @@
 """The search loop: draw batches, call the method's step, set schedules, average the logged values.
 
-Epochs are counted in weight updates. `state()` contains all that a resume needs: weights, buffers, architecture, both
-optimizers, stream positions, running means and counters. A stream is a function of its position and has no other state.
+The length of an epoch is counted in weight updates. `state()` contains everything needed to resume: weights, buffers,
+architecture, both optimizers, stream positions, running means, the number of updates and torch's random number
+generator. A stream has no state other than its position.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nasx.core.schedules import rate
 
 
 def on_device_of(optimizer: torch.optim.Optimizer, state: State) -> dict[str, object]:
-    """Return an optimizer's saved state with kernel settings for this device, which may differ from those saved."""
+    """Return an optimizer's saved state with the kernel settings (fused, ...) that suit its current device."""
     kernels = ("fused", "foreach", "capturable")
     groups = [
         {**saved, **{k: live[k] for k in kernels if k in live}}
@@ -32,10 +33,11 @@ def on_device_of(optimizer: torch.optim.Optimizer, state: State) -> dict[str, ob
 
 @dataclass
 class Loop:
-    """One search from its current position to its end.
+    """A search from its current position to its end.
 
-    `begin_epoch(epoch)` is called before the first step of each epoch (again after a resume), `end_epoch(row)` with its
-    means, and `tick(loop)` after every step (after the last step of each epoch: after `end_epoch`).
+    `begin_epoch(epoch)` is called before the first step of each epoch and again when a search resumes within it,
+    `end_epoch(row)` with the means at the end of each epoch, and `tick(loop)` after every step; after the last step of
+    an epoch, `end_epoch` is called before `tick`.
     """
 
     search: Search
@@ -46,19 +48,19 @@ class Loop:
     settings: SearchProtocol
     updates_per_epoch: int
     span: tuple[int, int] | None = None
-    """Schedule epochs before this search, and the schedule's total; None: 0 and the epochs of `settings`."""
+    """Number of schedule epochs before this search, and in total; None: 0, and the number of epochs of the search."""
     begin_epoch: Callable[[int], None] = lambda epoch: None
     end_epoch: Callable[[dict[str, float]], None] = lambda row: None
     tick: Callable[[Loop], None] = lambda loop: None
     advance: Step | None = None
-    """Function that takes a step; None: the method's `step`."""
+    """Function that takes a step; if None, the method's `step`."""
     stopped: bool = False
-    """Whether the search ends now; set at the end of an epoch."""
+    """Whether to end the search before its last epoch; set at the end of an epoch."""
     meter: Meter = field(default_factory=Meter)
 
     @property
     def total(self) -> int:
-        """Number of weight updates of the whole search."""
+        """Number of weight updates of the whole search; 0 if the method does not train a supernet."""
         return self.settings.epochs * self.updates_per_epoch if self.method.trains else 0
 
     @property
@@ -72,7 +74,7 @@ class Loop:
             pass
 
     def steps(self) -> Iterator[int]:
-        """Run step by step; yield the number of updates so far after each step, so that searches can be interleaved."""
+        """Run step by step, and yield the number of updates after each step, so that searches can be interleaved."""
         started = -1
         if self.search.updates >= self.total > 0:  # only the selection is left
             self.enter(self.settings.epochs - 1)
@@ -88,11 +90,11 @@ class Loop:
                 self.guard(means)
                 self.meter = Meter()
                 self.end_epoch({"epoch": epoch + 1, "updates": self.search.updates, "lr": self.search.lr, **means})
-            self.tick(self)  # last, so that no checkpoint is written between an epoch's end and its row
+            self.tick(self)  # last, so that no checkpoint is written between the end of an epoch and its row
             yield self.search.updates
 
     def enter(self, epoch: int) -> None:
-        """Set learning rate, warm-up and options of the network for an epoch."""
+        """Set the learning rate, the warm-up of the architecture and the options of the network for an epoch."""
         own = self.settings
         self.search.epoch, self.search.epochs = epoch, own.epochs
         self.search.warming = epoch < own.arch_warmup
@@ -113,7 +115,7 @@ class Loop:
         self.search.updates += updates
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Raise UserError if a running mean (or a weight) is not finite, before the state is saved."""
+        """Raise UserError if a mean or, with `weights`, a weight or architecture parameter is not finite."""
         tensors = [*self.search.w.values(), *self.search.a.values()] if weights else []
         check_finite(
             means, tensors, kind="search", update=self.search.updates, lr=self.settings.lr, clip=self.search.clip
@@ -121,12 +123,12 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------ resume
     def buffers(self) -> dict[str, Tensor]:
-        """Return the running statistics of the supernet, without non-persistent buffers, which versions may change."""
+        """Return the persistent buffers of the supernet (running statistics); others may change between versions."""
         kept = self.supernet.state_dict().keys()
         return {name: x for name, x in self.supernet.named_buffers() if name in kept}
 
     def state(self) -> State:
-        """Return the tensors and plain values from which `load` resumes bit for bit."""
+        """Return the tensors and plain values from which `load` resumes with bit-identical results."""
         return {
             "w": {k: x.detach() for k, x in self.search.w.items()},
             "buffers": self.buffers(),

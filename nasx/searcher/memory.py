@@ -1,13 +1,13 @@
 """The peak memory of a search step, computed from shapes alone.
 
-One step of the method runs on tensors without values (torch's FakeTensorMode, always on a CPU), and every storage is
-counted from its creation to its deletion, with the size that the CUDA allocator would use. The peak therefore includes
+One step of the method runs on tensors without values (torch's FakeTensorMode, always on a CPU), and every storage
+counts from its creation to its deletion, with the size that the CUDA allocator would use. The peak therefore includes
 parameters, running statistics, optimizer states, gradients, copies of the weights and the tensors that autograd keeps,
 for the passes that the method actually takes.
 
 Not counted: the workspaces of cuDNN and cuBLAS, the CUDA context, the dataset, and memory that a kernel allocates and
-frees internally. A compiled step and a step replayed from a CUDA graph are counted like the eager step.
-A space that caches tensors must not cache those of this mode (`Pool` in spaces/edge_operations.py).
+frees internally. Compiled steps and steps replayed from a CUDA graph are predicted as if they were eager.
+A space that caches tensors must not cache fake ones (`Pool` in spaces/edge_operations.py).
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Space
 
 BLOCK = 512
-"""Bytes to which the CUDA allocator rounds every tensor up."""
+"""Block size in bytes: the CUDA allocator rounds the size of every tensor up to a multiple of it."""
 PARTIAL = 4
-"""Suggested value of partial channels, from PC-DARTS."""
+"""Suggested value of `space.partial` (partial channels), from PC-DARTS."""
 WORTH = 0.9
-"""Maximum fraction of the memory that a suggested setting may leave."""
+"""A setting is suggested only if it reduces the peak to less than this fraction."""
 
 
 class Peak(NamedTuple):
-    """Bytes of all tensors at the peak of a step, and of the tensors that exist at its start."""
+    """Bytes of all tensors at the peak of a step, and of the tensors that exist before the step."""
 
     total: int
     weights: int
-    """Weights, running statistics and architecture."""
+    """Weights, running statistics and architecture parameters."""
     states: int
     """States of both optimizers."""
 
 
 class Storages(TorchDispatchMode):
-    """Counter of the bytes of all storages that operations return while the mode is active."""
+    """Mode that counts the bytes of the storages that operations return while it is active."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -90,7 +90,7 @@ class Storages(TorchDispatchMode):
 
 
 class Shapes(Draws):
-    """Draws of random architectures as tensors with values, which sampling needs, converted to fake tensors."""
+    """Draws of random architectures: sampling needs real tensors, which are converted to fake tensors afterwards."""
 
     def __init__(self, mode: FakeTensorMode) -> None:
         self.mode = mode
@@ -103,7 +103,7 @@ class Shapes(Draws):
 
 @dataclass(frozen=True)
 class Memory:
-    """The memory of a search step, given the search's components, the number of classes and the shape of the items."""
+    """Predictor of the memory of a search step, from the components of the search, the classes and the item shape."""
 
     space: Space
     method: Method
@@ -113,16 +113,16 @@ class Memory:
     shape: tuple[int, ...]
 
     def batch(self, seed: int) -> Batch:
-        """Return a batch of the search; its tensors are fake within FakeTensorMode."""
+        """Return a batch with the shapes of the search; within FakeTensorMode, its tensors are fake."""
         text = self.space.data == "text"
         like = self.space.example(self.settings.batch, self.shape)
         x, y = torch.empty(like.shape, dtype=like.dtype), torch.empty(like.shape[: 2 if text else 1], dtype=torch.long)
         return Batch(x, y, seed, carried=Carried(Slot(), Slot()) if text else None)
 
     def peak(self) -> Peak:
-        """Return the memory of a step in an epoch in which both weights and architecture are updated.
+        """Return the peak memory of a step, in an epoch in which both weights and architecture are updated.
 
-        It is computed once per process for engines that differ only in settings that are not counted.
+        It is computed once per process for all engines that need the same memory.
         """
         engine = EngineSettings(
             supernet=self.engine.supernet,
@@ -137,7 +137,7 @@ class Memory:
         return _kept(same)
 
     def computed(self) -> Peak:
-        """Run the step on tensors without values; FakeTensorMode refuses `Module.to(layout)` of `channels_last`."""
+        """Return the peak memory of a step with this engine; `channels_last` fails here, in `Module.to(memory_format)`."""
         space, method, settings = self.space, self.method, self.settings
         epoch, epochs = settings.moving_epoch, settings.epochs
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, Storages() as storages:
@@ -158,7 +158,7 @@ class Memory:
             return Peak(storages.peak, own, held - own)
 
     def lighter(self, peak: Peak) -> Iterator[tuple[str, Peak]]:
-        """Yield settings that reduce the memory of the step below `peak`, each with the resulting peak."""
+        """Yield settings that reduce the memory of the step clearly below `peak`, each with the resulting peak."""
         space, settings, engine = self.space, self.settings, self.engine
         ways = {
             "engine.checkpoint=true": replace(self, engine=replace(engine, checkpoint=True)),

@@ -9,7 +9,7 @@ from nasx.core.trees import Tree
 
 
 def weight_optimizer(w: Tree, settings: SearchSettings) -> torch.optim.SGD:
-    """Return SGD with momentum on the weights."""
+    """Return the optimizer of the weights: SGD with momentum."""
     return torch.optim.SGD(
         list(w.values()),
         lr=settings.lr,
@@ -21,7 +21,7 @@ def weight_optimizer(w: Tree, settings: SearchSettings) -> torch.optim.SGD:
 
 
 def architecture_optimizer(a: Tree, settings: SearchSettings) -> torch.optim.Optimizer:
-    """Return Adam on the architecture parameters, or SGD (ablations of Single-DARTS)."""
+    """Return the optimizer of the architecture parameters: Adam, or SGD as in ablations of Single-DARTS."""
     if settings.arch_optimizer == "sgd":
         return torch.optim.SGD(
             list(a.values()),
@@ -41,5 +41,5 @@ def architecture_optimizer(a: Tree, settings: SearchSettings) -> torch.optim.Opt
 
 
 def on_cuda(tree: Tree) -> bool:
-    """Return whether fused optimizers are available; they keep their step count on the device."""
+    """Return whether all tensors are on a GPU, as fused and capturable optimizers require."""
     return all(x.is_cuda for x in tree.values())

@@ -1,18 +1,18 @@
 """A space and its supernet as a bilevel problem.
 
-`RelaxedProblem` combines space, supernet and criterion into the pure functions that methods use. Weights are passed as
-a tree and substituted into the supernet, never copied into it, so a probe at other weights leaves the current weights
-bit-identical.
+`RelaxedProblem` combines a space, a supernet and the criterion into the pure functions that methods use. Weights are
+passed as a tree and substituted into the supernet, never copied into it, so an evaluation at other weights leaves the
+current weights bit-identical.
 
-Loss: cross entropy, plus `auxiliary` times that of the auxiliary head (if any), plus the penalty that the supernet
-returns. Random operations (noise, drop-path, dropout) draw from a generator seeded by the batch, so two evaluations of
-a batch use the same numbers, and finite differences through them are exact to their order.
+Loss: cross entropy, plus `auxiliary` times the cross entropy of the auxiliary head (if any), plus the penalty that the
+supernet returns (if any). Random operations (noise, drop-path, dropout) draw from a generator seeded with the batch's
+seed, so two evaluations of a batch use the same random numbers, and finite differences keep their order of accuracy.
 
-With `parallel` each rank computes a slice of the batch, and all ranks get loss, accuracy and derivatives of the whole
-batch (core/distributed.py). Random numbers per image are then drawn from (seed of the batch, rank).
+With `parallel`, each rank evaluates a slice of the batch, and all ranks get the loss, the accuracy and the derivatives
+of the whole batch (core/distributed.py). The generator then also depends on the rank.
 
 Deviation: the penalty is also added on validation batches; the released code for recurrent cells adds the slowness
-of the states only to the loss of weight steps.
+penalty on the hidden states only to the loss of weight steps.
 """
 
 from __future__ import annotations
@@ -40,7 +40,10 @@ if TYPE_CHECKING:
 
 
 class RelaxedProblem:
-    """The `bilevel.Problem` of a space; `options` are arguments of the supernet in training passes, set by the loop."""
+    """The `bilevel.Problem` of a space.
+
+    `options` are keyword arguments of the supernet in training passes, which the job sets in each epoch.
+    """
 
     def __init__(
         self,
@@ -72,10 +75,10 @@ class RelaxedProblem:
         )
         self.passes = 0
         self.last_loss: Tensor | None = None
-        self.masks: dict[str, Tree] = {}  # on the device, since a copy at each step would stall the device
+        self.masks: dict[str, Tree] = {}  # on the device, because a copy in each step would stall it
 
     def _prepare(self, engine: EngineSettings) -> None:
-        """Apply memory layout, compilation of the cells (without silent fallback to eager) and recomputation."""
+        """Set the memory layout, compile the cells (never falling back to eager silently), and enable recomputation."""
         if engine.channels_last:
             self.supernet.to(memory_format=torch.channels_last)
         device = next(self.supernet.parameters()).device
@@ -102,7 +105,7 @@ class RelaxedProblem:
         return self.encode(self.space.sample(gen))
 
     def network(self, mix: Tree, seed: int) -> torch.nn.Module:
-        """Return the discrete network of a mixture at the size of the search, initialized from `seed`."""
+        """Return the discrete network of a mixture, at the size of the search and initialized from `seed`."""
         assert self.classes is not None, "made without the number of classes"
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed other devices' generators
@@ -123,7 +126,7 @@ class RelaxedProblem:
     def outcome(self, w: Tree, mix: Tree, batch: Batch, *, track: bool = False, evaluation: bool = False) -> Outcome:
         self.passes += 1
         options = {} if evaluation else self.options
-        # salted, since methods draw from the unsalted seed
+        # salted, because methods draw from the unsalted seed
         salt = 1 + 2 * distributed.rank() if self.parallel else 1
         random = self.noisy or any(isinstance(x, Tensor) or x for x in options.values())
         gen = self.draws.generator(batch, self.device, salt) if random else self.unseeded
@@ -157,14 +160,14 @@ class RelaxedProblem:
         return Outcome(loss, accuracy)
 
     def _entropy(self, logits: Tensor, y: Tensor, n: int) -> Tensor:
-        """Compute the mean cross entropy (), over a batch of n items; with `parallel`, this rank's summand."""
+        """Compute the mean cross entropy () over a batch of n items; with `parallel`, this rank's part of the mean."""
         if self.parallel:
             return F.cross_entropy(logits.to(self.dtype), y, reduction="sum") / n
         return F.cross_entropy(logits.to(self.dtype), y)
 
     @torch.no_grad()
     def evaluate(self, w: Tree, mix: Tree, batches: Iterable[Batch]) -> dict[str, float]:
-        """Return mean loss and accuracy over the items of `batches`, in eval mode (with running statistics, if any)."""
+        """Return the mean loss and accuracy over the items of `batches`, in eval mode (running statistics, if any)."""
         total, loss, correct = 0, torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         for batch in batches:
             outcome = self.outcome(detached(w), detached(mix), batch, evaluation=True)
@@ -176,5 +179,5 @@ class RelaxedProblem:
 
 
 def weights(supernet: torch.nn.Module) -> dict[str, Tensor]:
-    """Return the current weights of a supernet as a tree; it has no architecture parameters."""
+    """Return the weights of a supernet as a tree; the architecture parameters are not among its parameters."""
     return dict(supernet.named_parameters())

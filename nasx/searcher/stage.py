@@ -1,4 +1,4 @@
-"""A stage of a search: its configuration, and the state inherited from the previous stage."""
+"""Stages of a search: the configuration of a stage, and the state that it inherits from the previous stage."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 
 class Stage(NamedTuple):
-    """A stage whose earlier stages are finished."""
+    """A stage of a search whose earlier stages are finished."""
 
     config: Config
     """The configuration of this stage alone."""
     last: bool
     done: tuple[Result, ...]
-    """Records of the earlier stages."""
+    """The records of the earlier stages."""
     epochs: tuple[int, int]
-    """Epochs of the learning rate schedule: those before this stage, and their total."""
+    """Number of epochs of the learning rate schedule before this stage, and in total."""
     inherited: tuple[Space, State] | None
-    """Space and last checkpoint of the previous stage, if this stage continues from it."""
+    """Space and last checkpoint of the previous stage; None if this stage starts from a new supernet."""
 
 
 def stage(cfg: Config, folder: Path, i: int) -> Stage:
-    """Return stage i (from 0) of the run in `folder`, whose earlier stages have finished.
+    """Return stage `i`, counted from 0, of the run in `folder`; all earlier stages must be finished.
 
-    Raises UserError if the checkpoint of the previous stage cannot be read, or its space cannot be narrowed.
+    Raises UserError if the last checkpoint of the previous stage is missing, or its space cannot be narrowed.
     """
     from nasx.config import instantiate
     from nasx.tracking import checkpoints, records
@@ -65,7 +65,7 @@ def stage(cfg: Config, folder: Path, i: int) -> Stage:
 
 
 def component_node(space: DataclassInstance, node: Config) -> dict[str, object]:
-    """Return the configuration node of a space: `node` with the values of its fields."""
+    """Return the configuration `node` of a space, updated with the values of the fields of `space`."""
 
     def plain(value: object) -> object:
         return [plain(item) for item in value] if isinstance(value, tuple) else value
@@ -74,7 +74,10 @@ def component_node(space: DataclassInstance, node: Config) -> dict[str, object]:
 
 
 def total_cost(done: Sequence[Config], **own: object) -> dict[str, object]:
-    """Add the costs of the earlier stages to `own`, those of the last stage; list the earlier stages in `stages`."""
+    """Return the total cost of all stages: the sums of `own`, the cost of the last stage, and of the records in `done`.
+
+    `stages` lists the costs of the earlier stages.
+    """
     diagnostics = [r["diagnostics"] for r in (*done, own) if r.get("diagnostics")]
     return {
         **{key: value + sum(r[key] for r in done) for key, value in own.items() if key != "diagnostics"},

@@ -1,16 +1,18 @@
-"""Warm start of a search from a search on a wider space: kept operations keep their weights and optimizer states.
+"""Warm start of a search from a search on a wider space: kept operations retain their weights and optimizer states.
 
-Supernets merge the weights of one operation on all edges that leave a node, so a warm start selects the kept edges from
-merged tensors. If operations see more channels than before (partial channels with a smaller K), a new channel starts as
-a copy of an old one. Momentum is copied with the weights, Adam's moments with the architecture parameters.
+Supernets merge the weights of an operation on all edges that leave a node, so a warm start selects the kept edges from
+merged tensors. If operations receive more channels than before (partial channels with a smaller K), each new channel
+starts as a copy of an old one. Momentum is copied with the weights, Adam's moments with the architecture parameters.
 
 Source: DrNAS (Chen et al. 2021), section 4.2, and its released code (net2wider.py, configure_optimizer).
 
 Deviations
-1. New channels copy the old ones in their order; the released code draws them at random, layer by layer.
-2. As released, and unlike Net2Net, copies are not divided by their number, because the new channels read other inputs.
+1. New channels are copies of the old ones in order; the released code selects them at random, layer by layer.
+2. As in the released code, and unlike in Net2Net, copies are not divided by their number, because the new channels read
+   other inputs.
 
-Shapes: a bank's tensors (edges * C, ...), architecture parameters ([cells,] edges, operations).
+Shapes: tensors of a bank (the merged operation of several edges) (edges * C, ...); architecture parameters
+([cells,] edges, operations).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from nasx.spaces.mixed_cell import MixedEdges
 
 
 class TensorSource(NamedTuple):
-    """The origin of a tensor: its former name, the number of edges merged in it (0: none), and the kept edges."""
+    """The source of a tensor in the old supernet: its name, the number of edges it merges (0: none), the kept edges."""
 
     name: str
     edges: int
@@ -36,7 +38,7 @@ class TensorSource(NamedTuple):
 
 
 def warm_start(search: Search, supernet: nn.Module, space: Space, before: Space, state: State, classes: int) -> None:
-    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that has not started."""
+    """Copy `state`, the last checkpoint of a search on the wider space `before`, into a search that is yet to start."""
     with torch.device("meta"):
         old = before.supernet(classes)
     live = {**search.w, **{k: x for k, x in supernet.named_buffers() if x.is_floating_point()}}
@@ -56,7 +58,7 @@ def warm_start(search: Search, supernet: nn.Module, space: Space, before: Space,
 
 
 def moments(saved: Config, tree: Tree) -> dict[str, Tree]:
-    """Return an optimizer's saved state by kind (momentum_buffer, exp_avg, ...), then by parameter name."""
+    """Return the saved state of an optimizer, by kind (momentum_buffer, exp_avg, ...) and parameter name."""
     found: dict[str, Tree] = {}
     for i, name in enumerate(tree):
         for key, value in saved["state"].get(i, {}).items():
@@ -66,16 +68,16 @@ def moments(saved: Config, tree: Tree) -> dict[str, Tree]:
 
 
 def select_operations(before: Space, space: Space, name: str, x: Tensor) -> Tensor:
-    """Select from x ([cells,] edges, operations of `before`) the operations of `space`."""
+    """Select the operations of `space` from the last axis of x ([cells,] edges, operations of `before`)."""
     lists = [each.edge_operations(name) for each in (before, space)]
-    if "." in name or not lists[1]:  # weights of edges and pairs
+    if "." in name or not lists[1]:  # weights of edges or of pairs of edges
         return x
     at = [[own.index(operation) for operation in row] for own, row in zip(*lists, strict=True)]
     return x.gather(-1, torch.tensor(at, device=x.device).expand(*x.shape[:-2], -1, -1))
 
 
 def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tree: Tree) -> Tree:
-    """Convert a tree with former names to the current names and the shapes of `live`."""
+    """Convert a tree of the old supernet to the names and shapes of `live`; tensors without a source are omitted."""
     found = {}
     for name, (before, edges, kept) in origins.items():
         if before not in tree or name not in live:
@@ -91,7 +93,11 @@ def transfer(origins: Mapping[str, TensorSource], live: Mapping[str, Tensor], tr
 
 
 def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]]:
-    """Yield (name in `new`, origin in `old`) of all tensors with an origin; a bank's origin has the same operation."""
+    """Yield (name, source in `old`) for all parameters and buffers of `new`.
+
+    The source of a bank's tensor is in the bank with the same operation. All other tensors keep their names; these may
+    not exist in `old`.
+    """
     former = {path: {operation(bundle, j): j for j in range(len(bundle.banks))} for path, bundle in bundles(old)}
     places = dict(bundles(old))
     within = set()
@@ -110,11 +116,11 @@ def sources(old: nn.Module, new: nn.Module) -> Iterator[tuple[str, TensorSource]
 
 
 def operation(bundle: MixedEdges, i: int) -> str:
-    """Return the operation of a bundle's bank i."""
+    """Return the name of the operation of bank `i` in a bundle."""
     local, column = bundle.members[i][0]
     return bundle.edges[local].operations[column]
 
 
 def bundles(net: nn.Module) -> Iterator[tuple[str, MixedEdges]]:
-    """Yield the edge bundles of a supernet with their names."""
+    """Yield (name, bundle) for each bundle of edges in a supernet."""
     return ((name, module) for name, module in net.named_modules() if isinstance(module, MixedEdges))
