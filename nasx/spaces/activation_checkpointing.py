@@ -1,11 +1,11 @@
-"""Activation checkpointing: a relaxed cell keeps only its inputs and is recomputed in the backward pass.
+"""Activation checkpointing: a relaxed cell saves only its inputs and is recomputed in the backward pass.
 
-Memory falls to the inputs of all cells and the activations inside one cell; each backward pass costs one additional
-forward pass of the cells. Values and gradients do not change: random tensors are drawn before a cell's body runs
-(mixed_cell.py), so the second run uses the same tensors. The second run also uses the weights of the first run, which
-may be substituted weights (a probe at other weights), and does not update running batch-norm statistics.
+Memory drops to the inputs of all cells plus the activations of one cell; each backward pass costs one additional
+forward pass through the cells. Values and gradients do not change: random tensors are drawn before the body of a cell
+runs (mixed_cell.py), so the recomputation uses the same tensors. It also uses the weights of the first pass, which may
+have been substituted (by `functional_call`), and does not update running batch-norm statistics.
 
-Source: T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016; the non-reentrant form of
+Source: T. Chen et al., Training Deep Nets with Sublinear Memory Cost, 2016. Uses the non-reentrant form of
 torch.utils.checkpoint, which supports second derivatives.
 """
 
@@ -23,7 +23,7 @@ from nasx.spaces.edge_operations import Norm
 
 
 def recompute(supernet: nn.Module) -> nn.Module:
-    """Make every cell of `supernet` recompute its activations in the backward pass, and return the same module."""
+    """Make every cell of `supernet` recompute its activations in the backward pass, and return the supernet."""
     for cell in supernet.modules():
         if isinstance(cell, Cell):
             cell.run = Recomputed(cell)
@@ -31,7 +31,7 @@ def recompute(supernet: nn.Module) -> nn.Module:
 
 
 class Shell(nn.Module):
-    """Module whose forward is a cell's body, so that weights can be substituted in the body."""
+    """Module whose forward pass runs the body of a cell, so that the weights in it can be substituted."""
 
     def __init__(self, cell: Cell[object]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Shell(nn.Module):
 
 
 class Recomputed:
-    """Replacement of a cell's `run`. It is not a module, so that the cell does not contain itself."""
+    """Replacement for a cell's `run`; it is not a module, because the cell would then contain itself."""
 
     def __init__(self, cell: Cell[object]) -> None:
         self.shell = Shell(cell)
@@ -64,10 +64,10 @@ class Recomputed:
 
 
 class Again(AbstractContextManager[None]):
-    """Context of the second run of a pass: the mode and kernels of the first run, unchanged running statistics.
+    """Context of a recomputation: same mode and kernels as the first pass, but no update of running statistics.
 
-    The context is entered at each backward pass through the cell (it is a class because a context manager made from a
-    generator can be entered only once).
+    The context is entered in each backward pass through the cell. It is a class, because a context manager made from a
+    generator can be entered only once.
     """
 
     def __init__(self, cell: nn.Module, training: bool, norms: list[Norm]) -> None:

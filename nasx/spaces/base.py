@@ -1,8 +1,9 @@
-"""The interface of a search space. A space does not depend on methods, datasets or loops.
+"""Interface of a search space. Spaces are independent of methods, datasets and training loops.
 
-An architecture has three forms: logits `a`, which a search updates; mixture weights `mix`, one copy per cell, by which
-the supernet multiplies its operations; and a `Genotype`, which is stored, looked up and retrained. `relax` maps the
-first to the second, `discretize` the second to the third, and `encode` a genotype to a one-hot mixture.
+An architecture has three forms: architecture parameters `a`, which the search updates; mixture weights `mix`, one copy
+per cell, which scale the operations of the supernet; and a `Genotype`, which is stored, looked up and retrained.
+`relax` maps architecture parameters to a mixture, `discretize` maps a mixture to a genotype, and `encode` maps a
+genotype to a one-hot mixture.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ from nasx.spaces.latency import Latencies, Size
 
 
 class Logits(NamedTuple):
-    """Class scores (items, classes) of the main head, and in training also of the auxiliary head if there is one.
+    """Class scores (items, classes) of the main head and, in training, of the auxiliary head if there is one.
 
-    `penalty` () is added to the training loss. `state` is the recurrent state that the next batch continues from.
+    `penalty`, a scalar, is added to the training loss. `state` is the recurrent state with which the next batch starts.
     """
 
     main: Tensor
@@ -34,7 +35,10 @@ class Logits(NamedTuple):
 
 
 class Genotype(ABC):
-    """A discrete architecture: frozen, hashable, and `parse(str(g)) == g` without evaluating any text."""
+    """A discrete architecture.
+
+    Genotypes are frozen and hashable, and `parse(str(g)) == g`. Parsing never evaluates text as code.
+    """
 
     @abstractmethod
     def __str__(self) -> str: ...
@@ -42,24 +46,27 @@ class Genotype(ABC):
     @classmethod
     @abstractmethod
     def parse(cls, text: str) -> Self:
-        """Parse the text form. Raises UserError."""
+        """Parse a genotype from its text form. Raises UserError if the text is invalid."""
 
     @abstractmethod
     def operations(self) -> dict[str, int]:
-        """Return the number of times that each operation occurs."""
+        """Return the number of occurrences of each operation, by name."""
 
     def edges(self) -> dict[str, list[Edge]]:
-        """Return the edges (source, target, operation) by cell name. Override for text that `genotypes` cannot read."""
+        """Return the edges (source, target, operation) of each cell, by cell name.
+
+        Override this method if `genotypes` cannot parse the text form.
+        """
         return genotype_edges(str(self))
 
 
 class Network(nn.Module, ABC):
     """A discrete network. Random operations draw from `gen` (None: the device's default generator).
 
-    A text network also takes `state` and `regularizers`. An image network has a method
-    `features(x, gen=None, maps=None)`, which returns the feature map (n, channels, h, w) that the network pools for its
-    `classifier`, and appends the feature map after each cell to `maps`. Only method=zen and `nasx.create_model` need
-    this method.
+    The forward pass of a text network also takes `state` and `regularizers`. An image network also has a method
+    `features(x, gen=None, maps=None)`, which returns the feature map (n, channels, h, w) that is pooled for its
+    `classifier`, and appends the output of each cell to `maps`. Only method=zen and `nasx.create_model` call this
+    method.
     """
 
     @abstractmethod
@@ -67,7 +74,7 @@ class Network(nn.Module, ABC):
 
 
 class Supernet(nn.Module, ABC):
-    """A relaxed network: it takes the mixture as an argument and owns no architecture parameter."""
+    """A relaxed network, which takes the mixture as an argument and owns no architecture parameters."""
 
     @abstractmethod
     def forward(
@@ -76,39 +83,42 @@ class Supernet(nn.Module, ABC):
 
 
 class Space(ABC):
-    """A search space; concrete spaces are frozen keyword-only dataclasses."""
+    """A search space. Concrete spaces are frozen, keyword-only dataclasses."""
 
     data: ClassVar[str] = "images"
-    """Input of the space's networks: images or text."""
+    """Type of input that the space's networks take: "images" or "text"."""
     single: ClassVar[bool] = False
-    """Whether a supernet has a single cell, so that methods cannot compare cells."""
+    """Whether the supernet has only one cell, which rules out methods that compare cells."""
     read_as: ClassVar[str] = ""
-    """Key of the space's genotype parser in `published.READERS` and of its checks in `rules`, which need no torch;
-    empty for a space with other settings."""
+    """Key of the space's genotype parser in `published.READERS` and of its checks in `rules`, neither of which imports
+    torch; empty if the space has neither."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the architecture parameters: ([cells,] edges, operations), with cells if untied."""
+        """Return the shape of each architecture parameter: ([cells,] edges, operations), with `cells` if untied."""
 
     @abstractmethod
     def cells(self) -> dict[str, int]:
-        """Return the number of cells of the supernet that use each parameter."""
+        """Return the number of cells in the supernet that use each architecture parameter."""
 
     @property
     @abstractmethod
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """One group of parameter names per cell type to which layer regularizers apply; a group describes one cell."""
+        """Groups of parameter names, one for each cell type to which layer regularizers apply.
+
+        The parameters in a group together describe one cell.
+        """
 
     @abstractmethod
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet: ...
 
     @abstractmethod
     def discretize(self, mix: Tree) -> Genotype:
-        """Return the genotype of a mixture. Deterministic; ties go to the lowest index."""
+        """Return the genotype derived from a mixture. Deterministic: ties go to the lowest index."""
 
     @abstractmethod
     def encode(self, genotype: Genotype) -> Tree:
-        """Return the one-hot mixture of a genotype, on the CPU in the default dtype."""
+        """Return a genotype as a one-hot mixture, on the CPU and in the default dtype."""
 
     @abstractmethod
     def sample(self, gen: torch.Generator) -> Genotype:
@@ -116,7 +126,7 @@ class Space(ABC):
 
     @abstractmethod
     def parse(self, text: str) -> Genotype:
-        """Parse a genotype of this space in any known text form. Raises UserError if the space does not contain it."""
+        """Parse a genotype from any known text form. Raises UserError if this space does not contain it."""
 
     @abstractmethod
     def size(self) -> int:
@@ -124,20 +134,23 @@ class Space(ABC):
 
     @abstractmethod
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
-        """Return the discrete network, by default at the space's retraining size."""
+        """Return the discrete network of a genotype, by default at the space's retraining size."""
 
-    # ------------------------------------------------------------------------------------- common to all spaces
+    # ------------------------------------------------------------------------------------- shared by all spaces
     def standalone(self, genotype: Genotype, classes: int) -> Network:
-        """Return the discrete network at the size of the search: the layers, channels and stem of this space."""
+        """Return the discrete network of a genotype with the layers, channels and stem of the supernet."""
         size = {name: getattr(self, name) for name in ("layers", "channels", "stem") if hasattr(self, name)}
         return self.network(genotype, classes, **size)
 
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """Return an input of n items of this shape on the meta device."""
+        """Return a batch of n items of this shape on the meta device."""
         return torch.zeros(n, *shape, device="meta")
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """Return the operations of each edge of a parameter, ordered as on its last axis; empty if there are none."""
+        """Return the operations of each edge, in the order of the last axis of parameter `name`.
+
+        Returns () if the parameter does not weight operations.
+        """
         return ()
 
     def allowed(self) -> tuple[tuple[str, ...], ...]:
@@ -145,7 +158,7 @@ class Space(ABC):
         return tuple(row for name in self.cells() for row in self.edge_operations(name))
 
     def mask(self, operation: str) -> Tree:
-        """Return a tree with the mixture's shapes, on the CPU: 1 at operations of this name, 0 elsewhere."""
+        """Return a mask with the shapes of the mixture, on the CPU: 1 for `operation`, 0 for all others."""
         found = {}
         for name, cells in self.cells().items():
             lists = self.edge_operations(name)
@@ -154,16 +167,19 @@ class Space(ABC):
         return found
 
     def biased(self, mix: Tree, weights: Tree) -> Tree:
-        """Return `mix` extended by `NAME.bias` (cells, 1, edges), the sum of an edge's `weights`, for each NAME.
+        """Return `mix` with an additional `NAME.bias` (cells, 1, edges) for each NAME that weights operations.
 
-        The supernet adds an edge's bias to all entries of the edge's output.
+        The bias of an edge is the sum of its `weights`. The supernet adds it to every element of the edge's output.
         """
         return mix | {
             f"{name}.bias": weights[name].sum(-1).unsqueeze(-2) for name in self.cells() if self.edge_operations(name)
         }
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """Return the decisions of a genotype in phases: an operation for each edge, then the edges that are kept."""
+        """Return the decisions that define a genotype, in phases.
+
+        The first phase selects an operation for each edge; later phases, if any, select the edges to keep.
+        """
         return (
             tuple(
                 Decision(name, tuple((e, o) for o in range(len(row))))
@@ -173,15 +189,15 @@ class Space(ABC):
         )
 
     def places(self, name: str) -> int:
-        """Return the number of independent copies of a parameter's decisions: 1 if all cells share them."""
+        """Return the number of cells that decide independently for a parameter: 1 if all cells share the decisions."""
         return 1
 
     def edge_shares(self, mix: Tree) -> Tree:
-        """Return the probability (cells, edges) that an edge is kept, for parameters with separate edge weights."""
+        """Return the probability that each edge is kept, (cells, edges), for parameters with separate edge weights."""
         return {}
 
     def sites(self, shape: tuple[int, ...], **size: Unpack[Size]) -> Iterator[Site]:
-        """Yield all edges of the network of this `size` (layers, channels, stem) for items of `shape`.
+        """Yield all edges of a network of this `size` (layers, channels, stem) for inputs of `shape`.
 
         Raises UserError if the cost of a network is not a sum over its edges.
         """
@@ -192,7 +208,7 @@ class Space(ABC):
         )
 
     def cost_model(self, counter: Counter, classes: int, shape: tuple[int, ...], **size: Unpack[Size]) -> CostModel:
-        """Return the cost of the networks of this `size` as a function of the mixture, on the CPU."""
+        """Return a cost model, on the CPU, for networks of this `size`."""
         genotype = self.sample(torch.Generator().manual_seed(0))
         with torch.device("meta"):
             network = self.network(genotype, classes, **size)
@@ -201,11 +217,14 @@ class Space(ABC):
         return EdgeCosts(self, table, counter.network(network, self.example(1, shape)) - edges)
 
     def tabulated(self, values: Sequence[float]) -> CostModel:
-        """Return the cost model of a benchmark's table of all cells. Raises UserError if there is no such table."""
+        """Return the cost model for a benchmark's table of all cells. Raises UserError if there is no such table."""
         raise UserError("budget", f"no benchmark has a table of all cells of {type(self).__name__}", "use budget=macs")
 
     def measured(self, table: Latencies) -> CostModel:
-        """Return the cost model of a table of measured latencies, for networks of that size. Raises UserError."""
+        """Return the cost model for measured latencies, at the network size of the table.
+
+        Raises UserError if the table lacks an operation.
+        """
         return EdgeCosts(
             self,
             edge_table(self, self.sites(tuple(table.about["image"]), **table.size), table),
@@ -213,9 +232,10 @@ class Space(ABC):
         )
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
-        """Return this space with only the `keep` strongest operations of each edge, in their order (None: all).
+        """Return this space with only the `keep` strongest operations on each edge, in their original order.
 
-        Ties go to the lower index. Raises UserError if edges cannot have different operations.
+        None keeps all operations. Ties go to the lower index. Raises UserError if all edges share one list of
+        operations.
         """
         raise UserError(
             "stages",
@@ -224,10 +244,13 @@ class Space(ABC):
         )
 
     def init(self, gen: torch.Generator) -> Tree:
-        """Draw architecture parameters 1e-3 N(0, 1) on the CPU (DARTS' cnn/model_search.py; equal in the paper)."""
+        """Draw architecture parameters from 1e-3 N(0, 1) on the CPU, as in DARTS' cnn/model_search.py.
+
+        The paper starts from equal values instead.
+        """
         return {name: 1e-3 * torch.randn(shape, generator=gen) for name, shape in self.shapes().items()}
 
     def relax(self, a: Tree, activate: Activate) -> Tree:
-        """Return the mixture (cells, edges, operations): an activated copy for each cell that uses a parameter."""
+        """Return the mixture (cells, edges, operations): activated parameters, repeated for the cells that use them."""
         shapes = self.shapes()
         return {name: activate(a[name]).expand(cells, *shapes[name][-2:]) for name, cells in self.cells().items()}

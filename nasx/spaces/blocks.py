@@ -1,7 +1,7 @@
-"""Building blocks of the supernets of all spaces.
+"""Building blocks shared by the supernets of all spaces.
 
-A supernet takes the mixture as an argument and owns no architecture parameter. Batch norm uses batch statistics and
-keeps no buffers unless the space sets `batch_norm=tracked`; passes inside `tracking` then update running statistics.
+A supernet takes the mixture as an argument and owns no architecture parameters. Batch norm uses batch statistics and
+has no buffers unless the space sets `batch_norm=tracked`; passes inside `tracking` then update running statistics.
 Shapes: x (n, 3, h, w) -> Logits (n, classes).
 """
 
@@ -21,7 +21,7 @@ from nasx.spaces.edge_operations import Norm, R, Wrapper, shifted, weight
 
 
 class Cell(nn.Module, Generic[R]):
-    """A relaxed cell: `run` is `body`, a function of its arguments, or a wrapped `body` (compiled, checkpointed)."""
+    """A relaxed cell. It calls `run`, which is `body` or a compiled or checkpointed version of `body`."""
 
     body: Callable[..., R]
 
@@ -35,7 +35,7 @@ class Cell(nn.Module, Generic[R]):
 
 @contextmanager
 def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
-    """Update running batch-norm statistics in the passes inside the block if `on` and if the supernet keeps them."""
+    """Update running batch-norm statistics in passes inside the `with` block if `on` and if the supernet has any."""
     norms = [m for m in supernet.modules() if isinstance(m, Norm) and m.tracked] if on else []
     for norm in norms:
         norm.tracking = True
@@ -48,7 +48,7 @@ def tracking(supernet: nn.Module, on: bool) -> Iterator[None]:
 
 @contextmanager
 def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
-    """Set eval mode inside the block if `on`: norms that keep running statistics normalize by these statistics."""
+    """Set eval mode inside the `with` block if `on`: batch norms with running statistics then use them."""
     before = supernet.training
     if on:
         supernet.eval()
@@ -60,14 +60,14 @@ def evaluating(supernet: nn.Module, on: bool) -> Iterator[None]:
 
 
 def wrap(supernet: nn.Module, how: Wrapper) -> None:
-    """Replace the function that computes each cell by the result of `how`, such as a compiled function."""
+    """Replace the function that computes each cell with the result of `how`, such as a compiled function."""
     for cell in supernet.modules():
         if isinstance(cell, Cell):
             cell.wrap(how)
 
 
 def synchronize(supernet: nn.Module) -> None:
-    """Make batch norms compute their statistics over the images of all ranks."""
+    """Make batch norms compute their statistics over the images on all ranks."""
     distributed.convert_sync_batchnorm(supernet, torch.device("cpu"))  # torch's SyncBatchNorm has no second derivative
     for norm in supernet.modules():
         if isinstance(norm, Norm):
@@ -92,7 +92,10 @@ class ConvNorm(nn.Module):
 
 
 class FactorizedReduceNorm(nn.Module):
-    """relu, two 1x1 stride-2 convolutions to half the channels (the second shifted by a pixel), concat, batch norm."""
+    """relu, two parallel 1x1 stride-2 convolutions, concatenation, batch norm.
+
+    Each convolution has half of the output channels; the input of the second is shifted by one pixel.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
         super().__init__()
@@ -108,9 +111,10 @@ class FactorizedReduceNorm(nn.Module):
 
 
 class EdgeOrder(nn.Module):
-    """Module that sorts a mixture's edges (cells, edges, operations) into computing order, in one kernel for all cells.
+    """Module that sorts the edges of a mixture (cells, edges, operations) into the order in which cells compute them.
 
-    It drops the first `skip` operations: a leading `none` is never computed, and its gradient is zero.
+    One kernel sorts the edges of all cells. The first `skip` operations are dropped: a leading `none` is never
+    computed, and its gradient is zero.
     """
 
     def __init__(self, order: Sequence[int], skip: int = 0) -> None:
@@ -122,9 +126,9 @@ class EdgeOrder(nn.Module):
         return self.sort(mix)[..., self.skip :].unbind(0)
 
     def sort(self, mix: Tensor) -> Tensor:
-        """Sort (cells, edges, ...) by source node, as `RelaxedCell.order` does."""
+        """Sort the edges of `mix` (cells, edges, ...) by source node, as in `RelaxedCell.order`."""
         return mix.index_select(1, self.get_buffer("order"))
 
     def edges(self, mix: Tree, name: str, cells: int) -> Iterator[Tensor | None]:
-        """Return an iterator over the cells' values (edges,) from `mix[name]` (cells, 1, edges), None if absent."""
+        """Iterate over each cell's values (edges,) in `mix[name]` (cells, 1, edges), or over Nones if it is absent."""
         return iter(self.sort(mix[name].squeeze(1)).unbind(0) if name in mix else [None] * cells)

@@ -18,7 +18,7 @@ from nasx.spaces.latency import Size
 
 
 def plain_only(size: Size, space: str) -> None:
-    """Raise UserError for a stem or an auxiliary head that the networks of a tabular space do not have."""
+    """Raise UserError if `size` has a stem or an auxiliary head that networks of `space` do not support."""
     if (stem := size.get("stem", "cifar")) != "cifar":
         raise UserError(
             f"retrain.stem={stem}", f"networks of {space} support only stem=cifar", "set retrain.stem=cifar"
@@ -28,7 +28,7 @@ def plain_only(size: Size, space: str) -> None:
 
 
 def no_drop_path(drop_path: Number, space: str) -> None:
-    """Raise UserError if `drop_path` is set for a network without drop-path."""
+    """Raise UserError if `drop_path` is not zero, because networks of `space` do not support drop-path."""
     if drop_path:
         raise UserError(
             f"retrain.drop_path={drop_path}", f"networks of {space} have no drop-path", "set retrain.drop_path=0"
@@ -36,7 +36,7 @@ def no_drop_path(drop_path: Number, space: str) -> None:
 
 
 class Cost(NamedTuple):
-    """Number of parameters without and with the auxiliary head, and multiply-adds of one item in evaluation."""
+    """Number of parameters without and with the auxiliary head, and multiply-adds per item in evaluation."""
 
     params: int
     params_with_auxiliary: int
@@ -44,13 +44,13 @@ class Cost(NamedTuple):
 
 
 def cost(network: nn.Module, example: Tensor) -> Cost:
-    """Return the cost of `network` for one item (`example`, without values: Space.example); it is not modified.
+    """Return the cost of `network` for one item, `example` (see `Space.example`), without modifying the network.
 
-    Multiply-adds of convolutions and linear layers are counted exactly, on the meta device (no arithmetic is done).
-    Publications count differently: P-DARTS and PC-DARTS add 2 for each value of a batch norm and 1 for each value of a
-    ReLU, so they report 557, 586 and 597 million for networks with 543, 571 and 582 million here. Counted in that way,
-    DARTS_V2 has 544 million (530 here); its own paper reports 574 and does not describe the counting, and others
-    obtained 523 and 545 (quark0/darts, issue 46, unanswered).
+    Multiply-adds of convolutions and linear layers are counted exactly, on the meta device, without running them.
+    Publications count differently: P-DARTS and PC-DARTS add 2 for each output element of batch norm and 1 for each
+    output element of ReLU, so they report 557, 586 and 597 million for networks with 543, 571 and 582 million here.
+    Counted that way, DARTS_V2 has 544 million (530 here); its paper reports 574 without describing the method, and
+    others obtained 523 and 545 (quark0/darts, issue 46, unanswered).
     """
     counts = {name: x.numel() for name, x in network.named_parameters()}
     total = sum(counts.values())
@@ -70,18 +70,18 @@ def _macs(module: nn.Module, example: Tensor) -> int:
 
 @cache
 def operation_cost(name: str, channels: int, stride: int, height: int, width: int) -> Cost:
-    """Return the cost of an operation of operations.py for one input (channels, height, width)."""
+    """Return the cost of the operation `name` for one input (channels, height, width)."""
     with torch.device("meta"):
         return cost(operations.build(name, channels, stride), torch.zeros(1, channels, height, width))
 
 
 class Counts(NamedTuple):
-    """Exact counts of `macs` (multiply-adds of one item, see `cost`) or `params` (without the auxiliary head)."""
+    """Exact counts of `macs` (multiply-adds per item, see `cost`) or `params` (without the auxiliary head)."""
 
     quantity: Literal["macs", "params"]
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
-        """Return the cost of an operation with `channels` input and output channels on an input of this size."""
+        """Return the cost of an operation with `channels` input and output channels for an input of this size."""
         if self.quantity == "params":
             height = width = 8  # parameters do not depend on the resolution, so one cached count is enough
         return float(getattr(operation_cost(name, channels, stride, height, width), self.quantity))
@@ -95,18 +95,18 @@ class Limit(NamedTuple):
     """Upper limit on the cost of a network, in multiply-adds, parameters or milliseconds."""
 
     where: str
-    """The setting that defines the limit, for error messages."""
+    """Setting that defines the limit, for error messages."""
     quantity: str
     most: float
     measured: Callable[[int], float] | None = None
-    """Function that measures the cost of the network with a number of channels; None: `quantity` is counted."""
+    """Function that measures the cost of a network with a given number of channels; if None, `quantity` is counted."""
 
 
 def widest(build: Callable[[int], nn.Module], example: Tensor, limits: Sequence[Limit]) -> int:
-    """Return the largest even number of channels with which `build(channels)` is within all limits.
+    """Return the largest even number of channels for which `build(channels)` is within all limits.
 
-    Costs are for one item (`example`, see `cost`). The search is a bisection, because more channels never cost less.
-    Raises UserError for the first limit that two channels exceed.
+    Costs are for one item, `example` (see `cost`). The number is found by bisection, because more channels never cost
+    less. Raises UserError for the first limit that even two channels exceed.
     """
 
     def exceeded(channels: int) -> Iterator[tuple[Limit, float]]:

@@ -1,17 +1,19 @@
-"""One operation on all edges that leave a node, computed together.
+"""Operations that are computed jointly for all edges that leave a node.
 
-Every edge that leaves a node applies its operations to the same tensor. `EdgeOperations` holds one operation of E such
-edges with merged weights (E * C, ...), so relu, pooling and normalization run once and E convolutions become one. The
-mixture weight of an edge scales the operation's last batch norm (its affine scale is unused in search cells), so
-scaling costs nothing and batch norm's backward pass computes its gradient.
+All edges that leave a node apply their operations to the same tensor. `EdgeOperations` implements one operation on E
+such edges with merged weights (E * C, ...), so that relu, pooling and normalization run once and a single convolution
+replaces E convolutions. The mixture weight of an edge becomes the affine scale of the operation's last batch norm,
+which search cells do not use otherwise. Scaling is therefore free, and the backward pass of batch norm computes its
+gradient.
 
-Two methods return the same values: `forward` (merged) and `single` (edge i alone, as an ordinary operation with a slice
-of the merged weights). Tests compare both with the plain modules in modules.py. operations.py registers the operations
-by name.
+`forward` computes all edges at once; `single` computes edge i alone, as an ordinary operation with a slice of the
+merged weights. Except for the scale, both return the same values. Tests compare them with the plain modules in
+modules.py. operations.py registers the operations by name.
 
-Shapes: x (n, C, h, w); scale (E,) mixture weights; forward -> (n, E, C, h', w'). Batch norm uses batch statistics,
-without affine parameters, as in the search cells of DARTS and NAS-Bench-201; merged weights keep the fan-in, hence the
-initial distribution, of E separate convolutions. `draw` returns the random tensors of a pass, which both paths use.
+Shapes: x (n, C, h, w); scale (E,) mixture weights; forward -> (n, E, C, h', w'). Batch norm uses batch statistics and
+has no affine parameters, as in the search cells of DARTS and NAS-Bench-201. Merged weights have the fan-in, and hence
+the initial distribution, of E separate convolutions. `draw` returns the random tensors for a pass, which `forward` and
+`single` share.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ R = TypeVar("R")
 
 
 class Wrapper(Protocol):
-    """Function that takes a function of tensors and returns a function with the same values."""
+    """Function that wraps a function of tensors without changing its values, such as torch.compile."""
 
     def __call__(self, function: Callable[P, R], /) -> Callable[P, R]: ...
 
@@ -47,14 +49,14 @@ class Style(NamedTuple):
 class Norm(nn.Module):
     """Batch norm over merged channels with batch statistics; running statistics are kept only if `tracked`.
 
-    Running statistics are updated only in passes marked by `tracking` (real weight updates), so that probes do not
-    change them; they are used if the module is in eval mode.
+    Running statistics are updated only while `tracking` is set (in weight updates), so that passes at trial weights do
+    not change them. They are used in eval mode.
     """
 
     def __init__(self, channels: int, *, affine: bool = False, tracked: bool = False, momentum: float = 0.1) -> None:
         super().__init__()
         self.normalize: Callable[..., Tensor] = F.batch_norm
-        """torch.nn.functional.batch_norm, or a function of the same arguments that uses the images of all ranks."""
+        """torch.nn.functional.batch_norm, or a function with its signature that normalizes over all ranks."""
         self.channels, self.momentum, self.tracked, self.tracking = channels, momentum, tracked, False
         self.weight: nn.Parameter | None = nn.Parameter(torch.ones(channels)) if affine else None
         self.bias: nn.Parameter | None = nn.Parameter(torch.zeros(channels)) if affine else None
@@ -64,7 +66,7 @@ class Norm(nn.Module):
         self.register_buffer("var", torch.ones(channels) if tracked else None)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, part: slice | None = None) -> Tensor:
-        """Normalize (n, c, h, w); `scale` (c,) multiplies the result; `part` is the slice of channels in x."""
+        """Normalize x (n, c, h, w) and multiply it by `scale` (c,); `part` is the slice of channels that x contains."""
         weight: Tensor | None = self.weight
         bias: Tensor | None = self.bias
         mean: Tensor | None = None
@@ -81,40 +83,41 @@ class Norm(nn.Module):
 
 
 def spread(scale: Tensor, channels: int) -> Tensor:
-    """Return mixture weights (E,) repeated over each edge's channels: (E * channels,).
+    """Repeat each edge's mixture weight for all of its channels: (E,) -> (E * channels,).
 
-    The result is a copy: for a single edge, reshape would return a view of stride 0, which torch's channels-last batch
-    norm reads as if it were dense (one-pixel maps are channels-last too), so gradients would come from other memory.
+    The result is a copy. For a single edge, reshape would return a view with stride 0, which torch's channels-last
+    batch norm reads as if it were dense (1x1 maps are also channels-last), so that gradients would be computed from
+    unrelated memory.
     """
     return scale.unsqueeze(1).expand(-1, channels).contiguous().view(-1)
 
 
 def shifted(x: Tensor) -> Tensor:
-    """Return x without its first row and column; odd sizes get a zero row or column at the far end (as in modules.py).
+    """Return x without its first row and column; odd sizes are first zero-padded at the end, as in modules.py.
 
-    Without the padding a one-pixel map would become empty, and torch's convolution returns arbitrary values for it.
+    Without the padding, a 1x1 map would become empty, and torch's convolution returns arbitrary values for empty maps.
     """
     h, w = x.shape[2] % 2, x.shape[3] % 2
     return (F.pad(x, (0, w, 0, h)) if h or w else x)[:, :, 1:, 1:]
 
 
 def weight(out: int, fan: int, kernel: int) -> nn.Parameter:
-    """Return convolution weights (out, fan, kernel, kernel) with PyTorch's default initial distribution."""
+    """Return convolution weights (out, fan, kernel, kernel) with PyTorch's default initialization."""
     w = torch.empty(out, fan, kernel, kernel)
     nn.init.kaiming_uniform_(w, a=5**0.5)
     return nn.Parameter(w)
 
 
 class EdgeOperations(nn.Module):
-    """One operation on `edges` edges; subclasses define the merged and the single-edge path.
+    """One operation on `edges` edges; subclasses define how it is computed for all edges and for one edge.
 
-    `stride` divides height and width, rounded up; `style` contains the batch-norm options.
+    Height and width are divided by `stride` and rounded up; `style` contains the batch-norm options.
     """
 
     identity = False
-    """Whether the operation returns its input unchanged (and is exempt from drop-path)."""
+    """Whether the operation returns its input unchanged, and is therefore exempt from drop-path."""
     rectifies = False
-    """Whether the operation starts with a relu, which all operations of a node share."""
+    """Whether the operation starts with a relu, which is computed once per node and shared by its operations."""
     plain = False
     """Whether the operation has no weights, so that `value` computes it once for all edges."""
 
@@ -132,24 +135,24 @@ class EdgeOperations(nn.Module):
         return out
 
     def draw(self, shape: torch.Size, like: Tensor, gen: torch.Generator | None) -> Tensor | None:
-        """Return the random tensor (first axis E) needed for a pass over an input of this shape; None if none is."""
+        """Draw the random tensor (first axis E) for a pass over an input of this shape; None if none is needed."""
         return None
 
     def value(self, x: Tensor) -> Tensor:
-        """Return the output (n, C, h', w') of an operation without weights (`plain`), the same on every edge."""
+        """Return the output (n, C, h', w') of a `plain` operation, which is the same on every edge."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
-        """Return the scaled outputs of all edges (n, E, C, h', w'); `r` = relu(x) is shared by all operations.
+        """Return the scaled outputs of all edges, (n, E, C, h', w'); `r` is relu(x), shared by all operations.
 
-        An operation that does not override this method runs edge by edge, which is slower and gives the same values.
+        By default, an operation with weights runs edge by edge, which is slower but gives the same values.
         """
         if self.plain:
             return self.value(x).unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
         return torch.stack([self.single(x, i, noise) * share for i, share in enumerate(scale.unbind())], 1)
 
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
-        """Return the unscaled output of edge i, (n, C, h', w'), computed as an ordinary operation."""
+        """Return the unscaled output (n, C, h', w') of edge i, computed as an ordinary operation."""
         return self.value(x)
 
 
@@ -164,24 +167,25 @@ class Skip(EdgeOperations):
 
 @lru_cache(maxsize=64)
 def averaging(size: int, stride: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return the matrix (size', size) that averages each pixel of an axis with its neighbours, padding not counted."""
+    """Return the matrix (size', size) that averages each pixel along an axis with its neighbours, without padding."""
     at = torch.arange(size)
     near = ((at[::stride, None] - at).abs() <= 1).to(dtype)
-    return (near / near.sum(1, keepdim=True)).to(device)  # a blocking copy: streams of several searches share it
+    return (near / near.sum(1, keepdim=True)).to(device)  # blocking copy: the streams of several searches share it
 
 
 def summed(x: Tensor, stride: int) -> Tensor:
-    """Return the sums (n, C, h', w') over the 3x3 pixels around each pixel, computed by a depthwise convolution."""
+    """Return the sum over the 3x3 window around each pixel, (n, C, h', w'), computed by a depthwise convolution."""
     return F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), stride=stride, padding=1, groups=x.shape[1])
 
 
 class Pool(EdgeOperations):
-    """3x3 max or average pooling (padding not counted), followed by batch norm in DARTS' supernets.
+    """3x3 max or average pooling (the average excludes padding), followed by batch norm in DARTS' supernets.
 
-    Pooling has no parameters and is the same on every edge, so it runs once. The average is separable and computed as
-    two products with banded matrices, one per axis: six times as fast on a CPU as torch's average pooling, forward and
-    backward, and nothing is kept for the backward pass. Channels-last maps use torch's average pooling. Compiled cells
-    on a CPU use a depthwise convolution, because Inductor's backward pass of torch's has nine divisions per value.
+    Pooling has no parameters and gives the same output on every edge, so it runs once. Average pooling is separable and
+    is computed as two products with banded matrices, one per axis. On a CPU, the forward and backward passes are six
+    times as fast as those of torch's average pooling, and no activations are saved. Channels-last maps and autocast use
+    torch's average pooling. Compiled cells on a CPU use a depthwise convolution, because Inductor's backward pass of
+    average pooling performs nine divisions per element.
     """
 
     plain = True
@@ -201,7 +205,7 @@ class Pool(EdgeOperations):
             or torch.is_autocast_enabled(x.device.type)
         ):
             return self.pooled(x)
-        matrix = averaging if type(x) is Tensor else averaging.__wrapped__  # a FakeTensor must not stay in the cache
+        matrix = averaging if type(x) is Tensor else averaging.__wrapped__  # a FakeTensor must not be cached
         rows, columns = (matrix(size, self.stride, x.device, x.dtype) for size in x.shape[2:])
         return self.normed(rows @ (x @ columns.T))
 
@@ -220,7 +224,7 @@ class Pool(EdgeOperations):
 
 
 class Noise(EdgeOperations):
-    """Noise of RobustDARTS' S4: N(0, 1) in the shape of the strided input, independent of x and without gradient."""
+    """Noise operation of RobustDARTS' S4: N(0, 1) samples in the shape of the strided input; x receives no gradient."""
 
     def draw(self, shape: torch.Size, like: Tensor, gen: torch.Generator | None) -> Tensor:
         n, c, h, w = shape
@@ -259,7 +263,7 @@ class Conv(EdgeOperations):
 
 
 class ConvNormReLU(EdgeOperations):
-    """Convolution of NAS-Bench-101: k x k, affine batch norm, relu (so the mixture weight scales the relu's output)."""
+    """Convolution of NAS-Bench-101: k x k, affine batch norm, relu; the mixture weight scales the relu's output."""
 
     def __init__(
         self, edges: int, channels: int, stride: int, style: Style, *, kernel: int, inputs: int | None = None
@@ -282,7 +286,10 @@ class ConvNormReLU(EdgeOperations):
 
 
 class FactorizedReduce(EdgeOperations):
-    """Skip at stride 2: relu, two 1x1 stride-2 convolutions to C/2 (second shifted by a pixel), concat, batch norm."""
+    """Skip connection with stride 2: relu, two 1x1 stride-2 convolutions, concatenation, batch norm.
+
+    Each convolution has C/2 output channels; the input of the second is shifted by one pixel.
+    """
 
     rectifies = True
 
@@ -307,16 +314,17 @@ class FactorizedReduce(EdgeOperations):
 
 
 class Separable(EdgeOperations):
-    """`depth` blocks of relu, depthwise k x k, pointwise 1x1, batch norm: dil_conv (1 block) and sep_conv (2).
+    """Separable convolution: `depth` blocks of relu, depthwise k x k, pointwise 1x1 and batch norm.
 
-    There is no nonlinearity between depthwise and pointwise, so both equal one convolution with the outer product of
-    their weights. With few channels this `composed` convolution is faster, because a depthwise convolution is bound by
-    memory, especially in its backward pass. Otherwise the two run one after the other, merged over edges.
+    dil_conv has one block, sep_conv two. There is no nonlinearity between the depthwise and the pointwise convolution,
+    so together they equal one dense convolution, whose weights are the products of theirs. With few channels, this
+    `composed` convolution is faster, because depthwise convolutions are memory-bound, especially in the backward pass.
+    Otherwise the two run one after the other, merged over edges.
     """
 
     rectifies = True
     COMPOSED = 16
-    """Maximum channels for the composed convolution (measured: 1.1 to 2.4 times as fast at 16, slower at 32)."""
+    """Maximum number of channels for the composed convolution: 1.1 to 2.4 times as fast with 16, slower with 32."""
 
     def __init__(
         self, edges: int, channels: int, stride: int, style: Style, *, kernel: int, dilation: int, depth: int
@@ -330,27 +338,27 @@ class Separable(EdgeOperations):
         self.norms = nn.ModuleList([Norm(wide, tracked=style.tracked) for _ in range(depth)])
 
     def composed(self, block: int) -> Tensor:
-        """Return one dense kernel per edge, (E * C, C, k, k): pointwise[o, i] depthwise[i]."""
+        """Return the dense kernels of all edges, (E * C, C, k, k): pointwise[o, i] * depthwise[i]."""
         e, c, k = self.edges, self.channels, self.kernel
         dense = self.pointwise[block].view(e, c, c, 1, 1) * self.depthwise[block].view(e, 1, c, k, k)
         out: Tensor = dense.view(e * c, c, k, k)
         return out
 
     def spread_out(self, r: Tensor) -> Tensor:
-        """Apply the first block's convolutions to one input (n, C, h, w) for all edges; return (n, E * C, h', w')."""
+        """Apply the first block's convolutions on all edges to one input: (n, C, h, w) -> (n, E * C, h', w')."""
         c, e, k = self.channels, self.edges, self.kernel
         if c <= self.COMPOSED:
             return F.conv2d(r, self.composed(0), stride=self.stride, padding=self.pad, dilation=self.dilation)
         w = self.depthwise[0].view(e, c, 1, k, k).transpose(0, 1).reshape(c * e, 1, k, k)
         stride, pad, dilation = self.stride, self.pad, self.dilation
-        if stride == dilation == 2:  # reads even pixels only; on channels-last maps, the plain convolution is faster
+        if stride == dilation == 2:  # reads only even pixels; on channels-last maps, an undilated convolution is faster
             r, stride, pad, dilation = r[:, :, ::2, ::2], 1, pad // 2, 1
         d = F.conv2d(r, w, stride=stride, padding=pad, dilation=dilation, groups=c)
         d = d.unflatten(1, (c, e)).transpose(1, 2).flatten(1, 2)
         return F.conv2d(d, self.pointwise[0], groups=e)
 
     def along(self, r: Tensor) -> Tensor:
-        """Apply the second block's convolutions to each edge's own input, (n, E * C, h, w) -> the same shape."""
+        """Apply the second block's convolutions to each edge's own input, keeping the shape (n, E * C, h, w)."""
         if self.channels <= self.COMPOSED and self.kernel > 3:
             return F.conv2d(r, self.composed(1), padding=self.pad, groups=self.edges)
         d = F.conv2d(r, self.depthwise[1], padding=self.pad, groups=self.edges * self.channels)

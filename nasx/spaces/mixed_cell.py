@@ -1,8 +1,8 @@
-"""Mixed edges and relaxed cells, which the supernets of all spaces share.
+"""Mixed edges and relaxed cells, shared by the supernets of all image spaces.
 
 `MixedEdges` holds all edges that leave one node: each operation runs once for all of them, and the output of edge e,
 sum_o mix[e, o] op_o(x), is added to the partial sum of its target node. `RelaxedCell` evaluates the nodes in order; a
-node is complete when all its predecessors have contributed. `none` is never computed.
+node is complete once all its predecessors have contributed. `none` is never computed.
 
 Shapes: states (n, C, h, w); mix (edges, operations); edge weights (edges,) if partial channels are used.
 Source: DARTS (Liu et al. 2019), eq. 2; PC-DARTS (Xu et al. 2020), eqs. 1-2.
@@ -24,7 +24,7 @@ from nasx.spaces.operations import merge
 
 
 class Edge(NamedTuple):
-    """Row `row` of the mixture: an edge from node `source` to node `target`, with its operations in order."""
+    """An edge from node `source` to node `target`, with its operations in order; `row` is its row in the mixture."""
 
     row: int
     source: int
@@ -34,21 +34,21 @@ class Edge(NamedTuple):
 
 
 RandomTensors = tuple[Tensor | None, Tensor | None]
-"""Random tensors of one operation in a pass: its noise (first axis E), and a mask by which its output is multiplied,
-(n, E, 1, 1, 1) for drop-path, (n, E, C, h', w') for dropout on skip connections."""
+"""Random tensors of one operation for a pass: its noise (first axis E), and a mask that multiplies its output,
+(n, E, 1, 1, 1) for drop-path or (n, E, C, h', w') for dropout on skip connections."""
 
 
 def drop_mask(shape: tuple[int, ...], rate: Number, like: Tensor, gen: torch.Generator | None) -> Tensor:
-    """Draw Bernoulli(1 - rate) / (1 - rate) from `gen`."""
+    """Draw a dropout mask, Bernoulli(1 - rate) / (1 - rate), from `gen`."""
     keep = 1.0 - rate
     uniform = torch.rand(shape, device=like.device, dtype=like.dtype, generator=gen)
     return (uniform < keep).to(like.dtype) / keep
 
 
 class MixedEdges(nn.Module):
-    """All edges that leave one node, with one stride; `channels` is the input width of the operations.
+    """All edges that leave one node, with a common stride and operations on `channels` channels.
 
-    The mixture is passed without its first `skip` columns, which no edge computes.
+    `forward` takes the mixture without its first `skip` columns, which no edge computes.
     """
 
     def __init__(self, edges: Sequence[Edge], channels: int, style: Style, skip: int = 0) -> None:
@@ -63,7 +63,7 @@ class MixedEdges(nn.Module):
         banks = [merge(name, len(pairs), channels, self.stride, style) for name, pairs in members.items()]
         self.banks = nn.ModuleList(banks)
         self.rectifies = any(op.rectifies for op in banks)
-        # Column of an operation that is in the same column of every edge; None: its scales are gathered.
+        # Mixture column of an operation that is in the same column on every edge; None if its weights must be gathered.
         self.columns = [
             pairs[0][1] - skip if len({c for _, c in pairs}) == 1 and len(pairs) == len(edges) else None
             for pairs in self.members
@@ -71,7 +71,7 @@ class MixedEdges(nn.Module):
         widest = max(len(edge.operations) for edge in edges) - skip
         for i, pairs in enumerate(self.members):
             self.register_buffer(f"pick{i}", torch.tensor([p * widest + c - skip for p, c in pairs]), persistent=False)
-        # Operations without weights are blended in one product with scales (edges that have any, operations).
+        # One product blends all operations without weights; its scales have shape (blended edges, operations).
         self.plain = [i for i, op in enumerate(banks) if op.plain]
         self.blended = tuple(sorted({p for i in self.plain for p, _ in self.members[i]}))
         absent = widest * len(edges)
@@ -87,7 +87,7 @@ class MixedEdges(nn.Module):
             self.register_buffer(f"place{i}", at, persistent=False)
 
     def scale(self, i: int, rows: Tensor, columns: Sequence[Tensor]) -> Tensor:
-        """Return the mixture weights of operation i, (its edges,), from the rows (E, operations) and their columns."""
+        """Return the mixture weights of operation i on its edges, from `rows` (E, operations) and their `columns`."""
         at = self.columns[i]
         return rows.flatten().index_select(0, self.get_buffer(f"pick{i}")) if at is None else columns[at]
 
@@ -96,8 +96,8 @@ class MixedEdges(nn.Module):
     ) -> list[RandomTensors]:
         """Draw the random tensors of each operation for a pass over an input of this shape.
 
-        `drop_path` drops whole outputs of all operations but the identity, `skip_dropout` drops elements of
-        the identity's output.
+        `drop_path` is the rate at which whole outputs are dropped, except for the identity; `skip_dropout` is the rate
+        at which elements of the identity's output are dropped.
         """
         drawn = []
         for op in self.banks:
@@ -109,9 +109,9 @@ class MixedEdges(nn.Module):
         return drawn
 
     def forward(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors], naive: bool = False) -> list[Tensor | None]:
-        """Return the weighted sum of operations of each edge, (n, C, h', w'); None for an edge with only `none`.
+        """Return each edge's weighted sum of operations, (n, C, h', w'); None for an edge that has only `none`.
 
-        `rows` are the mixture weights of these edges, (E, operations), in their order.
+        `rows` (E, operations) are the mixture weights, in the order of `edges`.
         """
         if naive:
             return self.edgewise(x, rows, drawn)
@@ -122,15 +122,16 @@ class MixedEdges(nn.Module):
         return out
 
     def merged(self, x: Tensor, rows: Tensor, drawn: list[RandomTensors]) -> dict[tuple[int, ...], Tensor]:
-        """Return sums over operations (n, edges, C, h', w') by their edges; an edge may be in several sums.
+        """Return partial sums over operations, (n, edges, C, h', w'), by their edges; an edge may be in several sums.
 
-        Large cells compile this function. The sums are sliced outside it, since otherwise each kernel of the backward
-        pass would assemble the gradients of the slices.
+        Large cells compile this function. The sums are sliced outside it, because otherwise every kernel of the
+        backward pass would have to assemble the gradients of the slices.
         """
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
-        elements = any(mask is not None and mask.shape[2:].numel() > 1 for _, mask in drawn)  # scales drop whole maps
+        # element-wise masks cannot be blended, because a scale applies to a whole map
+        elements = any(mask is not None and mask.shape[2:].numel() > 1 for _, mask in drawn)
         # a compiler fuses the separate products itself
         blend = bool(self.plain) and not elements and not torch.compiler.is_compiling()
         if blend:
@@ -146,7 +147,7 @@ class MixedEdges(nn.Module):
         return sums
 
     def blend(self, x: Tensor, rows: Tensor, columns: Sequence[Tensor], masks: list[Tensor | None]) -> Tensor:
-        """Compute weighted sums of all operations without weights, (n, blended edges, C, h', w'), as one product."""
+        """Return the weighted sums of all `plain` operations, (n, blended edges, C, h', w'), as one product."""
         values = torch.stack([self.banks[i].value(x) for i in self.plain], 1)  # type: ignore[operator]
         n, k, shape = len(x), len(self.plain), values.shape[2:]
         if all(self.columns[i] is not None for i in self.plain):
@@ -172,7 +173,7 @@ class MixedEdges(nn.Module):
         return out
 
     def apart(self, x: Tensor, drawn: list[RandomTensors]) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (local edge, column of the mixture, unscaled output (n, C, h', w')) of each operation of each edge."""
+        """Yield (local edge, mixture column, unscaled output (n, C, h', w')) for each operation on each edge."""
         for local in range(len(self.edges)):
             for op, pairs, (noise, mask) in zip(self.banks, self.members, drawn, strict=True):
                 assert isinstance(op, EdgeOperations)
@@ -183,18 +184,18 @@ class MixedEdges(nn.Module):
 
 
 class RelaxedCell(Cell[list[Tensor]]):
-    """A directed acyclic cell over mixed edges.
+    """A relaxed cell: a directed acyclic graph of mixed edges.
 
-    `inputs` nodes are given, `nodes` are computed. With `partial` = K, operations see the first C / K channels; the
-    rest bypasses them (max-pooled at stride 2), scaled by the edge weights if any, and channels are shuffled. `forward`
-    draws the random tensors, then calls `run`: `body`, or a wrapped `body` (compiled, checkpointed). `body` is a
-    function of its arguments only.
+    It has `inputs` input nodes and `nodes` computed nodes. With `partial` = K, operations process the first C / K
+    channels; the others bypass them (max-pooled at stride 2), scaled by the edge weights if there are any, and the
+    channels are shuffled. `forward` draws the random tensors and calls `run`, which is `body` or a compiled or
+    checkpointed version of `body`. All random tensors and mixture weights are arguments of `body`.
     """
 
     WHOLE = 8
-    """Largest number of edges of a cell that is compiled as a whole, which is 12 % faster on NAS-Bench-201 (6 edges).
-    In larger cells (DARTS: 14) the edges of each node are compiled, so that all nodes of one width share graphs:
-    compiling a supernet of 8 cells took 200 s, and over 9 minutes with whole cells."""
+    """Maximum number of edges in a cell that is compiled as a whole, which is 12% faster on NAS-Bench-201 (6 edges).
+    In larger cells (DARTS: 14 edges), the edges that leave each node are compiled separately, so that nodes of the same
+    width share graphs: compiling a supernet of 8 cells took 200 s, compared with over 9 minutes for whole cells."""
 
     def __init__(
         self,
@@ -235,10 +236,10 @@ class RelaxedCell(Cell[list[Tensor]]):
         skip_dropout: Number = 0.0,
         bias: Tensor | None = None,
     ) -> list[Tensor]:
-        """Return the outputs of the computed nodes, each (n, C, h', w'); a compiled cell, of the last `outputs` nodes.
+        """Return the outputs (n, C, h', w') of all computed nodes; if compiled, only of the last `outputs` nodes.
 
-        `mix` (edges, operations, without the first `skip`), `edge_weights` and `bias` (edges,) are in the order of
-        `order`: by source node. An edge's bias is added to all entries of its mixed output.
+        `mix` (edges, operations without the first `skip`), `edge_weights` (edges,) and `bias` (edges,) are sorted by
+        source node, as in `self.order`. The bias of an edge is added to every element of its output.
         """
         x = inputs[0]
         n, _, h, w = x.shape
@@ -280,15 +281,15 @@ class RelaxedCell(Cell[list[Tensor]]):
             if self.partial > 1:
                 rest = x[:, self.width :]
                 if bundle.stride == 2:
-                    rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd maps shrink as in the operations
+                    rest = F.max_pool2d(rest, 2, 2, ceil_mode=True)  # odd sizes are rounded up, as in the operations
                 shares = beta[node].unbind() if beta else [None] * len(bundle.edges)
                 for edge, share in zip(bundle.edges, shares, strict=True):
                     passing[edge.target] = add(passing[edge.target], rest if share is None else rest * share)
-        # gradients of nodes that nothing reads would cost a compiled cell additions of zeros; hooks read all nodes
+        # in a compiled cell, nodes that nothing reads would add zero gradients; in an eager cell, hooks read all nodes
         return states[-self.outputs if torch.compiler.is_compiling() else self.inputs :]
 
     def complete(self, total: Tensor | None, passing: Tensor | None, like: Tensor) -> Tensor:
-        """Return a node's output from its sums; with partial channels, concatenated and shuffled."""
+        """Combine the sums of a node into its output; with partial channels, concatenate and shuffle them."""
         if total is None:
             total = torch.zeros_like(like[:, : self.width])
         if passing is None:

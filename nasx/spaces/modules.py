@@ -1,11 +1,11 @@
-"""The operations of nasx as plain modules of discrete networks: `forward(x, gen=None)`, x (n, channels, h, w).
+"""Built-in operations as plain modules for discrete networks: `forward(x, gen=None)`, x (n, channels, h, w).
 
-Compositions (all convolutions without bias; order as written):
+Compositions (layers in order; no convolution has a bias):
 
     none            zeros, spatially strided                                              DARTS, NAS-Bench-201
-    max/avg_pool    3x3, padding 1; the average does not count the padding                DARTS, NAS-Bench-201
+    max/avg_pool    3x3, padding 1; the average excludes the padding                      DARTS, NAS-Bench-201
     skip_connect    identity at stride 1, FactorizedReduce at stride 2                    DARTS
-    sep_conv_k      twice: ReLU, depthwise k (stride on the first), pointwise, BN         DARTS
+    sep_conv_k      twice: ReLU, depthwise k (the first is strided), pointwise, BN        DARTS
     dil_conv_k      ReLU, depthwise k with dilation 2, pointwise, BN                      DARTS
     noise           new N(0, 1) samples in the strided input's shape, no gradient         RobustDARTS, S4
     nor_conv_k      ReLU, convolution, BN                                                 NAS-Bench-201
@@ -16,9 +16,9 @@ C. Ying et al. 2019 (NAS-Bench-101), and their released code.
 
 Deviations
 1. `none` returns exact zeros; the released code multiplies by 0, which propagates NaN.
-2. FactorizedReduce accepts odd sizes: the shifted copy is padded by one zero row and column at the far end, which
-   changes nothing at even sizes. The released code fails at odd sizes.
-3. `noise` draws from a generator that the caller passes, so that one batch seed fixes a whole forward pass.
+2. FactorizedReduce accepts odd sizes: if the height or width is odd, the shifted copy is padded with a zero row or
+   column at the end. The released code fails for odd sizes.
+3. `noise` draws from the caller's generator, so that one seed per batch determines the whole forward pass.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Generator = torch.Generator | None
 
 
 def batch_norm(*, affine: bool = True, tracked: bool = True, momentum: float = 0.1) -> Norm:
-    """Return a factory of batch norms, channels -> layer; without `tracked`, evaluation also uses batch statistics."""
+    """Return a batch-norm factory, channels -> layer; unless `tracked`, evaluation also uses batch statistics."""
     return partial(nn.BatchNorm2d, affine=affine, track_running_stats=tracked, momentum=momentum)
 
 
@@ -58,7 +58,7 @@ class Zero(nn.Module):
 
 
 class Noise(nn.Module):
-    """New N(0, 1) samples in the shape of the strided input, in training and evaluation; x gets no gradient."""
+    """Operation that returns new N(0, 1) samples in the shape of the strided input; x receives no gradient."""
 
     def __init__(self, stride: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Noise(nn.Module):
 
 
 class Pool(nn.Module):
-    """3x3 pooling with padding 1; followed by a norm only in the DARTS supernets."""
+    """3x3 max or average pooling with padding 1, followed by a norm only in DARTS supernets."""
 
     def __init__(self, kind: str, channels: int, stride: int, norm: Norm | None = None) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Pool(nn.Module):
 
 
 class ConvBN(nn.Module):
-    """Base class of a convolution (padding kernel // 2) and BN, with a ReLU before or after them."""
+    """Base class for a convolution (padding kernel // 2) and BN with a ReLU before or after them."""
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, stride: int = 1, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class ConvBNReLU(ConvBN):
 
 
 class SepConv(nn.Module):
-    """Two stacked blocks of ReLU, depthwise kxk, pointwise, BN; only the first depthwise has the stride."""
+    """Two blocks of ReLU, depthwise k x k, pointwise and BN; only the first depthwise convolution is strided."""
 
     def __init__(self, channels: int, kernel: int, stride: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class SepConv(nn.Module):
 
 
 class DilConv(nn.Module):
-    """ReLU, depthwise kxk with dilation 2, pointwise, BN."""
+    """ReLU, depthwise k x k with dilation 2, pointwise, BN."""
 
     def __init__(self, channels: int, kernel: int, stride: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class DilConv(nn.Module):
 
 
 class FactorizedReduce(nn.Module):
-    """ReLU, two parallel 1x1 convolutions of stride 2, the second on the input shifted by one pixel, concat, BN."""
+    """ReLU, two parallel 1x1 convolutions with stride 2 (the second on the shifted input), concatenation, BN."""
 
     def __init__(self, c_in: int, c_out: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ class FactorizedReduce(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """NAS-Bench-201's block between stages: two ReLU-conv3x3-BN (the first of stride 2) plus a pooled 1x1 shortcut."""
+    """NAS-Bench-201's block between stages: two ReLU-conv3x3-BN (stride 2, then 1) plus an avgpool-conv1x1 shortcut."""
 
     def __init__(self, c_in: int, c_out: int, norm: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ class ResidualBlock(nn.Module):
         self.shortcut = nn.Conv2d(c_in, c_out, 1, bias=False)  # no BN on the shortcut, as in the released code
 
     def forward(self, x: Tensor, gen: Generator = None) -> Tensor:
-        # an odd map loses its last row in the pooling but not in the strided convolution: pad by repetition
+        # pooling drops the last row of an odd map, but the strided convolution does not: repeat the row
         pooled = self.pool(F.pad(x, (0, x.size(3) % 2, 0, x.size(2) % 2), mode="replicate"))
         out: Tensor = self.conv_b(self.conv_a(x)) + self.shortcut(pooled)
         return out

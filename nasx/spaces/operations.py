@@ -1,9 +1,9 @@
-"""Registry of all operations by name: one entry serves supernets and discrete networks.
+"""Registry of operations by name; each entry serves both supernets and discrete networks.
 
-`@operation("NAME")` registers a subclass of `EdgeOperations` (edge_operations.py). Supernets run it merged over the
-edges that leave a node; a discrete network runs it on one edge (`SingleEdge`). A user's class is registered when its
-module is imported, for example by the `_target_` of a space in that module. The operations of nasx also have separate
-modules for discrete networks (modules.py), which define the parameter names in exported files.
+`@operation("NAME")` registers a subclass of `EdgeOperations` (edge_operations.py). Supernets run it on all edges that
+leave a node at once; discrete networks run it on a single edge (`SingleEdge`). A user-defined class is registered when
+its module is imported, for example through the `_target_` of a space in the same module. Built-in operations also have
+separate modules for discrete networks (modules.py), which determine the parameter names in exported files.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from nasx.spaces.edge_operations import EdgeOperations, Style
 from nasx.spaces.modules import Norm
 
 Merged = Callable[[int, int, int, Style], EdgeOperations]
-"""(edges, channels, stride, style) -> the operation on that number of edges."""
+"""(number of edges, channels, stride, style) -> operation on that many edges."""
 Plain = Callable[[int, int, Norm, Norm | None], nn.Module]
-"""(channels, stride, factory of batch norms, factory of the norm after pools or None) -> the operation on one edge."""
+"""(channels, stride, batch-norm factory, factory for the norm after pooling or None) -> operation on one edge."""
 T = TypeVar("T", bound=type[EdgeOperations])
 
 
 class Entry(NamedTuple):
-    """Factories of an operation. `merged` is None for `none`, which is never computed in a supernet."""
+    """Factories for an operation.
+
+    `merged` is None for `none`, which supernets never compute; `plain` is None if discrete networks use `SingleEdge`.
+    """
 
     merged: Merged | None
     plain: Plain | None = None
@@ -42,13 +45,13 @@ class BatchNorm(nn.Module):
         self.norm = modules.batch_norm(affine=style.affine, tracked=style.tracked, momentum=style.momentum)(channels)
 
     def forward(self, x: Tensor, scale: Tensor | None = None, part: slice | None = None) -> Tensor:
-        """Normalize (n, c, h, w); `scale` (c,) multiplies the result."""
+        """Normalize x (n, c, h, w), and multiply it by `scale` (c,) if given."""
         y: Tensor = self.norm(x)
         return y if scale is None else y * scale[:, None, None]
 
 
 class SingleEdge(nn.Module):
-    """An operation on one edge of a discrete network, with torch's batch norms: (n, c, h, w) -> (n, c, h', w')."""
+    """An operation on one edge of a discrete network, with torch's batch norm: (n, c, h, w) -> (n, c, h', w')."""
 
     def __init__(self, merged: Merged, channels: int, stride: int, style: Style) -> None:
         super().__init__()
@@ -64,12 +67,15 @@ class SingleEdge(nn.Module):
 
 
 def is_identity(op: nn.Module) -> bool:
-    """Return whether an operation of a discrete network returns its input unchanged and is exempt from drop-path."""
+    """Return whether an operation of a discrete network is the identity, and therefore exempt from drop-path."""
     return isinstance(op, modules.Identity) or (isinstance(op, SingleEdge) and op.operation.identity)
 
 
 def operation(name: str) -> Callable[[T], T]:
-    """Register a subclass of `EdgeOperations` as the operation `name`. Raises UserError if the name is taken."""
+    """Return a decorator that registers a subclass of `EdgeOperations` as the operation `name`.
+
+    Raises UserError if the name is taken or not valid.
+    """
 
     def register(cls: T) -> T:
         again = repr(_OWN.get(name)) == repr(cls)  # a module may be imported twice
@@ -138,7 +144,7 @@ OPERATIONS: dict[str, Entry] = {
 
 
 def merge(name: str, edges_: int, channels: int, stride: int, style: Style) -> EdgeOperations:
-    """Return the operation `name` on `edges_` edges of a supernet. Raises UserError for an unknown name."""
+    """Build the operation `name` for `edges_` edges of a supernet. Raises UserError if the name is unknown."""
     rules.known(name, "operation")
     merged = OPERATIONS[name].merged
     assert merged is not None, f"{name} is never computed"
@@ -155,9 +161,10 @@ def build(
     momentum: float = 0.1,
     pool_norm: bool = False,
 ) -> nn.Module:
-    """Return the operation `name` of a discrete network, `forward(x, gen=None)`, with equal input and output channels.
+    """Build the operation `name` for a discrete network; its signature is `forward(x, gen=None)`.
 
-    `pool_norm` adds a norm after DARTS' pools (supernets only). Raises UserError for an unknown name.
+    The operation has `channels` input and output channels. `pool_norm` adds batch norm after DARTS' pooling operations,
+    as in supernets. Raises UserError if the name is unknown.
     """
     rules.known(name, "operation")
     merged, plain = OPERATIONS[name]

@@ -1,8 +1,8 @@
 """Published cells: name, source, space and text.
 
-The data are in published.yaml in this folder. A cell's name can replace its text wherever a genotype is read
-(`nasx retrain genotype=DARTS_V2`). Only cells of the spaces in this package are listed: NASNet and AmoebaNet are not,
-because their cells have five nodes and other outputs.
+The data are in published.yaml in this folder. A cell's name can replace its text wherever a genotype is expected
+(`nasx retrain genotype=DARTS_V2`). Only cells of the spaces in this package are listed. NASNet and AmoebaNet are
+excluded, because their cells have five nodes and different outputs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DATA = Path(__file__).with_name("published.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
-    """One published cell. `space` is darts, darts_rnn, nb201 or nb1shot1; `text` is its genotype as in `source`."""
+    """A published cell. `space` is darts, darts_rnn, nb201 or nb1shot1; `text` is the genotype as given in `source`."""
 
     name: str
     space: str
@@ -31,7 +31,7 @@ class Published:
 
 @cache
 def cells() -> dict[str, Published]:
-    """Return all published cells by name, in the order of the file."""
+    """Return all published cells by name, in file order."""
     import yaml
 
     rows = yaml.safe_load(DATA.read_text(encoding="utf-8"))
@@ -44,7 +44,10 @@ def find(name: str) -> Published | None:
 
 
 def resolve(text: str, space: str) -> str:
-    """Return `text`, or the genotype that it names. Raises UserError for a name that is not a cell of `space`."""
+    """Return the genotype that `text` names, or `text` itself if it is not a name.
+
+    Raises UserError if no published cell of `space` has that name.
+    """
     word = text.strip() if isinstance(text, str) else ""
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_\-]{0,60}", word):
         return text
@@ -67,12 +70,13 @@ READERS: dict[str, Callable[[str], object]] = {
     "nb201": genotypes.nb201_cell,
     "nb1shot1": genotypes.nb101_graph,
 }
-"""Parsers of a cell's text, by the name that `Published.space` and `Space.read_as` use."""
+"""Parsers of genotype text, by the name of the space (`Published.space`, `Space.read_as`)."""
 
 
 def check(text: str, space: str) -> object:
-    """Parse the genotype that `text` names or contains for `space`, without torch. Raises UserError if it is invalid.
+    """Parse the genotype of `space` that `text` names or contains, without torch. Raises UserError if it is invalid.
 
-    `rules.CELLS` checks whether the space has the cell's operations; `Space.parse` checks everything else.
+    Only the name and the form of the text are checked here. `rules.CELLS` checks whether the space has the cell's
+    operations, and `Space.parse` checks everything else.
     """
     return READERS[space](resolve(text, space))

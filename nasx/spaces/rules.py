@@ -1,7 +1,7 @@
-"""Rules for the settings and operations of each space, without torch.
+"""Checks of the settings and genotypes of each space, without torch.
 
-A space applies the rules when it is created; `nasx.config.space_rules` applies them before a run starts, to report
-errors early. All rules raise UserError.
+A space runs its checks when it is created; `nasx.config.space_rules` runs them before a run starts, to report errors
+early. Every failed check raises UserError.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from nasx.spaces.genotypes import NB201_EDGES, Cell
 
 Lists = tuple[tuple[str, ...], ...]
 Settings = Any
-"""A space, or an object that has its settings as attributes."""
+"""A space, or an object with the same settings as attributes."""
 IMAGES = [
     "none", "noise", "max_pool_3x3", "avg_pool_3x3", "skip_connect", "sep_conv_3x3", "sep_conv_5x5", "dil_conv_3x3",
     "dil_conv_5x5", "nor_conv_1x1", "nor_conv_3x3", "maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu",
 ]  # fmt: skip
-"""The operations of operations.py in the same order; `operations.operation` appends the user's operations."""
+"""Names of the operations in operations.py, in the same order; `operations.operation` appends user-defined ones."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,60}", re.ASCII)
 TEXT = ("none", "tanh", "relu", "sigmoid", "identity")
 """Operations of the recurrent space."""
@@ -30,7 +30,7 @@ NB101 = ("maxpool3x3", "conv3x3-bn-relu", "conv1x1-bn-relu")
 NODES = (2, 3, 4, 5)
 KINDS = ("normal", "reduce")
 EDGES = tuple((source, target) for target in NODES for source in range(target))
-"""(source, target) of the 14 edges of a DARTS cell, row-major."""
+"""(source, target) of the 14 edges of a DARTS cell, ordered by target."""
 STACKS = 3
 """Number of stacks of cells in a NAS-Bench-101 network."""
 
@@ -42,7 +42,7 @@ def known(name: str, where: str) -> None:
 
 
 def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
-    """Raise UserError unless `names` are one or more different operations in `among` (default: all registered)."""
+    """Raise UserError unless `names` are one or more distinct operations from `among` (default: all registered)."""
     among = among or IMAGES
     place = f"{where}=[{','.join(map(str, names))}]"
     if not names:
@@ -56,19 +56,19 @@ def listed(names: Sequence[str], where: str, among: Sequence[str] = ()) -> None:
 
 
 def choosable(names: Sequence[str], where: str) -> None:
-    """Raise UserError unless one of these operations can be selected; `none` cannot."""
+    """Raise UserError unless `names` has an operation other than `none`, which cannot be selected."""
     if not set(names) - {"none"}:
         raise UserError(f"{where}=[{','.join(names)}]", "no operation can be selected", "add one other than none")
 
 
 def rows(space: Settings, key: str, edges: int) -> Lists:
-    """Return the operations of each edge: the lists in setting `key`, or `operations` on all edges if it is None."""
+    """Return the operations of each edge: the lists in setting `key`, or `operations` for all edges if it is None."""
     own: Lists | None = getattr(space, key)
     return (tuple(space.operations),) * edges if own is None else own
 
 
 def lists(space: object, key: str, edges: int) -> None:
-    """Raise UserError unless every edge has the same number of operations."""
+    """Raise UserError unless each edge has a valid list of operations, and all lists have the same length."""
     found = rows(space, key, edges)
     if len(found) != edges or len({len(row) for row in found}) != 1:
         raise UserError(
@@ -83,7 +83,7 @@ def _place(space: object, key: str, i: int) -> str:
 
 
 def divided(space: Settings) -> None:
-    """Raise UserError unless `partial` divides the channels."""
+    """Raise UserError unless the number of channels is divisible by `partial`."""
     if space.channels % space.partial:
         raise UserError(
             f"space.partial={space.partial}",
@@ -127,14 +127,14 @@ def nb1shot1(space: Settings) -> None:
 
 
 def stacked(key: str, layers: int) -> None:
-    """Raise UserError unless a NAS-Bench-101 network can have `layers` cells, the value of setting `key`."""
+    """Raise UserError unless `layers`, the value of the setting `key`, is divisible by the number of stacks."""
     if layers % STACKS:
         fault = f"cells cannot be divided evenly among {STACKS} stacks"
         raise UserError(f"{key}={layers}", fault, f"use a multiple of {STACKS}")
 
 
 def benchmark_size(kind: str | None, group: str, node: Config) -> Iterator[UserError]:
-    """Yield the errors in `layers` and `stem` of a settings group, for networks of a space covered by a benchmark."""
+    """Yield an error for each setting, `group`.layers or `group`.stem, that networks of `kind` do not support."""
     if kind == "nb1shot1" and node.get("layers"):
         try:
             stacked(f"{group}.layers", node["layers"])
@@ -157,12 +157,12 @@ SPACES: dict[str, Callable[[object], None]] = {
     "nb1shot1": nb1shot1,
     "darts_rnn": recurrent,
 }
-"""Checks of a space's settings, by `Space.read_as`."""
+"""Functions that check the settings of a space, by `Space.read_as`."""
 
 
 # ---------------------------------------------------------------------------------------------------- genotypes
 def nb201_fits(space: Settings, cell: Sequence[str]) -> None:
-    """Raise UserError unless the space has the cell's operation on each of its six edges."""
+    """Raise UserError unless the space allows the operation of each of the six edges."""
     for name, own, (source, target) in zip(cell, rows(space, "cell", len(NB201_EDGES)), NB201_EDGES, strict=True):
         if name not in own or (name == "none" and not space.derive_none):
             place, known = f"genotype, edge {source}->{target}", [x for x in own if x != "none" or space.derive_none]
@@ -170,7 +170,7 @@ def nb201_fits(space: Settings, cell: Sequence[str]) -> None:
 
 
 def darts_fits(space: Settings, cells: Sequence[Cell]) -> None:
-    """Raise UserError unless the space has the operations of both cells; untied cells are not checked."""
+    """Raise UserError unless the space allows the operations of both cells; untied cells are not checked."""
     for kind, cell in zip(KINDS, cells, strict=True) if len(cells) == len(KINDS) and not space.untied else ():
         for place, (name, pred) in enumerate(cell):
             edge = (pred, NODES[place // 2])
@@ -179,7 +179,7 @@ def darts_fits(space: Settings, cells: Sequence[Cell]) -> None:
 
 
 def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -> None:
-    """Raise UserError unless an edge with the operations `own` can have `name`."""
+    """Raise UserError unless operation `name` can be selected on an edge with the operations `own`."""
     if name not in own or name == "none":
         raise UserError(
             f"genotype, {cell}, node {edge[1]}",
@@ -189,7 +189,7 @@ def darts_has(own: Sequence[str], name: str, edge: tuple[int, int], cell: str) -
 
 
 def nb101_fits(space: object, graph: tuple[object, Sequence[str]]) -> None:
-    """Raise UserError unless the inner vertices have operations of NAS-Bench-101."""
+    """Raise UserError unless every inner vertex has an operation of NAS-Bench-101."""
     for place, name in enumerate(graph[1][1:-1], start=1):
         if name not in NB101:
             raise UserError(
@@ -200,7 +200,7 @@ def nb101_fits(space: object, graph: tuple[object, Sequence[str]]) -> None:
 
 
 def recurrent_fits(space: Settings, cell: Cell) -> None:
-    """Raise UserError unless the space has the operation of each node."""
+    """Raise UserError unless the space allows the operation of each node."""
     own = [name for name in space.operations if name != "none"]
     for node, (name, _) in enumerate(cell, start=1):
         if name not in own:
@@ -213,4 +213,4 @@ CELLS: dict[str, Callable[[Settings, Any], None]] = {
     "nb1shot1": nb101_fits,
     "darts_rnn": recurrent_fits,
 }
-"""Checks of cells returned by `published.READERS` against a space, by `Space.read_as`."""
+"""Functions that check whether a space contains a cell returned by `published.READERS`, by `Space.read_as`."""

@@ -1,4 +1,4 @@
-"""Selection by weight, with ties to the lowest index, as in every discretization; softmax over the edges of a node."""
+"""Selection by weight for discretization (ties go to the lowest index), and softmax over the edges of a node."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Lists = tuple[tuple[str, ...], ...]
 
 
 def best(weights: Sequence[float], among: Iterable[int] | None = None) -> int:
-    """Return the index of the largest weight (of the indices `among`); the lowest index wins ties."""
+    """Return the index (one of `among` if given) of the largest weight; ties go to the lowest index."""
     return max(range(len(weights)) if among is None else sorted(among), key=weights.__getitem__)
 
 
 def top(weights: Sequence[float], k: int) -> tuple[int, ...]:
-    """Return the indices of the k largest weights, ascending; lower indices win ties."""
+    """Return the indices of the k largest weights in ascending order; ties go to the lower index."""
     return tuple(sorted(sorted(range(len(weights)), key=lambda i: -weights[i])[:k]))
 
 
@@ -26,16 +26,16 @@ def choosable(names: Sequence[str]) -> tuple[int, ...]:
 
 
 def draw(n: int, gen: torch.Generator) -> int:
-    """Draw one of the numbers 0 to n - 1 uniformly."""
+    """Draw an integer from 0 to n - 1 uniformly."""
     return int(torch.randint(n, (), generator=gen, device=gen.device))
 
 
 def strongest(mix: Tensor, lists: Lists, keep: int) -> Lists:
-    """Return each edge's `keep` operations of largest weight in the first cell of `mix` (cells, edges, operations)."""
+    """Return the `keep` strongest operations of each edge in the first cell of `mix` (cells, edges, operations)."""
     rows = mix.detach().cpu()[0].tolist() if len(mix) else [[0.0] * len(own) for own in lists]
     return tuple(tuple(own[k] for k in top(row, keep)) for row, own in zip(rows, lists, strict=True))
 
 
 def softmax_by_node(logits: Tensor, parts: Sequence[slice]) -> Tensor:
-    """Apply a softmax over each part of the last axis (PC-DARTS, eq. 3: the edges that enter a node)."""
+    """Apply a softmax to each part of the last axis, such as the edges that enter a node (PC-DARTS, eq. 3)."""
     return torch.cat([torch.softmax(logits[..., part], dim=-1) for part in parts], dim=-1)

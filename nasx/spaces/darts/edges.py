@@ -1,6 +1,6 @@
-"""The 14 edges of a DARTS cell, and the 20 pairs of them that enter a node together.
+"""The 14 edges of a DARTS cell, and the 20 pairs of edges that enter the same node.
 
-Sources: DARTS section 2.1; Amended-DARTS eq. 16 (pairs).
+Sources: DARTS, section 2.1; Amended-DARTS, eq. 16 (pairs).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from nasx.spaces.darts.genotype import EDGES, NODES
 
 Pair = tuple[int, int]
 PAIRS = tuple((node, pair) for node in NODES for pair in combinations(range(node), 2))
-"""(node, two predecessors) in the order of the pair logits: 1 + 3 + 6 + 10 = 20."""
+"""(node, pair of predecessors), in the order of the pair logits: 1 + 3 + 6 + 10 = 20."""
 
 
 def edges_of(node: int) -> slice:
@@ -33,7 +33,10 @@ def pair_slices() -> list[slice]:
 @cache
 @torch.inference_mode(False)  # the cached tensor must also be usable in training
 def incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return (20, 14): 1 if the pair contains the edge. Cached on the device, since a copy per step would stall it."""
+    """Return the incidence matrix (20, 14): 1 if the pair contains the edge, else 0.
+
+    The matrix is cached on the device, because a copy in every step would stall the device.
+    """
     held = [[float(target == node and source in pair) for source, target in EDGES] for node, pair in PAIRS]
     return torch.tensor(held, dtype=dtype, device=device)
 
@@ -41,6 +44,9 @@ def incidence(dtype: torch.dtype, device: torch.device) -> Tensor:
 @cache
 @torch.inference_mode(False)
 def kept_mask(kept: tuple[tuple[Pair, ...], ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return (cells, 14, 1), or (1, 14, 1) if tied: 1 on the edges in `kept`, which has two predecessors per node."""
+    """Return a mask (cells, 14, 1), or (1, 14, 1) if tied: 1 for kept edges, 0 for all others.
+
+    `kept` contains two predecessors per node for each cell.
+    """
     rows = [[float(source in cell[target - NODES[0]]) for source, target in EDGES] for cell in kept]
     return torch.tensor(rows, dtype=dtype, device=device).reshape(-1, len(EDGES), 1)

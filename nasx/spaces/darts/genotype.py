@@ -1,8 +1,8 @@
-"""Genotypes of the DARTS space: two cells for the whole network, or one for each layer.
+"""Genotypes of the DARTS space: two cells for the whole network, or one cell per layer.
 
-A cell is eight (operation, predecessor) pairs, two for each of the nodes 2 to 5, in the order of the predecessors.
-Text: `Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), reduce=[…], reduce_concat=range(2, 6))`, as
-the released code of DARTS prints it; untied cells `Genotype(cells=[[('sep_conv_3x3', 0), …], …], concat=range(2, 6))`.
+A cell is eight (operation, predecessor) pairs, two for each of the nodes 2 to 5, ordered by predecessor. Text form:
+`Genotype(normal=[('sep_conv_3x3', 0), …], normal_concat=range(2, 6), reduce=[…], reduce_concat=range(2, 6))`, as in the
+released code of DARTS; for untied cells `Genotype(cells=[[('sep_conv_3x3', 0), …], …], concat=range(2, 6))`.
 """
 
 from __future__ import annotations
@@ -44,17 +44,17 @@ class DartsGenotype(Genotype):
         return cls(*genotypes.darts_cells(resolve(text, "darts")))
 
     def operations(self) -> dict[str, int]:
-        """Return the count of each operation over both cells, 16 in total."""
+        """Return the number of occurrences of each operation in both cells, 16 in total."""
         return dict(Counter(name for name, _ in self.normal + self.reduce))
 
     def layers(self, count: int) -> tuple[Cell, ...]:
-        """Return the cell of each of `count` layers."""
+        """Return the cells of a network with `count` layers, one per layer."""
         return tuple(self.normal if kind == "normal" else self.reduce for kind in plan(count))
 
 
 @dataclass(frozen=True)
 class UntiedDartsGenotype(Genotype):
-    """A genotype with one cell for each layer."""
+    """A genotype with one cell per layer."""
 
     cells: tuple[Cell, ...]
 
@@ -69,11 +69,11 @@ class UntiedDartsGenotype(Genotype):
         return cls(genotypes.untied_cells(text))
 
     def operations(self) -> dict[str, int]:
-        """Return the count of each operation over all cells, eight per cell."""
+        """Return the number of occurrences of each operation in all cells, eight per cell."""
         return dict(Counter(name for cell in self.cells for name, _ in cell))
 
     def layers(self, count: int) -> tuple[Cell, ...]:
-        """Return the cell of each layer. Raises UserError if `count` is not the number of cells."""
+        """Return the cells, one per layer. Raises UserError if `count` is not the number of cells."""
         if count != len(self.cells):
             raise UserError(
                 f"retrain.layers={count}",
@@ -84,13 +84,13 @@ class UntiedDartsGenotype(Genotype):
 
 
 def read(text: str) -> DartsGenotype | UntiedDartsGenotype:
-    """Return the tied or untied genotype in `text`, or the published genotype that `text` names."""
+    """Parse a tied or untied genotype from `text`, or return the published genotype that `text` names."""
     text = resolve(text, "darts")
     return UntiedDartsGenotype.parse(text) if genotypes.is_untied(text) else DartsGenotype.parse(text)
 
 
 def canonical(cell: Cell, where: str) -> Cell:
-    """Return the pairs in the order of nodes and predecessors. Raises UserError unless they form a cell."""
+    """Return the pairs ordered by node and predecessor. Raises UserError unless they form a valid cell."""
     pairs = [(str(name), int(pred)) for name, pred in cell]
     if len(pairs) != 2 * len(NODES):
         raise UserError(

@@ -1,25 +1,27 @@
 """Discrete networks of the DARTS space for CIFAR-like and ImageNet-like images, and the edges that define their cost.
 
 A cell has two inputs (nodes 0 and 1: the outputs of the two previous cells, the earlier one first) and four nodes
-(2 to 5), each the sum of two operations on earlier nodes; its output is the concatenation of the four nodes. Cells at
-L // 3 and 2 L // 3 are reductions: they double the channels, and their operations on nodes 0 and 1 have stride 2. Both
-inputs first pass a ReLU-conv1x1-BN; input 0 passes a FactorizedReduce instead if the previous cell is a reduction.
+(2 to 5), each the sum of two operations on earlier nodes; its output is the concatenation of the four nodes. Cells
+L // 3 and 2 L // 3 are reduction cells: they double the channels, and their operations on nodes 0 and 1 have stride 2.
+Both inputs first pass through ReLU-conv1x1-BN; input 0 passes through FactorizedReduce instead if the previous cell is
+a reduction cell.
 
-Stems: `cifar` 3x3 convolution to 3 C, BN, for both inputs. `imagenet` 3x3/2 to C/2, BN, ReLU, 3x3/2 to C, BN for
-input 0, followed by ReLU, 3x3/2, BN for input 1, so that cell 0 treats the stem like a previous reduction. The
-auxiliary head reads the output of cell 2 L // 3 in training. All batch norms are affine and tracked; pools have none.
+Stems: `cifar` is a 3x3 convolution to 3 C channels and BN, for both inputs. `imagenet` is 3x3/2 to C/2, BN, ReLU, 3x3/2
+to C, BN for input 0, followed by ReLU, 3x3/2, BN for input 1, so that cell 0 treats the stem like a preceding reduction
+cell. The auxiliary head reads the output of cell 2 L // 3 in training. All batch norms are affine and tracked; there is
+none after pooling.
 
-Drop-path zeroes an operation's output for each image separately with probability p and divides by 1 - p otherwise;
-identities are not dropped (Larsson et al. 2017; released code of DARTS).
+Drop-path zeroes the output of an operation with probability p, independently for each image, and otherwise divides it
+by 1 - p; identities are not dropped (Larsson et al. 2017; released code of DARTS).
 
-Source: H. Liu et al., DARTS, ICLR 2019, appendix A; released code. Parameters of DARTS_V2 at L = 20, C = 36:
-3,349,342 (10 classes), 3,401,272 (100), with the auxiliary head 3,825,768 and 3,946,908.
+Source: H. Liu et al., DARTS, ICLR 2019, appendix A; released code. With L = 20 and C = 36, DARTS_V2 has 3,349,342
+parameters for 10 classes and 3,401,272 for 100; with the auxiliary head, 3,825,768 and 3,946,908.
 
 Deviations
-1. The final pool is global; the released ImageNet network pools 7x7, which is the same at 224x224.
+1. The final pooling is global; the released ImageNet network uses 7x7 pooling, which is equivalent at 224x224.
 2. As in the released code, the ImageNet auxiliary head has no BN after its 2x2 convolution.
-3. Stem `single`: three 3x3/2 convolutions to 3C/2, 3C, 3C with BN, and ReLU between them; Single-DARTS states only the
-   number of convolutions.
+3. The stem `single` has three 3x3/2 convolutions to 3C/2, 3C and 3C channels, each with BN, and ReLUs between them;
+   Single-DARTS states only the number of convolutions.
 
 Shapes: x (n, 3, h, w) -> Logits, each (n, classes).
 """
@@ -45,14 +47,14 @@ SIZES = {"cifar": (20, 36), "imagenet": (14, 48)}
 
 
 def plan(layers: int) -> tuple[str, ...]:
-    """Return "normal" or "reduce" for each cell; networks of one or two layers have only reductions."""
+    """Return "normal" or "reduce" for each cell; networks with one or two layers have only reduction cells."""
     return tuple("reduce" if i in (layers // 3, 2 * layers // 3) else "normal" for i in range(layers))
 
 
 def sites(layers: int, channels: int, stem: str, shape: tuple[int, ...], *, untied: bool) -> Iterator[Site]:
-    """Yield the 14 edges of each cell of a network for images of `shape` (3, height, width).
+    """Yield the 14 edges of each cell in a network for images of `shape` (3, height, width).
 
-    If `untied`, each cell of a kind has its own decisions.
+    If `untied`, each cell has its own decisions; otherwise, all cells of a kind share them.
     """
     h, w = shape[-2:]
     for _ in range(0 if stem == "cifar" else 3):
@@ -69,7 +71,10 @@ def sites(layers: int, channels: int, stem: str, shape: tuple[int, ...], *, unti
 
 
 class Stem(nn.Module):
-    """Stem for both inputs of cell 0. `width`: their channels; `reduced`: input 0 is twice as large as input 1."""
+    """Stem that returns both inputs of cell 0.
+
+    `width` is their number of channels; `reduced` is true if input 0 is twice as high and wide as input 1.
+    """
 
     def __init__(self, kind: str, channels: int) -> None:
         super().__init__()
@@ -97,10 +102,12 @@ class Stem(nn.Module):
 
 
 class AuxiliaryHead(nn.Module):
-    """ReLU, 5x5 average pool, 1x1 to 128, BN, ReLU, 2x2 to 768, [BN,] ReLU, linear: (n, c, h, w) -> (n, classes).
+    """Auxiliary head: (n, c, h, w) -> (n, classes).
 
-    The input maps are 8 to 10 pixels wide and high (cifar: pool with stride 3) or 7 to 8 (imagenet: stride 2, no last
-    BN). `without` is the setting that removes the head.
+    Layers: ReLU, 5x5 average pooling, 1x1 to 128, BN, ReLU, 2x2 to 768, [BN,] ReLU, linear. With the imagenet stem, the
+    pooling has stride 2, there is no last BN, and input maps must be 7 to 8 pixels wide and high; with other stems, the
+    pooling has stride 3 and input maps must be 8 to 10 pixels wide and high. `without` is the setting that removes the
+    head, for the error message.
     """
 
     def __init__(
@@ -135,14 +142,14 @@ class AuxiliaryHead(nn.Module):
 
 
 def dropped(x: Tensor, drop_path: float, gen: torch.Generator | None) -> Tensor:
-    """Zero whole images of x (n, c, h, w) with probability `drop_path`, and divide the others by 1 - drop_path."""
+    """Zero each image of x (n, c, h, w) with probability `drop_path`, and divide the others by 1 - drop_path."""
     keep = 1.0 - drop_path
     mask = torch.empty(x.size(0), 1, 1, 1, dtype=x.dtype, device=x.device).bernoulli_(keep, generator=gen)
     return x * (mask / keep)
 
 
 class DartsCell(nn.Module):
-    """A discrete cell of eight (operation, predecessor) pairs; inputs of `before` and `last` channels, output 4 C."""
+    """A discrete cell of eight (operation, predecessor) pairs: `before` and `last` channels in, 4 * `channels` out."""
 
     def __init__(self, pairs: Cell, before: int, last: int, channels: int, *, reduction: bool, reduced: bool) -> None:
         super().__init__()
@@ -169,7 +176,7 @@ class DartsCell(nn.Module):
 
 
 class DartsNetwork(Network):
-    """A network of one cell for each layer, `cells` in order; the auxiliary head is used in training only."""
+    """A discrete network with one cell per layer, `cells` in order; the auxiliary head is used only in training."""
 
     def __init__(
         self, cells: Sequence[Cell], classes: int, channels: int, *, stem: str = "cifar", auxiliary: bool = False
@@ -196,13 +203,13 @@ class DartsNetwork(Network):
         return Logits(self.classifier(F.adaptive_avg_pool2d(last, 1).flatten(1)), scores)
 
     def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """Return the feature map (n, c, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        """Return the feature map (n, c, h, w) before the final pooling; `maps` collects the output of each cell."""
         return self._run(x, 0.0, gen, maps)[0]
 
     def _run(
         self, x: Tensor, drop_path: float, gen: torch.Generator | None, maps: list[Tensor] | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the output of the last cell, and the scores of the auxiliary head."""
+        """Return the output of the last cell, and the scores of the auxiliary head (None if it did not run)."""
         before, last = self.stem(x)
         scores = None
         for i, cell in enumerate(self.cells):

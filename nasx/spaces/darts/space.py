@@ -1,29 +1,31 @@
 """The DARTS space and its variants: S1 to S4, partial channels, untied cells, searched and fixed edges.
 
-A cell has inputs 0 and 1, nodes 2 to 5 and 14 edges, row-major: node 2 from 0, 1; node 3 from 0, 1, 2; node 4 from
-0..3; node 5 from 0..4. In the supernet node j = sum over its edges of sum_o mix[edge, o] o(node i); in a genotype it
-keeps two edges with one operation each. Discretization, for each node: score an edge by its largest weight over the
-operations other than `none`; keep the two best edges (ties: the lower predecessor); on each take its best operation
-other than `none` (ties: the lower index). With `max_skips` the weakest skip connections of a normal cell are then
-removed one by one, and the cell is selected again each time, until at most that many remain (P-DARTS, section 3.3).
+A cell has inputs 0 and 1, nodes 2 to 5 and 14 edges, ordered by target: into node 2 from 0, 1; node 3 from 0, 1, 2;
+node 4 from 0..3; node 5 from 0..4. In the supernet, node j is the sum over its edges of sum_o mix[edge, o] o(node i);
+in a genotype, it keeps two edges with one operation each. Discretization scores each edge by its largest weight over
+the operations other than `none`, keeps the two best edges into each node (ties: the lower predecessor), and selects the
+best operation other than `none` on each kept edge (ties: the lower index). With `max_skips`, the weakest skip
+connection of the normal cell is then removed and the cell selected again, until at most that many skip connections
+remain (P-DARTS, section 3.3).
 
-Edge weights (both scale the rows of mix["normal"], mix["reduce"], so the supernet does not depend on them)
-    edge_norm        one logit for each edge, softmax over the edges of a node (PC-DARTS, eq. 3); mix also has
-                     "normal.edge" (cells, 1, 14), by which partial channels scale the bypassed channels
+Edge weights (they scale the rows of mix["normal"] and mix["reduce"], so the supernet need not apply them)
+    edge_norm        one logit per edge, with a softmax over the edges into a node (PC-DARTS, eq. 3); mix also has
+                     "normal.edge" (cells, 1, 14), which scales the bypassed channels if `partial` > 1
     edges=searched   one logit beta for each unordered pair of predecessors of a node; the weight of an edge is the sum
                      of softmax(beta) over the pairs that contain it (Amended-DARTS, eq. 16); mix also has
-                     "normal.pair" (cells, 1, 20), and the genotype keeps each node's best pair
-    edges=fixed      node i keeps only i - 1 and 0 (Amended-DARTS, appendix C.2), or the edges of the genotype `keep`
-                     (second stage after edges=searched). The rows of other edges are zero.
+                     "normal.pair" (cells, 1, 20), and the genotype keeps the best pair of each node
+    edges=fixed      node i keeps only the edges from i - 1 and 0 (Amended-DARTS, appendix C.2), or those of the
+                     genotype `keep` (second stage, after edges=searched); the rows of all other edges are zero
 
 Sources: H. Liu et al., DARTS, ICLR 2019, sections 2.1, 2.4; A. Zela et al., RobustDARTS, ICLR 2020 (S1 to S4);
 Y. Xu et al., PC-DARTS, ICLR 2020; Amended-DARTS (ICLR 2021 submission), section 3.1.2, appendices B.2 and C.2.
 
 Deviations
-1. Pairs of a node are kept in the order of their predecessors; the released code writes the stronger pair first.
-   The order has no effect on the network's function, and a fixed order makes two texts of one cell equal.
-2. Operations are looked up with the edge's global index; RobustDARTS looks up `none` with the node's local index.
-3. Edge and pair weights are a softmax for any activation of the method, because they weight edges, not operations.
+1. The pairs of a node are ordered by predecessor; the released code writes the stronger pair first. The order does not
+   affect what the network computes, and a fixed order gives each cell only one text.
+2. Operations are looked up by the global index of the edge; RobustDARTS looks up `none` by an index within the node.
+3. Edge and pair weights are always a softmax, whatever activation the method uses, because they weight edges, not
+   operations.
 
 Shapes: a["normal"] (14, operations), untied (cells, 14, operations); a["normal.edge"] (1, 14); a["normal.pair"]
 (1, 20); mix (cells, 14, operations).
@@ -71,9 +73,9 @@ OPERATIONS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Darts(Space):
-    """The DARTS space. Its fields describe the supernet; `network` has the published retraining sizes.
+    """The DARTS space. Its fields describe the supernet; `network` uses the published retraining sizes by default.
 
-    A supernet of one or two layers would have no normal cell to learn.
+    A supernet needs at least three layers, because with one or two it has no normal cell.
     """
 
     read_as: ClassVar[str] = "darts"
@@ -102,7 +104,7 @@ class Darts(Space):
 
     # ---------------------------------------------------------------------------------------------- structure
     def edge_operations(self, name: str) -> Lists:
-        """Return the operations of each of the 14 edges of "normal" or "reduce"; () for weights of edges and pairs."""
+        """Return the operations of each of the 14 edges of "normal" or "reduce"; () for edge and pair weights."""
         return rules.rows(self, name, len(EDGES)) if name in KINDS else ()
 
     def auxiliary_head(self, channels: int, classes: int) -> nn.Module:
@@ -129,7 +131,7 @@ class Darts(Space):
 
     @property
     def groups(self) -> tuple[tuple[str, ...], ...]:
-        """Names of normal cells only: layer regularizers do not apply to reductions (Lambda-DARTS, section 4)."""
+        """Parameters of normal cells only: layer regularizers skip reduction cells (Lambda-DARTS, section 4)."""
         return (tuple(name for name in self.cells() if name.startswith("normal")),)
 
     def supernet(self, classes: int, *, naive: bool = False) -> Supernet:
@@ -170,7 +172,7 @@ class Darts(Space):
         return self._join({kind: [self._cell(kind, mix, i) for i in range(self.places(kind))] for kind in KINDS})
 
     def edge_shares(self, mix: Tree) -> Tree:
-        """Return, for searched edges, the sum of the weights of the pairs that contain each edge."""
+        """Return the total weight of the pairs that contain each edge, (cells, 14); {} unless edges are searched."""
         pairs = {kind: mix[f"{kind}.pair"] for kind in KINDS if self.edges == "searched"}
         return {kind: (pair @ incidence(pair.dtype, pair.device))[:, 0] for kind, pair in pairs.items()}
 
@@ -181,7 +183,10 @@ class Darts(Space):
         return found
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """Return one operation per (kept) edge, then two edges per node unless edges are fixed or have weights."""
+        """Return two phases: an operation for each edge, then two edges for each node.
+
+        If edges are fixed, only kept edges have decisions. Unless edges are pruned, the second phase is empty.
+        """
         first: list[Decision] = []
         then: list[Decision] = []
         for kind in KINDS:
@@ -199,7 +204,7 @@ class Darts(Space):
         return tuple(first), tuple(then)
 
     def narrow(self, mix: Tree, keep: int | None) -> Self:
-        """Narrow as in `Space.narrow`; searched edges are fixed to the edges that `mix` keeps (Amended-DARTS, B.2)."""
+        """Narrow as in `Space.narrow`, and fix searched edges to those that `mix` keeps (Amended-DARTS, B.2)."""
         space = self if self.edges != "searched" else replace(self, edges="fixed", keep=str(self.discretize(mix)))
         if keep is None:
             return space
@@ -234,7 +239,7 @@ class Darts(Space):
         return cell
 
     def _strongest(self, kind: str, rows: list[list[float]], betas: list[list[float]], i: int) -> Cell:
-        """Return the cell selected by weights (14, operations), and by pair weights `betas` if edges are searched."""
+        """Select a cell by weights `rows` (14, operations), and by pair weights `betas` if edges are searched."""
         names = self.edge_operations(kind)
         chosen = [best(row, choosable(ops_)) for row, ops_ in zip(rows, names, strict=True)]
         strength = [row[k] for row, k in zip(rows, chosen, strict=True)]
@@ -252,7 +257,7 @@ class Darts(Space):
         return tuple(pairs)
 
     def encode(self, genotype: Genotype) -> Tree:
-        """Return weight 1 on the kept operation of each kept edge, on the edge, and on its pair; 0 elsewhere."""
+        """Return a mixture with weight 1 for each kept edge, its operation and its pair, and 0 elsewhere."""
         cells = self._by_kind(genotype)
         mix: Tree = {}
         for kind, count in ((kind, self.cells()[kind]) for kind in KINDS):
@@ -275,9 +280,9 @@ class Darts(Space):
 
     # ----------------------------------------------------------------------------------------------- genotypes
     def options(self, kind: str, place: int = 0) -> tuple[tuple[Cell, ...], ...]:
-        """Return for each node the pairs of (operation, predecessor) that a genotype may have there.
+        """Return the options of each node; an option is two (operation, predecessor) pairs.
 
-        `place` is the index among the cells of one kind; untied cells may keep different edges.
+        `place` is the index of the cell among those of its kind; untied cells may keep different edges.
         """
         names = self.edge_operations(kind)
         out = []
@@ -300,7 +305,7 @@ class Darts(Space):
         return tuple(out)
 
     def _free(self) -> Iterator[tuple[str, int, tuple[tuple[Cell, ...], ...]]]:
-        """Yield (kind, place, options) of every cell that is chosen independently."""
+        """Yield (kind, place, options) for every cell that is chosen independently."""
         for kind in KINDS:
             for place in range(self.places(kind)):
                 yield kind, place, self.options(kind, place)
@@ -336,7 +341,7 @@ class Darts(Space):
         )
 
     def _by_kind(self, genotype: Genotype) -> dict[str, tuple[Cell, ...]]:
-        """Return the cells of each kind: one if tied, else as many as the supernet has."""
+        """Return the cells of each kind: one if tied, otherwise as many as the supernet has."""
         if isinstance(genotype, UntiedDartsGenotype) != self.untied:
             own, other = ("untied", "tied") if self.untied else ("tied", "untied")
             raise UserError(
@@ -366,7 +371,7 @@ class Darts(Space):
 
     @cached_property
     def _kept(self) -> dict[str, tuple[tuple[Pair, ...], ...]]:
-        """The two predecessors of each node if edges are fixed, for each cell of a kind (one cell if tied)."""
+        """The two fixed predecessors of each node, by kind and cell (one cell if tied); {} unless edges are fixed."""
         if self.edges != "fixed":
             return {}
         if self.keep is None:
@@ -378,7 +383,7 @@ class Darts(Space):
         }
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
-        """Return a network, L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet) by default; untied genotypes fix L."""
+        """Return a network, by default with L = 20, C = 36 (cifar) or L = 14, C = 48 (imagenet); untied cells set L."""
         stem = size.get("stem", "cifar")
         depth, width = SIZES.get(stem, SIZES["cifar"])
         if isinstance(genotype, UntiedDartsGenotype):

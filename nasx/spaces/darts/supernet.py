@@ -21,10 +21,11 @@ from nasx.spaces.selection import Lists
 
 
 class DartsSupernet(Supernet):
-    """Supernet of DARTS: stem, L relaxed two-input cells (reductions at L // 3 and 2 L // 3), pool, linear.
+    """Supernet of DARTS: stem, L relaxed cells, global average pooling, linear layer.
 
-    Each cell's output concatenates its four nodes; both inputs pass a 1x1 preprocessing (for input 0, a factorized
-    reduction if the previous cell is a reduction). S1-S4, PC-DARTS and untied cells differ only in their arguments.
+    Cells L // 3 and 2 L // 3 are reduction cells. The output of a cell concatenates its four nodes; both inputs pass
+    through a 1x1 convolution (input 0 through a factorized reduction if the previous cell is a reduction cell). S1-S4,
+    PC-DARTS and untied cells differ only in the arguments and the mixture.
     """
 
     def __init__(
@@ -104,10 +105,11 @@ class DartsSupernet(Supernet):
 
 
 def stem(kind: str, channels: int, tracked: bool) -> tuple[nn.Module, nn.Module, int, bool]:
-    """Return both input paths of cell 0, their width, and whether the first is twice as large as the second.
+    """Return the stem: modules for inputs 0 and 1 of cell 0, their width, and whether input 0 is twice as large.
 
-    cifar: 3x3 convolution to 3 C and norm, for both inputs. imagenet: 1/4 and 1/8 resolution at width 3 C (PC-DARTS'
-    search network). single: three stride-2 convolutions, 1/8 resolution (Single-DARTS, section 5.1).
+    cifar: 3x3 convolution to 3 C channels and batch norm, for both inputs. imagenet: inputs at 1/4 and 1/8 of the
+    resolution with 3 C channels (PC-DARTS' search network). single: three stride-2 convolutions to 1/8 of the
+    resolution (Single-DARTS, section 5.1).
     """
     width = 3 * channels
     if kind == "cifar":

@@ -1,8 +1,8 @@
-"""The expected cost of cells of NAS-Bench-1Shot1.
+"""Expected cost of NAS-Bench-1Shot1 cells.
 
-The wiring of a cell determines the channels of its vertices and which vertices have a projection, so cost is not a sum
-over edges: each wiring has its own table of operation costs, and discretization selects the wiring (expected_cost.py,
-deviation 2). Within a wiring the expectation is linear in the probabilities of the operations.
+The wiring of a cell determines how many channels its vertices have and which vertices have a projection, so cost is not
+a sum over edges. Each wiring has its own table of operation costs, and discretization selects the wiring
+(expected_cost.py, deviation 2). Within a wiring, the expectation is linear in the operation probabilities.
 
 Shapes: fixed (wirings,), table (wirings, blocks, operations).
 """
@@ -25,10 +25,10 @@ from nasx.spaces.nb1shot1.network import widths
 
 
 class WiringCosts(CostModel):
-    """Cost model with costs per wiring, in the order of `itertools.product` over the options of the vertex choices."""
+    """Cost model with one table per wiring; wirings are ordered as `itertools.product` over the vertex choices."""
 
     def __init__(self, choices: dict[str, int], options: Sequence[Tensor], fixed: Tensor, table: Tensor) -> None:
-        """Create the model. `options`: for each vertex choice, all allowed subsets, (options, vertices) of 0 and 1."""
+        """Create the model. `options`: the allowed subsets of each vertex choice, (options, vertices) of 0s and 1s."""
         self.choices, self.options, self.fixed, self.table = choices, options, fixed, table
 
     def to(self, device: torch.device) -> WiringCosts:
@@ -58,9 +58,9 @@ def wiring_costs(
     channels: int,
     shape: tuple[int, ...],
 ) -> WiringCosts:
-    """Return the costs of the cells in networks of `layers` cells for images of `shape`, without stem and classifier.
+    """Return the costs of the cells in a network of `layers` cells for images of `shape`, without stem and classifier.
 
-    `vertices`: the number of candidate vertices for each of the space's `choices`.
+    `vertices` has the number of candidate vertices for each of the space's `choices`.
     """
 
     @cache

@@ -1,4 +1,4 @@
-"""Genotype of NAS-Bench-101: a graph and its operations."""
+"""Genotype of NAS-Bench-101: a graph with operations on its vertices."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from nasx.spaces.published import resolve
 OPERATIONS = rules.NB101
 INPUT, OUTPUT, DUMMY = "input", "output", "conv1x1-bn-relu"
 PARENTS = {1: (1, 2, 2, 2, 2), 2: (1, 1, 2, 2, 3), 3: (1, 1, 1, 2, 2, 2)}
-"""Number of parents of blocks 1..B and of the output."""
-VERTICES = 7  # the limit of NAS-Bench-101
+"""Number of parents of blocks 1 to B and of the output, by variant."""
+VERTICES = 7  # the maximum in NAS-Bench-101
 Matrix = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
 class Nb101Genotype(Genotype):
-    """An upper triangular adjacency matrix (0 and 1) and the label of each vertex, input first and output last."""
+    """An upper triangular adjacency matrix of 0s and 1s, and the label of each vertex, input first and output last."""
 
     matrix: Matrix
     ops: tuple[str, ...]
@@ -61,11 +61,11 @@ class Nb101Genotype(Genotype):
         return cls(*genotypes.nb101_graph(resolve(text, "nb1shot1")))
 
     def operations(self) -> dict[str, int]:
-        """Return the count of each operation over the vertices on paths from input to output."""
+        """Return the number of occurrences of each operation among the vertices on paths from input to output."""
         return dict(Counter(self.pruned().ops[1:-1]))
 
     def pruned(self) -> Nb101Genotype:
-        """Return the cell with only the vertices on paths from input to output (input and output always stay)."""
+        """Return the cell with only the vertices on paths from input to output; input and output are always kept."""
         last = len(self.matrix) - 1
         forward = reached(self.matrix, 0)
         backward = reached(tuple(zip(*self.matrix, strict=True)), last)

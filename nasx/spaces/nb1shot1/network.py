@@ -14,7 +14,11 @@ from nasx.spaces.nb1shot1.genotype import Matrix, Nb101Genotype, reached
 
 
 def widths(matrix: Matrix, c_in: int, c_out: int) -> list[int]:
-    """Return each vertex's channels: the output's are divided among its inputs, others equal their widest target's."""
+    """Return the number of channels of each vertex.
+
+    The channels of the output are divided among the vertices that enter it; every other inner vertex is as wide as its
+    widest target.
+    """
     last = len(matrix) - 1
     out = [c_in, *[0] * (last - 1), c_out]
     entering = [v for v in range(1, last) if matrix[v][last]]
@@ -27,7 +31,7 @@ def widths(matrix: Matrix, c_in: int, c_out: int) -> list[int]:
 
 
 class Nb101Cell(nn.Module):
-    """A pruned cell from `c_in` to `c_out` channels."""
+    """A pruned cell with `c_in` input channels and `c_out` output channels."""
 
     def __init__(self, cell: Nb101Genotype, c_in: int, c_out: int, momentum: float) -> None:
         super().__init__()
@@ -58,7 +62,7 @@ class Nb101Cell(nn.Module):
 
 
 class Nb101Network(Network):
-    """Stem, three stacks of cells with max-pooling between them, pool, linear."""
+    """Network: stem, three stacks of cells with max pooling between them, global average pooling, linear layer."""
 
     def __init__(self, genotype: Nb101Genotype, classes: int, layers: int, channels: int, momentum: float) -> None:
         super().__init__()
@@ -80,7 +84,7 @@ class Nb101Network(Network):
         return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
 
     def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """Return the feature map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        """Return the feature map (n, 4 C, h, w) before the final pooling; `maps` collects the output of each cell."""
         x = self.stem(x)
         for i, cell in enumerate(self.cells):
             if i and i % self.stack == 0:

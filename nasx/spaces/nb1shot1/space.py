@@ -1,38 +1,41 @@
 """NAS-Bench-1Shot1: three spaces whose cells are in NAS-Bench-101.
 
-Vertex 0 is the cell's input, followed by the choice blocks 1..B and the output. Every block and the output have a fixed
+Vertex 0 is the cell's input, followed by the choice blocks 1..B and the output. The output and every block have a fixed
 number of parents among the earlier vertices:
 
-    variant   blocks   parents of block 1..B, output
+    variant   blocks   parents of blocks 1..B, output
     1         4        1 2 2 2        2
     2         4        1 1 2 2        3
     3         5        1 1 1 2 2      2
 
-Architecture parameters: "ops" (B, 3), "output" (1, B + 1), and "input_i" (1, i) for each block i that has a choice,
-that is, fewer parents than earlier vertices (block 1 has only the input; in variant 1 block 2 takes both vertices).
-Discretization takes the best operation of each block, and the k best parents of each block and of the output (k from
-the table; ties: the lower index). Edges are kept only for blocks that reach the output. Variants 1 and 2 have six
-vertices: an unconnected vertex, labelled conv1x1-bn-relu, is inserted at index 5 to make seven, as in the released
-code; NAS-Bench-101 prunes it.
+Architecture parameters: "ops" (B, 3), "output" (1, B + 1), and "input_i" (1, i) for each block i that has a choice of
+parents, that is, fewer parents than earlier vertices (block 1 has only the input; in variant 1, block 2 takes both
+earlier vertices). Discretization selects the best operation of each block, and the k best parents of each block and of
+the output (k from the table; ties: the lower index). Only blocks that reach the output keep their edges. Variants 1 and
+2 have six vertices; as in the released code, an unconnected vertex labelled conv1x1-bn-relu is inserted at index 5 to
+make seven, and NAS-Bench-101 prunes it.
 
-Text: {"matrix":[[0,1,…],…],"ops":["input",…,"output"]}.
+Text form: {"matrix":[[0,1,…],…],"ops":["input",…,"output"]}.
 
-Counts for variants 1, 2, 3: 14,580, 29,160, 1,312,200 choices (`size`); 3,702, 12,474, 135,900 of them differ once
-blocks that do not reach the output are removed; 2,685, 7,773, 55,854 up to isomorphism
-(tests/spaces/test_nb1shot1_space.py). The literature's 6,240 and 363,648 for variants 1 and 3 equal none of these.
+Variants 1, 2 and 3 have 14,580, 29,160 and 1,312,200 combinations of choices (`size`); 3,702, 12,474 and 135,900 of
+them are distinct once blocks that do not reach the output are removed; 2,685, 7,773 and 55,854 are distinct up to
+isomorphism (tests/spaces/test_nb1shot1_space.py). The numbers in the literature for variants 1 and 3, 6,240 and
+363,648, match none of these.
 
-Network (NAS-Bench-101): 3x3 convolution-BN-ReLU to C = 128, three stacks of three cells, between stacks a 2x2 max-pool
-of stride 2 and twice the channels, global average pool, linear. In a cell the output's channels are divided among the
-vertices that enter it; other inner vertices have the width of their widest target; a vertex is truncated to the width
-of the vertex that it enters; each vertex that the cell's input enters has its own 1x1 convolution-BN-ReLU of the input.
+Network (NAS-Bench-101): 3x3 convolution-BN-ReLU to C = 128 channels; three stacks of three cells, with 2x2 max pooling
+of stride 2 between stacks, after which the channels double; global average pooling; linear layer. In a cell, the
+channels of the output are divided among the vertices that enter it, and every other inner vertex is as wide as its
+widest target. A vertex is truncated to the width of the vertex that it enters. Each vertex that the cell's input enters
+has its own 1x1 convolution-BN-ReLU of the input.
 
 Sources: A. Zela, J. Siems, F. Hutter, NAS-Bench-1Shot1, ICLR 2020, section 3; C. Ying et al., NAS-Bench-101, ICML 2019,
 appendix; released code of both.
 
 Deviations
-1. `sample` draws uniformly from the choices, as random search on these spaces does; several can give the same cell.
-2. `bn_momentum` is 0.003: the released supernet's 0.997 is TensorFlow's decay used as PyTorch's momentum, which has the
-   opposite meaning. Set 0.997 for parity. It matters only with batch_norm=tracked.
+1. `sample` draws uniformly from the combinations of choices, as random search on these spaces does; several
+   combinations can give the same cell.
+2. `bn_momentum` is 0.003: the released supernet uses TensorFlow's decay of 0.997 as PyTorch's momentum, which has the
+   opposite meaning. Set 0.997 for parity. In supernets, the value matters only with batch_norm=tracked.
 
 Shapes: mix["ops"] (layers, B, 3), mix["output"] (layers, 1, B + 1); network x (n, 3, h, w) -> (n, classes).
 """
@@ -66,7 +69,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Nb1Shot1(Space):
-    """NAS-Bench-1Shot1. `layers` is the number of cells of the supernet, a third of them in each stack."""
+    """NAS-Bench-1Shot1. `layers` is the number of cells in the supernet, a third of them in each stack."""
 
     read_as: ClassVar[str] = "nb1shot1"
     variant: Literal[1, 2, 3] = 1
@@ -93,12 +96,12 @@ class Nb1Shot1(Space):
 
     @cached_property
     def inputs(self) -> dict[int, str | None]:
-        """Name of each block's input weights, or None if the block has no choice of inputs (an unscaled sum)."""
+        """Name of the input weights of each block; None if the block has no choice of inputs and sums them unscaled."""
         return {i: f"input_{i}" if PARENTS[self.variant][i - 1] < i else None for i in range(1, self.blocks + 1)}
 
     @cached_property
     def choices(self) -> dict[str, int]:
-        """Number of vertices selected in each choice, by name; the blocks' inputs first, then the output's."""
+        """Number of vertices selected in each choice, by name: first the inputs of blocks, then those of the output."""
         counts = PARENTS[self.variant]
         return {name: counts[i - 1] for i, name in self.inputs.items() if name} | {"output": counts[-1]}
 
@@ -107,11 +110,11 @@ class Nb1Shot1(Space):
         return shapes | {name: (1, i) for i, name in self.inputs.items() if name}
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """Return the operations of each block; () for the weights of inputs and of the output."""
+        """Return the operations of each block; () for input and output weights."""
         return (OPERATIONS,) * self.blocks if name == "ops" else ()
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """Return two phases: the operation of each block, then the inputs of the blocks and of the output."""
+        """Return two phases: the operation of each block, then the inputs of each block and of the output."""
         return (
             *super().decisions(),
             tuple(
@@ -135,7 +138,7 @@ class Nb1Shot1(Space):
 
     # --------------------------------------------------------------------------------------------- genotypes
     def build(self, names: tuple[str, ...], chosen: dict[str, tuple[int, ...]]) -> Nb101Genotype:
-        """Return the cell with one operation per block, and with the chosen vertices of each name in `choices`."""
+        """Return the cell with the operations `names` of the blocks and the `chosen` vertices for each of `choices`."""
         parents = {i: chosen[name] if name else tuple(range(i)) for i, name in self.inputs.items()}
         out = self.blocks + 1
         parents[out] = chosen["output"]
@@ -155,7 +158,10 @@ class Nb1Shot1(Space):
         return self.build(names, {name: top(first[name][0], k) for name, k in self.choices.items()})
 
     def encode(self, genotype: Genotype) -> Tree:
-        """Return weight 1 on each chosen operation and vertex; a block that does not reach the output has no inputs."""
+        """Return a mixture with weight 1 for each selected operation and vertex, and 0 elsewhere.
+
+        Blocks that do not reach the output have no inputs.
+        """
         assert isinstance(genotype, Nb101Genotype)
         mix = {name: torch.zeros(self.layers, *shape) for name, shape in self.shapes().items()}
         for i, name in enumerate(genotype.ops[1 : self.blocks + 1]):
@@ -192,14 +198,14 @@ class Nb1Shot1(Space):
         return genotype
 
     def size(self) -> int:
-        """Return the number of choices; several choices can give the same cell."""
+        """Return the number of combinations of choices; several combinations can give the same cell."""
         count: int = len(OPERATIONS) ** self.blocks * prod(
             comb(self.shapes()[n][-1], k) for n, k in self.choices.items()
         )
         return count
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Nb101Network:
-        """Return NAS-Bench-101's network, with 9 cells and 128 channels unless given."""
+        """Return NAS-Bench-101's network, by default with 9 cells and 128 channels."""
         assert isinstance(genotype, Nb101Genotype)
         plain_only(size, "nb1shot1")
         layers, channels = size.get("layers") or 9, size.get("channels") or 128

@@ -1,4 +1,4 @@
-"""Supernet of NAS-Bench-1Shot1: cells of choice blocks.
+"""Supernet of NAS-Bench-1Shot1, whose cells consist of choice blocks.
 
 Source: NAS-Bench-1Shot1 (Zela et al. 2020), section 3. Shapes: x (n, 3, h, w) -> Logits (n, classes).
 """
@@ -19,11 +19,11 @@ from nasx.spaces.mixed_cell import Edge, MixedEdges, RandomTensors
 
 
 class ChoiceCell(Cell[Tensor]):
-    """NAS-Bench-1Shot1's relaxed cell of B choice blocks.
+    """A relaxed NAS-Bench-1Shot1 cell with B choice blocks.
 
-    Block b sums its own projection of the cell's input and all earlier blocks, each scaled by its input weight
-    (unscaled if the block has no choice of inputs), and applies a mixed operation. The output adds o_0 times a
-    projection of the input to the concatenation of o_b times block b. All projections are one convolution.
+    Block b applies a mixed operation to the sum of its own projection of the cell's input and all earlier blocks, each
+    scaled by its input weight (unscaled if the block has no choice of inputs). The output is o_0 times a projection of
+    the input, plus the concatenation of o_b times block b. A single convolution computes all projections.
     """
 
     def __init__(self, blocks: int, operations: tuple[str, ...], inputs: int, channels: int, style: Style) -> None:
@@ -37,11 +37,11 @@ class ChoiceCell(Cell[Tensor]):
 
     @property
     def node_modules(self) -> list[nn.Module]:
-        """The modules that return the cell's nodes; a cell without this property returns its nodes from `forward`."""
+        """Modules that return the nodes of the cell; cells without this property return their nodes from `forward`."""
         return list(self.bundles)
 
     def projections(self, x: Tensor, naive: bool) -> list[Tensor]:
-        """Return the projection of the input for each block (B times C channels), and for the output (B C channels)."""
+        """Return the projections of the input for all B blocks (C channels each) and for the output (B * C)."""
         if naive:
             pieces = [self.project.single(x, i, None) for i in range(2 * self.blocks)]
         else:
@@ -57,7 +57,7 @@ class ChoiceCell(Cell[Tensor]):
         naive: bool,
         bias: Tensor | None = None,
     ) -> Tensor:
-        """Apply the cell; `ops` (B, 3), `output` (B + 1,), optional `inputs[b]` (b + 1,) and `bias` (B,) of blocks."""
+        """Apply the cell; `ops` (B, 3), `output` (B + 1,), `inputs[b]` (b + 1,) or None, `bias` (B,) or None."""
         return self.run(x, ops, output, list(inputs), naive, bias)
 
     def body(
@@ -83,7 +83,11 @@ class ChoiceCell(Cell[Tensor]):
 
 
 class Nb1Shot1Supernet(Supernet):
-    """Supernet: stem, three stacks of choice cells with padded pooling between them, projection, pool, linear."""
+    """Supernet of NAS-Bench-1Shot1.
+
+    Layers: stem, three stacks of choice cells with padded max pooling between them, projection, global average pooling,
+    linear layer.
+    """
 
     def __init__(
         self,
@@ -111,7 +115,7 @@ class Nb1Shot1Supernet(Supernet):
         self.classifier = nn.Linear(c, classes)
 
     def forward(self, x: Tensor, mix: Tree, *, drop_path: Number = 0.0, gen: torch.Generator | None = None) -> Logits:
-        x = self.stem.value(x)[:, 0]  # a slice of the weights would change their gradient's memory layout
+        x = self.stem.value(x)[:, 0]  # slicing the weights would change the memory layout of their gradient
         names = [mix[name].flatten(1).unbind(0) if name else [None] * len(self.cells) for name in self.inputs]
         biases = mix["ops.bias"].squeeze(1).unbind(0) if "ops.bias" in mix else [None] * len(self.cells)
         rows = zip(

@@ -1,8 +1,8 @@
-"""Expected cost of NAS-Bench-201 cells from a table of all cells, for costs that are not a sum over edges (latency).
+"""Expected cost of NAS-Bench-201 cells from a table of all cells, for costs that are not sums over edges (latency).
 
     E[cost](mix) = sum over cells of p_1(o_1) ... p_6(o_6) cost(o_1, ..., o_6)
 
-The expectation is exact, and linear in the probabilities of each edge. Shapes: table (operations,) * 6.
+The expectation is exact, and linear in the probabilities on each edge. Shapes: table (operations,) * 6.
 """
 
 from __future__ import annotations
@@ -19,16 +19,20 @@ from nasx.spaces.selection import Lists
 
 
 class CellCosts(CostModel):
-    """Cost model from a table with the cost of each cell of a space; `choices` are the indices of operations on it."""
+    """Cost model from a table with the cost of each cell in a space.
+
+    `choices` has the mixture columns of the operations along each axis of the table.
+    """
 
     def __init__(self, table: Tensor, choices: Sequence[Tensor]) -> None:
         self.table, self.choices = table, choices
 
     @classmethod
     def of(cls, values: Sequence[float], lists: Lists, choices: Sequence[Sequence[int]]) -> CellCosts:
-        """Create the model from the values of all 15,625 cells in benchmark order: base-5 numbers, first edge first.
+        """Create the model from the values of all 15,625 cells, in benchmark order.
 
-        `lists` are the operations of each edge, and `choices` the indices of those that a genotype may have.
+        In this order, the index of a cell is a base-5 number whose first digit is the operation of the first edge.
+        `lists` has the operations of each edge, and `choices` the indices of those that can be selected.
         """
         table = torch.as_tensor(values, dtype=torch.float64).reshape((len(OPERATIONS),) * len(EDGES))
         for edge, (names, own) in enumerate(zip(lists, choices, strict=True)):

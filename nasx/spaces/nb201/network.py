@@ -13,7 +13,7 @@ from nasx.spaces.nb201.genotype import Nb201Genotype
 
 
 class Nb201Cell(nn.Module):
-    """A discrete cell: `ops` in the order of the architecture string."""
+    """A discrete cell, with `ops` in the order of the architecture string."""
 
     def __init__(self, genotype: Nb201Genotype, channels: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Nb201Cell(nn.Module):
 
 
 class Nb201Network(Network):
-    """Stem, three stages of cells with residual blocks between them, BN, ReLU, pool, linear."""
+    """Network: stem, three stages of cells with residual blocks between them, BN, ReLU, pooling, linear layer."""
 
     def __init__(self, genotype: Nb201Genotype, classes: int, layers: int, channels: int) -> None:
         super().__init__()
@@ -48,7 +48,10 @@ class Nb201Network(Network):
         return Logits(self.classifier(self.features(x, gen).mean((2, 3))))
 
     def features(self, x: Tensor, gen: torch.Generator | None = None, maps: list[Tensor] | None = None) -> Tensor:
-        """Return the feature map (n, 4 C, h, w) that the classifier pools; `maps` receives the map after each cell."""
+        """Return the feature map (n, 4 C, h, w) before the final pooling.
+
+        The outputs of all cells and residual blocks are appended to `maps` if given.
+        """
         x = self.stem(x)
         for block in self.blocks:
             x = block(x, gen)

@@ -1,25 +1,27 @@
-"""NAS-Bench-201: one cell of four nodes and six edges, five operations, 15,625 cells.
+"""NAS-Bench-201: one cell with four nodes, six edges and five operations, hence 15,625 cells.
 
 Node 0 is the input and node 3 the output; node j = sum over i < j of op_ij(node i). Edges are in the order of the
 architecture string: 0->1, 0->2, 1->2, 0->3, 1->3, 2->3. The text form is `|op~0|+|op~0|op~1|+|op~0|op~1|op~2|`, with
-the predecessor after `~`. Each edge takes the operation with the largest of all five weights, which may be `none`;
-with `derive_none=false`, `none` is never selected, as on the DARTS space.
+the predecessor after `~`. On each edge, discretization selects the operation with the largest of all five weights,
+which may be `none`; with `derive_none=false`, `none` is never selected, as in the DARTS space.
 
-Macro structure: stem (3x3 convolution to C channels, BN), three stages of N cells at C, 2C, 4C channels, a residual
-block of stride 2 before stages 2 and 3, then BN, ReLU, global average pool, linear. With N = 5, C = 16 and 10 classes
-a network has 73,306 parameters, plus 28,000 for each 1x1 and 243,040 for each 3x3 convolution edge of the cell.
+Macro structure: stem (3x3 convolution to C channels, BN), three stages of N cells with C, 2C and 4C channels, a
+residual block with stride 2 before stages 2 and 3, then BN, ReLU, global average pooling, linear layer. With N = 5,
+C = 16 and 10 classes, a network has 73,306 parameters, plus 28,000 for each 1x1 and 243,040 for each 3x3 convolution in
+the cell.
 
 Source: X. Dong and Y. Yang, NAS-Bench-201, ICLR 2020, sections 2.1 and 2.2; released code.
 
 Deviations
-1. Convolutions have no bias if batch norm has no affine part (one later version of the released supernet has a bias).
+1. Convolutions have no bias even if batch norm has no affine parameters (one later version of the released supernet
+   adds a bias in that case).
 2. Residual blocks accept odd sizes (see modules.py); the benchmark's sizes are even.
-3. With `partial` = K, operations see the first C / K channels; the rest bypasses them unweighted (DrNAS, section 4.2;
-   the PC-DARTS of Lambda-DARTS' release). With `edge_norm`, a softmax over the edges of a node weights both parts, as
-   in PC-DARTS on its own space (eq. 3); no release does so on NAS-Bench-201. Edge weights cannot change which operation
-   of an edge is the strongest.
+3. With `partial` = K, operations process the first C / K channels; the others bypass them unweighted (DrNAS, section
+   4.2; PC-DARTS in the released code of Lambda-DARTS). With `edge_norm`, a softmax over the edges into a node weights
+   both parts, as PC-DARTS does in the DARTS space (eq. 3); no released code does so on NAS-Bench-201. Edge weights
+   cannot change which operation is strongest on an edge.
 4. Supernets also use batch statistics in evaluation (`batch_norm=batch`), as in the scripts of NATS-Bench; the scripts
-   of NAS-Bench-201 v1, which protocol nb201-v1 otherwise follows, keep running statistics: `batch_norm=tracked`.
+   of NAS-Bench-201 v1, which protocol nb201-v1 otherwise follows, keep running statistics (`batch_norm=tracked`).
 
 Shapes: a["cell"] (6, operations), mix["cell"] (3 N, 6, operations); with `edge_norm` also a["cell.edge"] (1, 6) and
 mix["cell.edge"] (3 N, 1, 6), and mix["cell"] is scaled by it; network x (n, 3, h, w) -> (n, classes).
@@ -52,12 +54,12 @@ if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Layers, Positive
 
 NODES = [slice(0, 1), slice(1, 3), slice(3, 6)]
-"""Slices of the edges that enter each node."""
+"""Slice of the edges that enter each node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Nb201(Space):
-    """NAS-Bench-201. `layers`: cells per stage of the supernet; `channels`: channels of its first stage."""
+    """NAS-Bench-201. `layers`: cells per stage of the supernet; `channels`: channels in its first stage."""
 
     read_as: ClassVar[str] = "nb201"
     layers: Layers = 5
@@ -76,11 +78,11 @@ class Nb201(Space):
         rules.nb201(self)
 
     def edge_operations(self, name: str) -> Lists:
-        """Return the operations of each of the six edges, ordered as the mixture's last axis; () for edge weights."""
+        """Return the operations of each edge, in the order of the mixture's last axis; () for edge weights."""
         return rules.rows(self, name, len(EDGES)) if name == "cell" else ()
 
     def choices(self) -> list[tuple[int, ...]]:
-        """Return the indices of the operations of each of the six edges that a genotype may have."""
+        """Return the indices of the operations that can be selected on each of the six edges."""
         return [tuple(range(len(row))) if self.derive_none else choosable(row) for row in self.edge_operations("cell")]
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
@@ -142,7 +144,7 @@ class Nb201(Space):
         return math.prod(map(len, self.choices()))
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Nb201Network:
-        """Return the benchmark's network, with 5 cells per stage and 16 channels unless given."""
+        """Return the benchmark's network, by default with 5 cells per stage and 16 channels."""
         assert isinstance(genotype, Nb201Genotype)
         plain_only(size, "nb201")
         return Nb201Network(genotype, classes, size.get("layers") or 5, size.get("channels") or 16)

@@ -19,7 +19,7 @@ from nasx.spaces.selection import Lists
 
 
 class ResidualReduction(nn.Module):
-    """NAS-Bench-201's reduction block: two relu-conv3x3-norm (the first at stride 2), shortcut avgpool and 1x1."""
+    """NAS-Bench-201's residual block: two relu-conv3x3-norm (stride 2, then 1) plus an avgpool-conv1x1 shortcut."""
 
     def __init__(self, inputs: int, outputs: int, *, tracked: bool) -> None:
         super().__init__()
@@ -28,14 +28,14 @@ class ResidualReduction(nn.Module):
         self.shortcut = weight(outputs, inputs, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h, w = x.shape[2] % 2, x.shape[3] % 2  # odd maps: pad by repetition, as the network does (modules.py)
+        h, w = x.shape[2] % 2, x.shape[3] % 2  # odd sizes: replication padding, as in the network (modules.py)
         pooled = F.avg_pool2d(F.pad(x, (0, w, 0, h), mode="replicate") if h or w else x, 2)
         out: Tensor = self.conv2(self.conv1(x)) + F.conv2d(pooled, self.shortcut)
         return out
 
 
 class Nb201Supernet(Supernet):
-    """Supernet: stem, three stages of N relaxed cells with residual reductions between them, norm-relu-pool-linear."""
+    """Supernet: stem, three stages of N relaxed cells with residual blocks between them, norm, relu, pool, linear."""
 
     def __init__(
         self, lists: Lists, layers: int, channels: int, style: Style, partial: int, classes: int, *, naive: bool

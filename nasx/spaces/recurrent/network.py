@@ -1,17 +1,18 @@
-"""Networks that read a text word by word: embedding, one recurrent cell, and a decoder tied to the embedding.
+"""Language models that read text word by word: embedding, one recurrent cell, and a decoder tied to the embedding.
 
     e_t = E[x_t],  h_t = cell(e_t, h_{t-1}),  scores_t = E h_t + b                    E (words, width), tied
 
-Training applies dropout with rates given by the caller: to whole words in E (`embedding`), then, with one mask for all
-steps (locked, or variational, dropout), to e_t (`input`), to e_t and every state inside the cell (`x`, `hidden`), and
-to h_t before the decoder (`output`). All masks are drawn from `gen`, in this order, and scaled by 1 / (1 - rate).
+Training applies dropout at rates given by the caller: to whole words in E (`embedding`); then, with one mask for all
+steps (locked or variational dropout), to e_t (`input`), to e_t and every state inside the cell (`x`, `hidden`), and to
+h_t before the decoder (`output`). All masks are drawn from `gen` in this order and scaled by 1 / (1 - rate).
 
-The training loss adds activation mean(drop(h)^2) + slowness mean((h_t - h_{t-1})^2): `Logits.penalty`.
+`Logits.penalty` is added to the training loss: activation mean(drop(h)^2) + slowness mean((h_t - h_{t-1})^2).
 
-Source: DARTS' released code, rnn/model.py and rnn/model_search.py, which follows AWD-LSTM (Merity et al. 2018):
-initial weights uniform in +-0.04, decoder bias 0. Tied embedding: Inan et al. 2017.
+Source: DARTS' released code, rnn/model.py and rnn/model_search.py, which follows AWD-LSTM (Merity et al. 2018): weights
+are initialized uniformly in +-0.04, the decoder's bias to 0. Tied embedding: Inan et al. 2017.
 
-Shapes: x (n, steps) words, state (n, width) or None for zeros; scores (n * steps, words), item by item.
+Shapes: x (n, steps) word indices, state (n, width) or None for zeros; scores (n * steps, words), ordered by item,
+then by step.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "identity": lambda x: x,
 }
 Step = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], Tensor]
-"""(word, state, mask of words, mask of states) -> state."""
+"""(word embedding, state, mask for words, mask for states) -> next state."""
 
 
 def uniform(*shape: int) -> nn.Parameter:
@@ -53,7 +54,10 @@ def times(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class Masks(NamedTuple):
-    """Dropout masks, None for no dropout: (words, 1), (n, 1, width), twice (n, width), (n, 1, width)."""
+    """Dropout masks; None without dropout.
+
+    Shapes: `embedding` (words, 1), `input` and `output` (n, 1, width), `x` and `hidden` (n, width).
+    """
 
     embedding: Tensor | None = None
     input: Tensor | None = None
@@ -63,7 +67,7 @@ class Masks(NamedTuple):
 
 
 class Words(nn.Module):
-    """Embedding and decoder, which share their weights."""
+    """Embedding and decoder with shared weights."""
 
     def __init__(self, words: int, width: int) -> None:
         super().__init__()
@@ -73,7 +77,7 @@ class Words(nn.Module):
     def read(
         self, x: Tensor, step: Step, state: Tensor | None, rates: Regularizers | None, gen: torch.Generator | None
     ) -> Logits:
-        """Return next-word scores; `step` is applied to each word in turn, dropout `rates` only in training."""
+        """Apply `step` to one word after another and return next-word scores; `rates` are used only in training."""
         masks = self.masks(len(x), rates, gen) if self.training and rates else Masks()
         inputs = times(F.embedding(x, times(self.weight, masks.embedding)), masks.input)
         h = torch.zeros_like(inputs[:, 0]) if state is None else state.to(inputs.dtype)
@@ -104,19 +108,19 @@ class Words(nn.Module):
         )
 
     def penalty(self, states: Tensor, seen: Tensor, rates: Regularizers) -> Tensor:
-        """Return the penalty () in the training loss; `seen` is `states` (n, steps, width) after output dropout."""
+        """Return the scalar penalty of the training loss; `seen` is `states` (n, steps, width) after output dropout."""
         slow = (states[:, 1:] - states[:, :-1]).square().mean() if states.size(1) > 1 else states.new_zeros(())
         return rates.activation * seen.square().mean() + rates.slowness * slow
 
 
 def gated(first: Tensor, weight: Tensor, s: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return s + sigmoid(c) (activation(g) - s) with [c, g] = first W."""
+    """Return s + sigmoid(c) (activation(g) - s), where [c, g] = first @ weight."""
     c, g = (first @ weight).chunk(2, -1)
     return s + torch.sigmoid(c) * (activation(g) - s)
 
 
 def entered(word: Tensor, h: Tensor, weight: Tensor, x_mask: Tensor | None, h_mask: Tensor | None) -> Tensor:
-    """Return the cell's first state s_0."""
+    """Return the first state s_0 of a cell, given the word embedding and the previous state h."""
     return gated(torch.cat([times(word, x_mask), times(h, h_mask)], 1), weight, h, torch.tanh)
 
 
@@ -160,13 +164,13 @@ class RecurrentNetwork(Network):
 
 # ------------------------------------------------------------------------------------------------------ relaxed
 class RelaxedRecurrentCell(Cell[Tensor]):
-    """A relaxed recurrent cell of mixed edges.
+    """A relaxed recurrent cell with mixed edges.
 
-    Biases of edges (`Space.biased`) are ignored, because the node's batch norm would subtract them.
+    Edge biases (`Space.biased`) are ignored, because the batch norm after each node would cancel them.
     """
 
     def __init__(self, names: Sequence[tuple[int, str]], into: Sequence[slice], width: int, tracked: bool) -> None:
-        """Build the cell. `names`: columns and names of the mixture's operations; `into`: rows of each node's edges."""
+        """Build the cell. `names`: (mixture column, operation) pairs; `into`: slice of the edges into each node."""
         super().__init__()
         self.names, self.into = names, into
         self.first = uniform(2 * width, 2 * width)
@@ -176,7 +180,7 @@ class RelaxedRecurrentCell(Cell[Tensor]):
     def body(
         self, word: Tensor, h: Tensor, x_mask: Tensor | None, h_mask: Tensor | None, mix: Tensor, naive: bool
     ) -> Tensor:
-        """Return the state after a word; `mix` has shape (edges, operations)."""
+        """Return the state after one word; `mix` has shape (edges, operations)."""
         node = self.single if naive else self.merged
         states = [self.norm(entered(word, h, self.first, x_mask, h_mask))]
         for weight, edges in zip(self.nodes, self.into, strict=True):
@@ -184,7 +188,10 @@ class RelaxedRecurrentCell(Cell[Tensor]):
         return torch.stack(states[1:]).mean(0)
 
     def merged(self, states: list[Tensor], weight: Tensor, rows: Tensor, h_mask: Tensor | None) -> Tensor:
-        """Use one product for all sources, one gate for all operations: sum of p s + c (sum_k p_k f_k(g) - p s)."""
+        """Compute a node with one product for all sources and one gate for all operations.
+
+        Returns the sum over sources of p s + sigmoid(c) (sum_k p_k f_k(g) - p s), where p = sum_k p_k.
+        """
         s = torch.stack(states)
         c, g = (times(s, h_mask) @ weight).chunk(2, -1)
         rows = rows[:, :, None, None]
@@ -193,7 +200,7 @@ class RelaxedRecurrentCell(Cell[Tensor]):
         return (kept + torch.sigmoid(c) * (value - kept)).sum(0)
 
     def single(self, states: list[Tensor], weight: Tensor, rows: Tensor, h_mask: Tensor | None) -> Tensor:
-        """Compute a node edge by edge and operation by operation, as defined."""
+        """Compute a node edge by edge and operation by operation, directly from its definition."""
         return torch.stack(
             [
                 row[k] * gated(times(s, h_mask), weight, s, ACTIVATIONS[name])

@@ -1,23 +1,23 @@
-"""The recurrent space of DARTS: one cell that reads a text word by word, 36 edges, five operations.
+"""The recurrent space of DARTS: one cell with 36 edges and five operations that reads text word by word.
 
     s_0 = h + sigmoid(c) (tanh(g) - h),   [c, g] = [x; h] W_0            x the word, h the state after the previous word
     s_i = s_j + sigmoid(c) (f(g) - s_j),  [c, g] = s_j W_i               f the operation on edge j -> i, j < i
     h'  = mean of s_1 .. s_8, the state after this word, from which the next word is predicted
 
-In the supernet s_i sums the right-hand side over all j < i and all operations f, each times its mixture weight; W_i
-is shared by all edges into i, and `none` adds nothing. Batch norm without affine parameters follows s_0 and every node,
-in the supernet only. A genotype has for each node one predecessor and one operation: the predecessor whose largest
-weight over operations other than `none` is largest, and that operation. Edges are in the order of their targets.
+In the supernet, s_i is the sum of the right-hand side over all j < i and all operations f, each multiplied by its
+mixture weight. All edges into i share W_i, and `none` contributes nothing. Batch norm without affine parameters follows
+s_0 and every node, only in the supernet. A genotype has one predecessor and one operation per node: those with the
+largest mixture weight among all edges into the node, excluding `none`. Edges are ordered by target.
 
 Source: Liu, Simonyan, Yang, DARTS, ICLR 2019, sections 2.1, 3.1.2 and appendix A.1.2; released code, rnn/.
 
 Deviations
 1. Batch norm also uses batch statistics in evaluation, as in the other supernets; the released code keeps running
    statistics, as `batch_norm=tracked` does here.
-2. A genotype's output is the mean of all its nodes; ENAS' cell, listed in the released code, joins some of 11 nodes.
+2. The output of a genotype is the mean of all its nodes; ENAS' cell in the released code averages some of 11 nodes.
 
-Shapes: a["recurrent"] (36, operations), mix["recurrent"] (1, 36, operations); network x (n, steps) words,
-state (n, channels) -> (n * steps, words of the vocabulary) scores, item by item.
+Shapes: a["recurrent"] (36, operations), mix["recurrent"] (1, 36, operations); network x (n, steps) word indices,
+state (n, channels) -> scores (n * steps, vocabulary size), ordered by item, then by step.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
     from nasx.core.constraints import Channels, Nodes
 
 SIZE = 850
-"""Width of retrained networks."""
+"""Default width of retrained networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recurrent(Space):
-    """The recurrent space. `channels` is the width of words and states in the supernet."""
+    """The recurrent space. `channels` is the width of word embeddings and states in the supernet."""
 
     data: ClassVar[str] = "text"
     single: ClassVar[bool] = True
@@ -64,19 +64,19 @@ class Recurrent(Space):
 
     @property
     def choosable(self) -> tuple[int, ...]:
-        """Indices of the operations that a genotype may have."""
+        """Indices of the operations that can be selected."""
         return choosable(self.operations)
 
     def into(self, node: int) -> slice:
-        """Return the slice of the edges into a node (numbered from 1), in the order of their sources."""
+        """Return the slice of the edges into a node (numbered from 1), ordered by source."""
         return slice(node * (node - 1) // 2, node * (node + 1) // 2)
 
     def edge_operations(self, name: str) -> tuple[tuple[str, ...], ...]:
-        """Return the same operations for each edge."""
+        """Return the operations of each edge, which are the same for all edges."""
         return (self.operations,) * (self.nodes * (self.nodes + 1) // 2)
 
     def decisions(self) -> tuple[tuple[Decision, ...], ...]:
-        """Return one operation for each edge, then one edge for each node."""
+        """Return two phases: an operation for each edge, then an edge into each node."""
         edges = range(self.nodes * (self.nodes + 1) // 2)
         return (
             tuple(Decision("recurrent", tuple((e, o) for o in self.choosable)) for e in edges),
@@ -115,7 +115,7 @@ class Recurrent(Space):
         return RecurrentGenotype(tuple(nodes))
 
     def encode(self, genotype: Genotype) -> Tree:
-        """Return weight 1 on the chosen operation of each chosen edge, 0 elsewhere."""
+        """Return a mixture with weight 1 for the selected operation on each selected edge, and 0 elsewhere."""
         assert isinstance(genotype, RecurrentGenotype)
         hot = torch.zeros(1, *self.shapes()["recurrent"])
         for node, (name, source) in enumerate(genotype.nodes, start=1):
@@ -143,11 +143,11 @@ class Recurrent(Space):
         return count
 
     def example(self, n: int, shape: tuple[int, ...]) -> Tensor:
-        """Return `n` text segments of `shape` words on the meta device."""
+        """Return `n` text segments of word indices, (n, *shape), on the meta device."""
         return torch.zeros(n, *shape, dtype=torch.long, device="meta")
 
     def network(self, genotype: Genotype, classes: int, **size: Unpack[Size]) -> Network:
-        """Return a network of one cell, of width 850 unless given (appendix A.1.2)."""
+        """Return a network with one cell, by default with width 850 (appendix A.1.2)."""
         from nasx.spaces.recurrent.network import RecurrentNetwork
 
         assert isinstance(genotype, RecurrentGenotype)
