@@ -53,7 +53,10 @@ def faults(where: str, target: str) -> Iterator[UserError]:
 
 
 def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
-    """Return (module, class) for a class and all its bases, depth first; None if the source of one cannot be read."""
+    """Return (module, class) for a class and all its bases, in the order in which Python looks up a member.
+
+    Returns None if the source of one of them cannot be read.
+    """
     found = schema.class_definition(module, name)
     if found is None:
         return None
@@ -65,7 +68,8 @@ def ancestry(module: str, name: str) -> list[tuple[str, ast.ClassDef]] | None:
             if above is None:
                 return None
             line += above
-    return line
+    places = {(home, node.name): i for i, (home, node) in enumerate(line)}  # the last one: a shared base comes last
+    return [line[i] for i in sorted(places.values())]
 
 
 def members(node: ast.ClassDef) -> Mapping[str, ast.FunctionDef | None]:

@@ -23,7 +23,7 @@ class Meter:
         """Add 0-d tensors. Raises TypeError for other shapes, AttributeError for values that are not tensors."""
         for name, value in values.items():
             total = value.detach().double() * weight
-            if name not in self.sums and total.dim():
+            if total.dim():
                 raise TypeError(f"{name} has the shape {tuple(total.shape)}")
             self.sums[name] = self.sums[name] + total if name in self.sums else total
             self.counts[name] = self.counts.get(name, 0) + weight

@@ -102,7 +102,9 @@ def point_of(record: Result, plane: Plane | None) -> Point | None:
     budget, method = record["budget"], str(record["choices"].get("method"))
     if plane is None:
         accuracy = (record.get("supernet") or {}).get("valid_accuracy")
-        return accuracy and Point(record["name"], method, budget["target"], budget["cost"], 100 * accuracy)
+        if accuracy is None:
+            return None
+        return Point(record["name"], method, budget["target"], budget["cost"], 100 * accuracy)
     found = record["lookup"]
     cost = {"macs": found["flops"], "params": found["params"], "latency": budget["cost"]}[budget["quantity"]]
     return Point(record["name"], method, budget["target"], cost, found[plane.title]["valid"])

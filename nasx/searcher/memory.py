@@ -137,7 +137,7 @@ class Memory:
         return _kept(same)
 
     def computed(self) -> Peak:
-        """Return the peak memory of a step with this engine; `channels_last` fails here, in `Module.to(memory_format)`."""
+        """Return the peak memory with this engine. `channels_last` fails here (`Module.to(memory_format)`)."""
         space, method, settings = self.space, self.method, self.settings
         epoch, epochs = settings.moving_epoch, settings.epochs
         with FakeTensorMode(allow_non_fake_inputs=True) as mode, Storages() as storages:

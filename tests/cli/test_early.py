@@ -188,6 +188,9 @@ def test_a_users_class_that_is_not_a_method(own: Callable[[str], list[str]], sou
         "from nasx.methods.darts import Darts\nclass Mine(Darts):\n    pass\n",
         "from nasx.methods.wrapper import Wrapper\nclass Mixin:\n    def step(self, s, t, v):\n        return {}\n"
         "class Mine(Mixin, Wrapper):\n    inner: int = 0\n",
+        # the step of the second base hides the abstract one, which both share
+        "from nasx.core.bilevel import Method\nclass One(Method):\n    pass\nclass Two(Method):\n"
+        "    def step(self, search, train, val):\n        return {}\nclass Mine(One, Two):\n    pass\n",
         # a base that cannot be read is not judged
         "import nasx.core.bilevel\nclass Mine(nasx.core.bilevel.Method):\n    pass\n",
     ],

@@ -49,6 +49,14 @@ def test_regret_and_share_are_exact_on_nb201() -> None:
     assert 0 < pareto.share(points[:3], "darts", plane) < 1
 
 
+@pytest.mark.parametrize(("accuracy", "shown"), [(0.25, 25.0), (0.0, 0.0)])
+def test_a_point_without_a_table_has_the_supernet_s_accuracy(accuracy: float, shown: float) -> None:
+    record = {"name": "x", "choices": {"method": "darts"}, "budget": {"target": 2.0, "cost": 1.0}}
+    found = pareto.point_of({**record, "supernet": {"valid_accuracy": accuracy}}, None)
+    assert found == Point("x", "darts", 2.0, 1.0, shown)
+    assert pareto.point_of({**record, "supernet": None}, None) is None
+
+
 def test_a_sweep_over_targets_ends_with_the_table_and_the_picture(tmp_path: Path) -> None:
     words = [word for word in jobs.TINY_NB201 if word != "search"]
     done = jobs.nasx(
