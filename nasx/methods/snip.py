@@ -1,8 +1,8 @@
-"""SNIP: a score that measures how much the loss of a batch depends on the presence of the weights.
+"""SNIP: a score that measures how much the loss on a batch depends on the presence of each weight.
 
     score = sum over the weights w of |w dL/dw|
 
-w dL/dw is the derivative of L with respect to a factor on w, at 1: SNIP's connection sensitivity before normalization.
+w dL/dw is the derivative of L with respect to a factor of w, at 1: SNIP's connection sensitivity before normalization.
 
 Source: Lee, Ajanthan, Torr (2019), section 4.1 (the sensitivity of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
 (2021), zero-cost proxy `snip` (its sum as a score), and their released code, foresight/pruners.
