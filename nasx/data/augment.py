@@ -43,7 +43,7 @@ class Augment:
     def draws(self, n: int, height: int, width: int, gen: torch.Generator) -> Tensor:
         """Draw the random numbers for n images, int64 (DRAWS, n) on the CPU.
 
-        All numbers are drawn for any settings, so that enabling cutout leaves the crops unchanged.
+        All numbers are drawn regardless of the settings, so enabling cutout leaves the crops unchanged.
         """
         limits = (2 * self.pad + 1, 2 * self.pad + 1, 2, height, width)
         return torch.stack([torch.randint(limit, (n,), generator=gen) for limit in limits])

@@ -41,7 +41,7 @@ log = logging.getLogger("nasx")
 
 
 class Opened(Protocol):
-    """A dataset opened on a device; `train_y` is int64 (n,) on the CPU, `shape` is (c, h, w)."""
+    """A dataset opened on a device. `train_y`: int64 (n,) on the CPU; `shape`: (c, h, w)."""
 
     classes: tuple[str, ...]
     train_y: np.ndarray
@@ -53,7 +53,7 @@ class Opened(Protocol):
         """Return the entries for result.json: class names, channel statistics, image shape and preprocessing steps."""
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices, int64 (m,), of the training images for the weights, and those for the architecture."""
+        """Return the indices of the training images for the weights and for the architecture, int64 (m,) each."""
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
@@ -128,7 +128,7 @@ class Order:
         return hashed(self.seed, self.name, "batch", i)
 
     def items(self, i: int, gen: torch.Generator) -> Tensor:
-        """Return the items of batch i, (batch,) on the CPU. `gen` is not used."""
+        """Return the items of batch i, (batch,) on the CPU. `gen` is unused."""
         n = len(self.index)
         first, parts = i * self.batch, []
         last = first + self.batch

@@ -11,7 +11,7 @@
 This module does not import torch; PIL is imported when the first image is decoded.
 
 Deviation: PIL keeps only the high byte of each channel of a 16-bit RGB image (value // 256), which is at most one level
-below the value by the rule for grey.
+below the result of the rule for grey.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def summary(odd: Iterable[int]) -> str:
-    """Format the number of images per conversion: '1 turned upright (EXIF), 2 scaled from 16 to 8 bits', or ''."""
+    """Format the number of images per conversion, for example '1 turned upright (EXIF), 2 composited on white'."""
     counts = Counter(int(flags) for flags in odd)
     totals = {flag: sum(n for flags, n in counts.items() if flags & flag) for flag in DONE}
     return ", ".join(f"{n:,} {DONE[flag]}" for flag, n in totals.items() if n)

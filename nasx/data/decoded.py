@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from nasx.data.listing import Files
 
 PIECE = 32
-"""Number of images per chunk that a worker decodes; it bounds the memory of prefetched batches of any size."""
+"""Number of images that a worker decodes per chunk, which limits the memory for prefetched batches of any size."""
 Key = tuple[int, int | None]
 """Index of an image in its part, and seed of its random transform; the seed is None for evaluation."""
 Transform = Callable[[Tensor], Tensor]
@@ -86,7 +86,10 @@ class Settings(Preprocessed, Protocol):
 
 
 class Views(Dataset[Tensor | UserError]):
-    """Dataset for the workers: maps k keys to images uint8 (k, 3, size, size), or to a UserError, which it returns."""
+    """Dataset for the workers, which maps k keys to images uint8 (k, 3, size, size).
+
+    If an image cannot be read, a UserError is returned instead of raised.
+    """
 
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
@@ -242,7 +245,7 @@ class DecodedStream(ImageStream):
 
 
 LOADING: WeakSet[object] = WeakSet()
-"""Data loader iterators that may still have workers: the traceback of an error keeps iterators alive."""
+"""Data loader iterators that may still have workers, because the traceback of an error keeps them alive."""
 
 
 def shut(found: object) -> None:

@@ -1,10 +1,10 @@
 """Datasets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
 
-ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout described in
+ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, other folders in one of the layouts in
 listing.py. The files of a class are sorted by path; decoded.py draws the batches and transforms the images. torch is
 imported only by `transforms` and `open`.
 
-    training     random window with a share of the area in `scale` and a width / height in `ratio`, resized to
+    training     random window whose share of the area is in `scale` and whose width / height is in `ratio`, resized to
                  size x size; mirrored with probability 1/2; brightness, contrast, saturation and hue changed by up to
                  `jitter`, in random order
     evaluation   the shorter side resized to `resize`, then a centre crop of size x size

@@ -185,7 +185,7 @@ class Svhn(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet16(Source):
-    """ImageNet16-120: ImageNet reduced to 16 x 16 pixels and `classes` classes; 151,700 training, 6,000 test images."""
+    """ImageNet16-120: the first `classes` ImageNet classes at 16 x 16 pixels; 151,700 training, 6,000 test images."""
 
     pad: int = 2
     classes: int = 120
@@ -292,7 +292,7 @@ class Folder(Source):
 class Digits(Source):
     """UCI handwritten digits, included in the package: 1,437 training and 360 test images, 8 x 8 with 17 grey levels.
 
-    The file fixes the training and test sets (scripts/build_digits.py). Images are enlarged to `size` x `size` by
+    The training and test sets are fixed (scripts/build_digits.py). Images are enlarged to `size` x `size` by
     repeating pixels, and the grey channel is repeated three times. `flip` is off because a mirrored digit is a
     different symbol.
     """

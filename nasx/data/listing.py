@@ -1,6 +1,6 @@
 """List the images in a folder with one subfolder per class, without reading them (`folder`, `photos`, `imagenet`).
 
-    PATH/train/<class>/*, PATH/test/<class>/*       or val, valid instead of test; if both exist, val is training data
+    PATH/train/<class>/*, PATH/test/<class>/*       val or valid may replace test; if both exist, val is training data
     PATH/train/<class>/*                            `test_fraction` of each class in train/ is held out as the test set
     PATH/<class>/*                                  `test_fraction` of each class is held out as the test set
 

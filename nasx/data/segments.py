@@ -8,7 +8,7 @@ carried state. A batch with segments of s words scales the learning rate by s / 
 
 State: the hidden state is passed between two consecutive batches in a slot, which the first batch writes and the second
 one reads (see `nasx.core.batch.Carried`). It is None until it is written, and for the first batch of a pass. A stream
-keeps the slot that its next batch reads, and saves the state in it in checkpoints.
+keeps the slot that its next batch reads; checkpoints contain the state in this slot.
 
 Source: DARTS' released code, rnn/train_search.py, rnn/train.py, rnn/utils.py, which follow AWD-LSTM (Merity et al.
 2018).
@@ -39,7 +39,7 @@ from nasx.data.batch_stream import Part, hashed
 from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20
-"""Minimum length of a segment with jitter, and the maximum by which its length exceeds bptt, in words."""
+"""Minimum segment length with jitter, and maximum excess of the length over bptt, in words."""
 
 
 def rows(words: Tensor, batch: int) -> Tensor:
@@ -128,7 +128,7 @@ class Segments(Batches):
 
 
 class Read:
-    """A text on a device (see `batch_stream.Opened`). Indices count the training words, then the validation words."""
+    """A text on a device (see `batch_stream.Opened`), indexed over the training and then the validation words."""
 
     carries = True
 
@@ -148,7 +148,7 @@ class Read:
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> Segments:
-        """Return a stream of segments of the text from the first to the last word in `index`. `rows` is ignored."""
+        """Return a stream of segments from the first to the last word in `index`. `rows` is ignored."""
         return Segments(
             part_of(self.train, index),
             batch=batch,
@@ -162,7 +162,7 @@ class Read:
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Yield the segments of one pass over a part, all of equal length; the last one may be shorter.
+        """Yield the segments of one pass over a part; each has `bptt` words, except for a shorter last one.
 
         `first` and `step` are ignored.
         """

@@ -71,7 +71,7 @@ def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarr
 
 
 def _cut(order: np.ndarray, component: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first part of `order`, which is for w, and the part that follows it, which is for a."""
+    """Split `order` into the part for w and the part for a, which follows it."""
     cut, n = int(component.fraction * len(order)), len(order)
     end = n if component.fraction_a is None else cut + int(component.fraction_a * n)
     return order[:cut], order[cut:end]

@@ -94,7 +94,7 @@ class Difference:
 class Exact:
     """Products H u and M u at the current weights, by double backward through one graph that they share.
 
-    Cost: one forward pass and its backward pass, and one backward pass per product.
+    Cost: one pass, and one backward pass per product.
     """
 
     def __init__(self, search: Search, batch: Batch) -> None:
@@ -113,8 +113,8 @@ class Exact:
 def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, tolerance: float = 1e-10) -> Tree:
     """Solve H x = v approximately with `steps` Hessian products (`product`).
 
-    x no longer changes after the residual norm falls to `tolerance` times that of v, or at a direction of nonpositive
-    curvature (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); it is zero if this is the first direction.
+    The iteration stops when the residual norm falls to `tolerance` times that of v, or at a direction of nonpositive
+    curvature (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); x is zero if this is the first direction.
     All products are computed even then, to avoid host synchronization.
     """
     x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v

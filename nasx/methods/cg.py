@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConjugateGradient(Alternating):
-    """Alternating steps along the implicit gradient, which is solved for by conjugate gradients."""
+    """Alternating steps along the implicit gradient, computed with conjugate gradients."""
 
     steps: Repeats = 5
     damping: NonNegativeFloat = 1.0

@@ -17,7 +17,7 @@ Deviations
 1. Each edge of a node is evaluated once, with all other edges of the node present. The released code evaluates the
    remaining edges again after each drop, on other batches, with the same result up to noise.
 2. All candidates of a decision are evaluated on the same `batches` batches of the validation stream (null: the number
-   of updates in an epoch), with batch statistics, as in the released code, which uses the whole validation split.
+   of updates in an epoch), with batch statistics as in the released code. That code uses the whole validation split.
 3. In a tie, the first operation is kept and the last edge is dropped, as in the released code.
 4. The input choices of NAS-Bench-1Shot1 are treated as edges. If a space has weights for edge pairs, only operations
    are chosen in this way.

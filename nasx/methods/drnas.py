@@ -15,7 +15,7 @@ Deviations
 2. Diagnostics and evaluations of the supernet use softmax(a); the released code evaluates at a sample.
 3. With `kl`, all architecture parameters are penalized, including those of edges and edge pairs in spaces that have
    them, although these are not sampled.
-4. `kl` = 0 by default, as released: the released code has an L2 penalty on `a` (`search.arch_weight_decay`) instead.
+4. `kl` = 0 by default, as in the released code, which has an L2 penalty on `a` instead (`search.arch_weight_decay`).
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from nasx.methods.zero_cost import ZeroCost, loss, weights
 
 @dataclass(frozen=True, kw_only=True)
 class Grasp(ZeroCost):
-    """The best of `candidates` random architectures by gradient signal preservation."""
+    """Selection of the best of `candidates` random architectures by gradient signal preservation."""
 
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         w = weights(network)

@@ -19,7 +19,7 @@ with the norm of v instead of s (`released`). `difference` uses central differen
 and radius / ||s||. On a smooth loss, the three agree; on networks with ReLU, they do not (docs/methods/kinks.md): on
 the released problem in tests/parity, the cosine similarity to the released hypergradient is 0.75 for `exact` and 0.51
 for `difference`. Therefore the default on NAS-Bench-201 is `released`, because its results are compared with the
-published numbers. No released code runs for the other spaces (deviation 5); there, the default is the paper's equation,
+published numbers. No released code runs for the other spaces (deviation 5); there, the default is the equation itself,
 `exact`.
 
 Deviations
@@ -98,7 +98,7 @@ class IDarts(Alternating):
             s = combine(s, u, 1.0)
         if self.products == "exact":
             return s, products.mixed(s)
-        del products  # free a double-backward graph before the passes of the difference
+        del products  # free the graph for double backward before the passes of the difference
         eps = step_length(v, self.radius) if self.products == "released" else None
         return s, difference.mixed(s, "Ms", eps)
 
@@ -126,7 +126,7 @@ class IDarts(Alternating):
         search.compare("g-CG", g, solved, 1, CG_PRODUCTS + 2)
 
     def series_passes(self, K: int) -> tuple[int, int]:
-        """Return the number of forward and of backward passes for K Hessian products and the mixed product."""
+        """Return the numbers of forward and backward passes for K Hessian products and the mixed product."""
         match self.products:
             case "exact":
                 return 1, K + 2

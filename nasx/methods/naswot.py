@@ -32,7 +32,7 @@ from nasx.methods.zero_cost import ZeroCost
 
 @dataclass(frozen=True, kw_only=True)
 class Naswot(ZeroCost):
-    """The best of `candidates` random architectures by the kernel of their ReLU codes."""
+    """Selection of the best of `candidates` random architectures by the kernel of their ReLU codes."""
 
     @torch.no_grad()
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
@@ -60,7 +60,7 @@ class Agreement(TorchFunctionMode):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         found = func(*args, **(kwargs or {}))
-        # relu of torch.nn.functional, of torch, and of tensors
+        # torch.nn.functional.relu, torch.relu and Tensor.relu
         if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(found, Tensor):
             signs = (found.flatten(1) > 0).to(torch.float32) * 2 - 1
             agree = ((signs @ signs.T).double().cpu() + signs.size(1)) / 2  # whole numbers, exact up to 2^24 values

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Method):
-    """The best of `samples` random architectures by their accuracy in the benchmark, or one random architecture."""
+    """Selection of the best of `samples` random architectures in the benchmark, or of one random architecture."""
 
     trains: ClassVar[bool] = False
     samples: Draws = 1

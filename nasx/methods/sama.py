@@ -14,7 +14,7 @@ Deviations
    that they remain displaced along -u by a step of length `radius`.
 2. The adaptation to Adam is omitted because no search trains its weights with Adam. The overlap of communication with
    computation is also omitted.
-3. The settings for architecture search are nasx's own choice: the paper solves other problems.
+3. The settings for architecture search are nasx's own choice: the paper addresses other problems.
 """
 
 from __future__ import annotations

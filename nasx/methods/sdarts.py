@@ -53,7 +53,7 @@ def normalized(p: Tensor) -> Tensor:
 
 
 def noisy(p: Tensor, eps: Number, gen: torch.Generator) -> Tensor:
-    """Add uniform noise in (-eps, eps) to p and return the result of `normalized`."""
+    """Add uniform noise in (-eps, eps) to p and renormalize it with `normalized`."""
     noise = torch.rand(p.shape, generator=gen, dtype=torch.float64, device=gen.device).to(p)
     return normalized(p + eps * (2 * noise - 1))
 
@@ -78,7 +78,7 @@ class Sdarts(Wrapper):
 
     @property
     def cost(self) -> Cost | None:
-        """The cost of `inner`; None for `adversarial`, because it depends on the number of mixtures in `inner`."""
+        """The cost of `inner`; None for `adversarial`, whose cost depends on the number of mixtures in `inner`."""
         return self.inner.cost if self.perturbation == "random" else None
 
     def eps(self, search: Search) -> Number:

@@ -8,8 +8,8 @@ Source: Hou, Jin, Chen (2021), eq. 16 and section 5; ablation modes: Table 4.
 Cost: one pass per step, shared by both updates (the two ablation modes: two passes).
 
 Deviations
-1. The paper does not state which half of CIFAR-10 it uses for the search: here, the training half of the split for the
-   space (`dataset.split=full` for the whole training set).
+1. The paper does not state which half of CIFAR-10 it uses for the search: here, it is the part of the split that trains
+   weights in other methods (`dataset.split=full` for the whole training set).
 2. The paper states neither the final value of the cosine schedule nor, for NAS-Bench-201, the weight decay of Adam for
    the architecture: both are 0 here. It does not state the mode of batch norm either: here, that of protocol nb201-v1
    (nasx/spaces/nb201/space.py). For the SGD of Tables 4 and 5, section 5.3 states all settings: learning rate 0.005,

@@ -32,7 +32,7 @@ from nasx.methods.zero_cost import ZeroCost, weights
 
 @dataclass(frozen=True, kw_only=True)
 class Synflow(ZeroCost):
-    """The best of `candidates` random architectures by synaptic flow."""
+    """Selection of the best of `candidates` random architectures by synaptic flow."""
 
     sees: ClassVar[bool] = False
 

@@ -78,7 +78,10 @@ class Tse(Method):
         return Cost(2 * self.T, 2 * self.T, 2)
 
     def unrolled(self, search: Search, train: Sequence[Batch]) -> Tree:
-        """Sum the architecture gradients over weight steps on `train`, then restore the weights bit for bit."""
+        """Sum the architecture gradients over weight steps on `train`, then restore the weights bit for bit.
+
+        The momentum buffers are also restored if `restore_momentum` is set.
+        """
         saved = search.save_w()
         total = {k: torch.zeros_like(x) for k, x in search.a.items()}
         for batch in train:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Zen(ZeroCost):
-    """The best of `candidates` random architectures by the Zen-score."""
+    """Selection of the best of `candidates` random architectures by the Zen-score."""
 
     sees: ClassVar[bool] = False
     gamma: PositiveFloat = 0.01

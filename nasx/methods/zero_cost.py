@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroCost(Method):
-    """The best of `candidates` random architectures by a score at initialization. A subclass defines `score`."""
+    """Selection of the best of `candidates` random architectures by a score, which a subclass defines."""
 
     trains: ClassVar[bool] = False
     reads: ClassVar[str | None] = "images"
@@ -54,7 +54,7 @@ class ZeroCost(Method):
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         """Return the score of a newly initialized network (larger is better). May modify the network.
 
-        `gen` is a generator on the batch's device for all random numbers of the score and of the network's operations.
+        `gen` is a generator on the batch's device for all random numbers in the score and in the network's operations.
         """
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

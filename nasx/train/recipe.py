@@ -28,8 +28,8 @@ Deviations
 1. Warm-up scales the base rate, as in PC-DARTS; P-DARTS scales the decayed rate (released code of both,
    train_imagenet.py).
 2. With 5 epochs or fewer, the linear schedule has no flat end: l + (r - l) (E - e) / E.
-3. If both MixUp and CutMix are enabled, each batch uses either of them with probability 1/2. CutMix is applied to every
-   batch; its released code for CIFAR applies it to half of the batches.
+3. If both MixUp and CutMix are enabled, one of them is chosen for each batch, with equal probability. Without MixUp,
+   CutMix is applied to every batch; its released code for CIFAR applies it to half of the batches.
 4. The running statistics of batch norm are also averaged, to match the averaged weights.
 5. torch's ASGD excludes the first iterate after the switch from the mean, and takes each step with the learning rate of
    the previous step (which matters if the rate depends on the segment length). Here, the mean includes all iterates,
@@ -82,7 +82,7 @@ def rate(settings: Retraining, epoch: int) -> float:
 
 
 def linear(epoch: int, epochs: int) -> float:
-    """Return the position of the linear schedule between minimum (0) and base rate (1)."""
+    """Return the linear schedule as a fraction, which falls from 1 (base rate) to 0 (minimum)."""
     left, slope = epochs - epoch, epochs - FLAT
     if slope <= 0:
         return left / epochs
@@ -139,7 +139,7 @@ def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
 
 
 def span(side: int, centre: int, share: float) -> tuple[int, int]:
-    """Return the first and last (exclusive) pixel of the CutMix box along an axis of `side` pixels."""
+    """Return the start and end (exclusive) of the CutMix box along an axis of `side` pixels."""
     half = int(side * math.sqrt(1 - share)) // 2
     return max(centre - half, 0), min(centre + half, side)
 
@@ -179,7 +179,7 @@ def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------- weights
 def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
-    """Create SGD with momentum and weight decay for all parameters, including batch norm, as in all released code."""
+    """Create an SGD optimizer with weight decay on all parameters, including batch norm, as in all released code."""
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.lr,

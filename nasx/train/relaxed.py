@@ -45,7 +45,7 @@ class Relaxed(nn.Module):
 
 
 def network(space: Space, row: Row, classes: int, where: str) -> Relaxed:
-    """Return a newly initialized supernet of `space` with the mixture weights in `row`, a metrics row of run `where`.
+    """Build a supernet of `space` with new weights and the mixture weights in `row`, a metrics row of the run `where`.
 
     Raises UserError if the mixture weights do not match the space, or if the cells have separate architectures.
     """

@@ -50,7 +50,7 @@ log = logging.getLogger("nasx")
 class Trainer:
     """A training run from its current position to the end, without file output.
 
-    `end_epoch(row)` is called with the metrics row of an epoch, `tick(trainer)` after every update (after `end_epoch`).
+    `end_epoch(row)` is called with the metrics of each epoch, and `tick(trainer)` after every update (and `end_epoch`).
     `stream` yields this rank's images of each batch, or all images if the recipe mixes them; `test()` and `valid()`
     return this rank's batches of the test and validation sets.
     """
