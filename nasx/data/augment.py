@@ -1,17 +1,17 @@
 """Random crop, flip, normalization and cutout of a whole batch, on the device that holds the images.
 
-Applied to each image, with independent random draws:
+Each image is transformed with its own random numbers, in this order:
 
-    crop      pad `pad` black pixels on every side, take the h x w window at (top, left), both uniform on 0..2 pad
+    crop      pad each side with `pad` black pixels, take the h x w window at (top, left), both uniform on 0..2 pad
     flip      mirror left to right with probability 1/2
     normalize (x / 255 - mean) / std
-    cutout    zero the square [cy - l/2, cy + l/2) x [cx - l/2, cx + l/2) with its centre uniform over the image,
-              clipped at the borders (DeVries & Taylor 2017, as defined in DARTS' released code)
+    cutout    zero the square [cy - l/2, cy + l/2) x [cx - l/2, cx + l/2), with side l = `cutout` and a centre uniform
+              over the image, clipped at the borders (DeVries & Taylor 2017, as defined in DARTS' released code)
 
 The order is that of DARTS' released code: padding is black before normalization, and the cutout is zero after
-normalization. On 32 x 32 images, a cutout of side 16 erases 14^2 = 196 of at most 256 pixels on average.
+normalization. On 32 x 32 images, a cutout of side 16 erases 14^2 = 196 pixels on average, and at most 256.
 
-Random numbers are drawn by a CPU generator, so that results on CPU and CUDA agree, and are copied to the device as
+Random numbers are drawn with a CPU generator, so that results on CPU and CUDA agree, and are copied to the device as
 one small integer tensor.
 Shapes: images uint8 (n, c, h, w), draws int64 (DRAWS, n).
 """
@@ -30,7 +30,7 @@ DRAWS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Settings of the transform; `cutout` is the side of the square in pixels, 0 for none."""
+    """Augmentation settings and transform. `cutout` is the side of the erased square in pixels; 0 disables it."""
 
     pad: int
     flip: bool
@@ -41,15 +41,18 @@ class Augment:
     dtype: torch.dtype = torch.float32
 
     def draws(self, n: int, height: int, width: int, gen: torch.Generator) -> Tensor:
-        """Draw the random numbers of n images, int64 (DRAWS, n) on the CPU.
+        """Draw the random numbers for n images, int64 (DRAWS, n) on the CPU.
 
-        The numbers do not depend on the settings: switching the cutout on leaves the crops unchanged.
+        All numbers are drawn regardless of the settings, so enabling cutout leaves the crops unchanged.
         """
         limits = (2 * self.pad + 1, 2 * self.pad + 1, 2, height, width)
         return torch.stack([torch.randint(limit, (n,), generator=gen) for limit in limits])
 
     def apply(self, x: Tensor, draws: Tensor) -> Tensor:
-        """Transform uint8 images (n, c, h, w) by `draws`, on the same device and without host synchronization."""
+        """Augment and normalize uint8 images (n, c, h, w) with `draws`, on the same device.
+
+        Does not synchronize with the host.
+        """
         n, c, height, width = x.shape
         down, right = torch.arange(height, device=x.device), torch.arange(width, device=x.device)
         if self.pad or self.flip:
@@ -80,5 +83,5 @@ class Augment:
 
 @cache
 def _column(values: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Return one value per channel as (c, 1, 1) on the device, cached because the copy synchronizes with the device."""
+    """Return per-channel values as (c, 1, 1) on the device; cached because the copy synchronizes with the device."""
     return torch.tensor(values, dtype=dtype, device=device).view(-1, 1, 1)

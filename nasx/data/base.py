@@ -1,4 +1,4 @@
-"""Dataset types and the folder that contains the datasets."""
+"""Types for loaded datasets, and the location of the data folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OFFLINE = "offline: use dataset=digits"
 
 
 class Parts(NamedTuple):
-    """Images uint8 (n, c, h, w) and labels int64 (n,) of the training and test sets, and the names of the classes."""
+    """Training and test sets, with images as uint8 (n, c, h, w) and labels as int64 (n,), and the class names."""
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -27,7 +27,10 @@ class Parts(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Images:
-    """An image dataset: images uint8 (n, c, h, w), labels int64 (n,), mean and std per channel on the scale [0, 1]."""
+    """An image dataset with images as uint8 (n, c, h, w) and labels as int64 (n,).
+
+    `mean` and `std` are per channel, for pixel values scaled to [0, 1].
+    """
 
     train_x: np.ndarray
     train_y: np.ndarray
@@ -40,19 +43,22 @@ class Images:
 
 
 def data_root(path: str | None = None) -> Path:
-    """Return the folder of the datasets: `path`, else the variable NASX_DATA, else `nasx` in the XDG cache folder."""
+    """Return the data folder: `path`, else $NASX_DATA, else the subfolder `nasx` of the XDG cache folder."""
     chosen = path or os.environ.get("NASX_DATA")
     return Path(chosen).expanduser() if chosen else user_cache()
 
 
 def places(path: str | None, *names: str) -> list[Path]:
-    """Return the folders to search for a dataset, in order: `names` in the data root, then `path` itself if set."""
+    """Return the folders to search for a dataset: the subfolders `names` of the data folder, then `path` if set."""
     root = data_root(path)
     return [*(root / name for name in names), *([root] if path else [])]
 
 
 def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation per channel of uint8 (n, c, h, w) on the scale [0, 1], from exact counts."""
+    """Return the mean and standard deviation of each channel of images uint8 (n, c, h, w), with pixels in [0, 1].
+
+    Both are computed from a histogram of the pixel values, so they do not depend on the order of the images.
+    """
     levels = np.arange(256) / 255
     counts = np.stack([np.bincount(x[:, c].ravel(), minlength=256) for c in range(x.shape[1])])
     share = counts / counts.sum(1, keepdims=True)
@@ -62,7 +68,7 @@ def statistics(x: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def absent(name: str, path: str | None, looked: list[Path], expected: str, remedy: str) -> UserError:
-    """Return the error for a dataset `name` whose files were not found."""
+    """Return the UserError for a dataset whose files were not found."""
     places = ", ".join(map(str, looked))
     origin = "dataset.path" if path else "NASX_DATA" if os.environ.get("NASX_DATA") else "the default folder"
     return UserError(
@@ -74,7 +80,7 @@ def absent(name: str, path: str | None, looked: list[Path], expected: str, remed
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Text:
-    """A text dataset: word indices int64 (n,) of each part, and the vocabulary."""
+    """A text dataset: the word indices of each part, int64 (n,), and the vocabulary."""
 
     train: np.ndarray
     valid: np.ndarray
@@ -82,5 +88,5 @@ class Text:
     words: tuple[str, ...]
 
     def described(self) -> dict[str, object]:
-        """Return the entries for result.json: sizes of the vocabulary and of each part, in words."""
+        """Return the entries for result.json: the number of words in the vocabulary and in each part."""
         return {"words": len(self.words), **{name: len(getattr(self, name)) for name in ("train", "valid", "test")}}

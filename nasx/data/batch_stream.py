@@ -1,18 +1,18 @@
 """Endless seeded streams of training batches, and ordered batches for evaluation.
 
-Batch i is a pure function of (seed, i). Pass k over the index set is a permutation drawn from (seed, k); batch i of
-size b contains the items i b .. (i+1) b - 1 of the concatenated passes, so a batch may straddle two passes, and repeats
-items (with a warning) if b is larger than the index set. Augmentation and `seed` of a batch are drawn from (seed, i).
-A stream can therefore be resumed exactly from its position alone.
+Batch i is a pure function of (seed, i). Pass k visits the index set in an order drawn from (seed, k); batch i of size b
+contains items i b to (i + 1) b - 1 of the concatenated passes. A batch may therefore span two passes, and it repeats
+items (with a warning) if b is larger than the index set. The augmentation and the `seed` of a batch are also derived
+from (seed, i), so a stream can be resumed exactly from its position alone.
 
-With several processes, each process may request its own `rows` of a batch; random draws are always made for the whole
-batch.
+With several processes, each process may request its own `rows` of a batch; random numbers are always drawn for the
+whole batch.
 
-This module streams images that are on the device as bytes; decoded.py streams images from disk.
+This module streams images stored on the device as bytes; decoded.py streams images from disk.
 
-Deviations: DARTS makes a new loader iterator for every architecture step, which draws batches with replacement across
-steps, and NAS-Bench-201's search loader draws every architecture image with replacement; here, each pass is completed
-first, which gives the same distribution within a step.
+Deviations: DARTS creates a new loader iterator for every architecture step, so batches are drawn with replacement
+across steps, and the search loader of NAS-Bench-201 draws each image for the architecture with replacement. Here, each
+pass is completed before the next one starts, which gives the same distribution within a step.
 
 Shapes: images uint8 (n, c, h, w), labels int64 (n,), index sets int64 (m,).
 """
@@ -41,37 +41,37 @@ log = logging.getLogger("nasx")
 
 
 class Opened(Protocol):
-    """A dataset opened on a device; `train_y` is int64 (n,) on the CPU, `shape` is (c, h, w)."""
+    """A dataset opened on a device. `train_y`: int64 (n,) on the CPU; `shape`: (c, h, w)."""
 
     classes: tuple[str, ...]
     train_y: np.ndarray
     shape: tuple[int, ...]
     carries: bool
-    """Whether each batch passes a hidden state to the next batch, as batches of text do."""
+    """Whether each batch passes a hidden state to the next one, as batches of text do."""
 
     def described(self) -> dict[str, Sequence[object]]:
-        """Return the entries for result.json: class names, statistics, shape and preprocessing of an image."""
+        """Return the entries for result.json: class names, channel statistics, image shape and preprocessing steps."""
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the training images for the weights and for the architecture, int64 each."""
+        """Return the indices of the training images for the weights and for the architecture, int64 (m,) each."""
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> Batches:
         """Return a stream of augmented training batches.
 
-        `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
+        `index`: the images to draw from (None: all); `rows`: the positions within each batch to return (None: all).
         Streams with different names are independent for the same seed.
         """
 
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Yield the images of a part once, in order, not augmented: every `step`-th batch, from batch `first` on."""
+        """Yield the images of a part in order, without augmentation: every `step`-th batch from batch `first` on."""
 
 
 class DeviceImages(NamedTuple):
-    """A dataset on the device: images uint8 (n, c, h, w), labels int64 (n,)."""
+    """An image dataset on a device: images as uint8 (n, c, h, w), labels as int64 (n,)."""
 
     train_x: Tensor
     train_y: Tensor
@@ -80,19 +80,19 @@ class DeviceImages(NamedTuple):
 
 
 def device_images(images: Images, device: torch.device | str) -> DeviceImages:
-    """Copy the dataset to the device; CIFAR-10 takes 184 MB."""
+    """Copy a dataset to a device. CIFAR-10 takes 184 MB."""
     return DeviceImages(
         *(torch.from_numpy(part).to(device) for part in (images.train_x, images.train_y, images.test_x, images.test_y))
     )
 
 
 def hashed(*parts: int | str) -> int:
-    """Hash numbers and names to a seed in [0, 2^63), the same in every process."""
+    """Hash numbers and strings to a seed in [0, 2^63) that is the same in every process."""
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def group_of(name: str) -> str:
-    """Return the settings group (search or retrain) of a stream name."""
+    """Return the settings group (search or retrain) to which the stream `name` belongs."""
     return "retrain" if name == "retrain" else "search"
 
 
@@ -128,7 +128,7 @@ class Order:
         return hashed(self.seed, self.name, "batch", i)
 
     def items(self, i: int, gen: torch.Generator) -> Tensor:
-        """Return the items of batch i, (batch,) on the CPU; `gen` must be freshly seeded with `seed_of(i)`."""
+        """Return the items of batch i, (batch,) on the CPU. `gen` is unused."""
         n = len(self.index)
         first, parts = i * self.batch, []
         last = first + self.batch
@@ -146,21 +146,21 @@ class Order:
 
 
 class ImageStream(Batches):
-    """Endless stream of full batches of images in the order `order`; `position` is the number of batches drawn."""
+    """Endless stream of full image batches in the order given by `order`; `position` counts the batches drawn."""
 
     def __init__(self, order: Order) -> None:
         self.order, self.per_pass = order, order.per_pass
         self._gen = torch.Generator()
 
     def items(self, i: int) -> Tensor:
-        """Return the image indices of batch i, (batch,) on the CPU, and seed the generator for its draws."""
+        """Return the image indices of batch i, (batch,) on the CPU, and seed the generator for its augmentation."""
         return self.order.items(i, self._gen.manual_seed(self.order.seed_of(i)))
 
 
 class Stream(ImageStream):
-    """Endless stream of full batches of images on a device.
+    """Endless stream of full batches of images stored on a device.
 
-    `index`: the images to draw from (None: all); `rows`: the positions of each batch to return (None: all).
+    `index`: the images to draw from (None: all); `rows`: the positions within each batch to return (None: all).
     Raises UserError for an empty index set or batch.
     """
 
@@ -180,7 +180,7 @@ class Stream(ImageStream):
         self.x, self.y, self.augment, self.rows = x, y, augment, rows
 
     def at(self, i: int) -> Batch:
-        """Return batch i without moving the position."""
+        """Return batch i without changing the position of the stream."""
         items = self.items(i)
         draws = self.augment.draws(len(items), self.x.shape[2], self.x.shape[3], self._gen)
         numbers = torch.cat([items[None], draws])
@@ -202,7 +202,7 @@ def evaluation(
     first: int = 0,
     step: int = 1,
 ) -> Iterator[Batch]:
-    """Yield the images of `index` once, in order, only normalized: every `step`-th batch, starting with batch `first`.
+    """Yield the images of `index` in order, without augmentation: every `step`-th batch from batch `first` on.
 
     The last batch may be smaller.
     """
@@ -222,7 +222,7 @@ class Preprocessed(Split, Protocol):
 
 
 class Component(Preprocessed, Protocol):
-    """Dataset settings used by an opened dataset in memory."""
+    """Dataset settings used by `InMemory`."""
 
     @property
     def pad(self) -> int: ...
@@ -231,7 +231,7 @@ class Component(Preprocessed, Protocol):
 
 
 class OpenedImages:
-    """Base class of opened image datasets: the part of `Opened` that images in memory and on disk share."""
+    """Base class of opened image datasets: the part of `Opened` common to images in memory and on disk."""
 
     carries = False
 
@@ -258,7 +258,7 @@ class OpenedImages:
         }
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the image indices for weights and architecture; see `Opened`."""
+        """Return the image indices for the weights and for the architecture; see `Opened`."""
         return splits(self, self.component, seed)
 
 

@@ -1,9 +1,9 @@
-"""Upper bounds of settings, from the image size and the memory of this machine. Does not import torch.
+"""Upper bounds on settings, from the image size and the memory of this machine. Does not import torch.
 
-dataset.pad     below the shorter side: every random crop contains at least one row and column of its image
-cutout          at most the shorter side: a larger cutout can erase the whole image
-batch           its images as float32 take at most half of the memory (activations and gradients need additional memory)
-images          a dataset in memory takes at most half of the memory
+dataset.pad     less than the shorter side: every random crop contains at least one row and column of its image
+cutout          at most the shorter side: a larger cutout could erase the whole image
+batch           its images, as float32, need at most half of the memory (activations and gradients need more memory)
+images          an in-memory dataset needs at most half of the memory
 """
 
 from __future__ import annotations
@@ -18,7 +18,10 @@ from nasx.errors import UserError
 def faults(
     shape: Sequence[int], group: str = "", *, pad: int = 0, cutout: int = 0, batch: int = 0
 ) -> Iterator[UserError]:
-    """Yield an error for each setting that is too large for images (c, h, w); `group` (search, retrain) is a prefix."""
+    """Yield a UserError for each setting that is too large for images of shape (c, h, w).
+
+    `group` (search, retrain): the settings group of `cutout` and `batch`, for the error messages.
+    """
     height, width = shape[1:]
     side, place, size = min(height, width), f"{group}." if group else "", f"{width} x {height}"
     if pad >= side:
@@ -49,7 +52,7 @@ def check(shape: Sequence[int], group: str = "", *, pad: int = 0, cutout: int = 
 
 
 def held(name: str, count: int, height: int, width: int, remedy: str = "lower dataset.size") -> None:
-    """Raise UserError unless `count` images of three channels fit into half of the memory."""
+    """Raise UserError unless `count` three-channel images fit into half of the memory."""
     if (needed := 3 * count * height * width) > physical_memory() // 2:
         raise UserError(f"dataset={name}", _too_much(count, f"{width} x {height}", needed), remedy)
 

@@ -1,17 +1,17 @@
-"""Decode an image file to 8-bit RGB, by the same rules for images in memory (folder.py) and on disk (decoded.py).
+"""Decode an image file to 8-bit RGB, with the same rules for images in memory (folder.py) and on disk (decoded.py).
 
     orientation     applied from EXIF
     16-bit grey     value / 257, rounded: 0 -> 0, 8000 -> 31, 50000 -> 195, 65535 -> 255
-    floating point  255 value, rounded; values outside 0..1 are rejected because their scale is unknown
-    transparency    composited on white, for an alpha channel and for a transparent colour
-    CMYK, YCbCr, HSV, palettes, 1 bit      converted to RGB as PIL converts them; colour profiles are not applied
+    floating point  255 * value, rounded; values outside 0..1 are rejected because their scale is unknown
+    transparency    composited on white, both for alpha channels and for transparent colours
+    CMYK, YCbCr, HSV, palettes, 1 bit      converted to RGB by PIL; colour profiles are not applied
     several frames (GIF, TIFF, WebP)       only the first frame is used
     32-bit integers, LAB                   rejected: their range or conversion is unknown
 
 This module does not import torch; PIL is imported when the first image is decoded.
 
-Deviation: PIL keeps the high byte of each colour of a 16-bit RGB image (value // 256), which is at most one level below
-the rule for grey.
+Deviation: PIL keeps only the high byte of each channel of a 16-bit RGB image (value // 256), which is at most one level
+below the result of the rule for grey.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ DAMAGES = (
     struct.error,
     zlib.error,
 )
-"""Exceptions that PIL's readers raise on a damaged file."""
+"""Exceptions that PIL may raise for a damaged file."""
 
 
 class Odd(IntFlag):
-    """Flags of the conversions of an image that is not plain 8-bit RGB or grey."""
+    """Flags for the conversions applied to an image that is not plain 8-bit RGB or grey."""
 
     TURNED = 1
     DEEP = 2
@@ -74,11 +74,11 @@ DONE = {
 
 
 class UnreadableError(Exception):
-    """Error for an image that cannot be decoded; the message is the reason, printed in parentheses after the name."""
+    """Raised if an image cannot be decoded. The message is the reason, shown in parentheses after the file name."""
 
 
 def rgb(path: Path) -> tuple[Image, Odd]:
-    """Read an image file; return the image in mode RGB and its conversions. Raises UnreadableError."""
+    """Read an image file; return the image in mode RGB and the conversions applied. Raises UnreadableError."""
     return decoded(raw(path))
 
 
@@ -108,7 +108,7 @@ def plain_jpeg(content: bytes) -> bool:
 
 
 def decoded(content: bytes) -> tuple[Image, Odd]:
-    """Decode the bytes of an image file; return the image in mode RGB and its conversions. Raises UnreadableError."""
+    """Decode the bytes of an image file; return the RGB image and the conversions applied. Raises UnreadableError."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -121,7 +121,7 @@ def decoded(content: bytes) -> tuple[Image, Odd]:
 
 
 def upright(image: Image) -> tuple[Image, Odd]:
-    """Convert an image of any mode to upright RGB; return the image and its conversions. Raises UnreadableError."""
+    """Convert an image to upright RGB; return it and the conversions applied. Raises UnreadableError."""
     from PIL import ImageOps
 
     odd = Odd(0)
@@ -136,7 +136,7 @@ def upright(image: Image) -> tuple[Image, Odd]:
 
 
 def _converted(image: Image, kind: str | None) -> tuple[Image, Odd]:
-    """Convert an upright image of any mode, read from a file of format `kind`, to RGB."""
+    """Convert an upright image, read from a file of format `kind`, to RGB. Raises UnreadableError."""
     from PIL import Image as images
 
     mode = image.mode
@@ -154,7 +154,7 @@ def _converted(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
-    """Convert a grey image with more than 8 bits to RGB."""
+    """Convert a grey image with more than 8 bits to RGB. Raises UnreadableError."""
     from PIL import Image as images
 
     values, odd = np.asarray(image).astype(np.float64), Odd.DEEP
@@ -173,7 +173,7 @@ def _scaled(image: Image, kind: str | None) -> tuple[Image, Odd]:
 
 
 def summary(odd: Iterable[int]) -> str:
-    """Format the counts of the conversions: '2 scaled from 16 to 8 bits, 1 turned upright (EXIF)'; empty if none."""
+    """Format the number of images per conversion, for example '1 turned upright (EXIF), 2 composited on white'."""
     counts = Counter(int(flags) for flags in odd)
     totals = {flag: sum(n for flags, n in counts.items() if flags & flag) for flag in DONE}
     return ", ".join(f"{n:,} {DONE[flag]}" for flag, n in totals.items() if n)

@@ -1,13 +1,13 @@
 """Batches of images decoded from disk on demand.
 
-The images of a batch, their crops, flips and colour jitter are functions of (seed, batch, position in the batch), by
-the same rules as for images in memory (batch_stream.py). Batches are therefore the same for any number of workers,
-for any number of training processes, and after a resume. Workers decode batches in advance, in chunks of `PIECE`
-images; a batch is copied to the device as bytes and normalized there.
+The images of a batch and their crops, flips and colour jitter are functions of (seed, batch, position in the batch), as
+for images in memory (batch_stream.py). Batches are therefore identical for any number of workers and any number of
+training processes, and after a run is resumed. Workers decode batches in advance, in chunks of `PIECE` images; a batch
+is copied to the device as bytes and normalized there.
 
-Upright JPEGs in RGB or grey are decoded by torchcodec if it is installed (the extra imagenet), which is faster
-than PIL and gives identical pixels; all other images, and images that torchcodec rejects, are decoded by PIL
-(decode.py). A damaged image stops the run with an error that names the file.
+Upright JPEGs in RGB or grey are decoded by torchcodec if it is installed (extra `imagenet`), which is faster than PIL
+and produces identical pixels. All other images, and images that torchcodec rejects, are decoded by PIL (decode.py). A
+damaged image stops the run with an error that names the file.
 
 Deviations
 1. Released implementations transform PIL images; here, torchvision's transforms are applied to tensors, so resizing
@@ -47,15 +47,15 @@ if TYPE_CHECKING:
     from nasx.data.listing import Files
 
 PIECE = 32
-"""Number of images that a worker decodes at once, small enough that prefetched batches of any size fit into memory."""
+"""Number of images that a worker decodes per chunk, which limits the memory for prefetched batches of any size."""
 Key = tuple[int, int | None]
-"""The index of an image in its part, and the seed of its random crop; the seed is None for evaluation."""
+"""Index of an image in its part, and seed of its random transform; the seed is None for evaluation."""
 Transform = Callable[[Tensor], Tensor]
 
 
 # -------------------------------------------------------------------------------------------------------- images
 def pixels(path: Path) -> Tensor:
-    """Read an image file as uint8 (3, h, w) by the rules of decode.py. Raises UserError if it cannot be read."""
+    """Decode an image file to uint8 (3, h, w) as described in decode.py. Raises UserError if it cannot be read."""
     try:
         raw = decode.raw(path)
         if decode.plain_jpeg(raw):
@@ -86,7 +86,10 @@ class Settings(Preprocessed, Protocol):
 
 
 class Views(Dataset[Tensor | UserError]):
-    """Dataset of the workers: maps k keys to images uint8 (k, 3, size, size), or to a UserError returned as a value."""
+    """Dataset for the workers, which maps k keys to images uint8 (k, 3, size, size).
+
+    If an image cannot be read, a UserError is returned instead of raised.
+    """
 
     def __init__(self, component: Settings, files: Files) -> None:
         self.files = files
@@ -99,12 +102,12 @@ class Views(Dataset[Tensor | UserError]):
             return fault
 
     def view(self, item: int, seed: int | None) -> Tensor:
-        """Return one image, uint8 (3, size, size), transformed for training (with a seed) or for evaluation."""
+        """Return one image, uint8 (3, size, size), transformed for training (if a seed is given) or for evaluation."""
         image = pixels(self.files.folder / os.fsdecode(self.files.names[item]))
         if seed is None:
             return self.plain(image)
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the GPUs too
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also seed the GPUs
             return self.training(image)
 
 
@@ -190,19 +193,19 @@ class Decoded(OpenedImages):
             shut(found)
 
     def joined(self, found: Iterator[Tensor | UserError], count: int) -> Tensor:
-        """Return the next `count` images on the device. Raises the UserError of a damaged image."""
+        """Return the next `count` images on the device. Raises UserError if one of them is damaged."""
         parts: list[Tensor] = []
         while sum(map(len, parts)) < count:
             piece = next(found)
             if isinstance(piece, UserError):
-                # raise a new error: an error referenced by its own frame is a reference cycle that keeps workers alive
+                # a new error, because an error referenced by its own frame forms a cycle that keeps the workers alive
                 raise UserError(piece.where, piece.fault, piece.remedy)
             parts.append(piece.to(self.device, non_blocking=True))
         return torch.cat(parts)
 
 
 class DecodedStream(ImageStream):
-    """Endless stream of batches of training images decoded from disk."""
+    """Endless stream of training batches decoded from disk."""
 
     def __init__(self, opened: Decoded, order: Order, rows: Tensor | None) -> None:
         super().__init__(order)
@@ -211,8 +214,8 @@ class DecodedStream(ImageStream):
 
     def __next__(self) -> Batch:
         if self._ahead is None:
-            # Use the keys of a copy: a reference to `self` would form a reference cycle, and the garbage collector
-            # waits 5 s for each worker because it closes the queues first.
+            # A copy generates the keys: a reference to `self` would form a cycle, and the garbage collector, which
+            # closes the queues first, would then wait 5 s for each worker.
             twin = DecodedStream(self.opened, self.order, self.rows)
             self._ahead = self.opened.load("train", map(twin.keys, itertools.count(self.position)))
         batch = self._made(self.position, self._ahead)
@@ -220,12 +223,12 @@ class DecodedStream(ImageStream):
         return batch
 
     def at(self, i: int) -> Batch:
-        """Return batch i, decoded in this process, without moving the position."""
+        """Return batch i, decoded in this process, without changing the position of the stream."""
         views = self.opened.parts["train"]
         return self._made(i, (views[piece] for piece in pieces(self.keys(i))))
 
     def keys(self, i: int) -> list[Key]:
-        """Return the key (image index, seed of its crop) of each image of batch i at the positions `rows`."""
+        """Return the keys (image index, transform seed) of the images at the positions `rows` of batch i."""
         items, seed = self.items(i), self.order.seed_of(i)
         return [(int(items[row]), hashed(seed, "image", row)) for row in self.rows.tolist()]
 
@@ -242,15 +245,15 @@ class DecodedStream(ImageStream):
 
 
 LOADING: WeakSet[object] = WeakSet()
-"""Iterators of data loaders that may have workers; the frames of a raised error keep these iterators alive."""
+"""Data loader iterators that may still have workers, because the traceback of an error keeps them alive."""
 
 
 def shut(found: object) -> None:
-    """Shut down the workers of a data loader's iterator and wait for them; idempotent."""
-    getattr(found, "_shutdown_workers", lambda: None)()  # torch calls this when the iterator is collected
+    """Shut down the workers of a data loader iterator and wait for them to exit; idempotent."""
+    getattr(found, "_shutdown_workers", lambda: None)()  # torch calls this when the iterator is garbage-collected
 
 
-@atexit.register  # registered after multiprocessing's handler, so it runs first: torch reports terminated workers
+@atexit.register  # run before multiprocessing's handler, which terminates workers: torch would report their deaths
 def shut_all() -> None:
     """Shut down all workers at interpreter exit."""
     for found in list(LOADING):
@@ -258,7 +261,7 @@ def shut_all() -> None:
 
 
 def quiet(worker: int) -> None:
-    """Make a worker ignore Ctrl-C, which its parent process handles."""
+    """Make a worker process ignore Ctrl-C and SIGUSR1, which its parent process handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for number in signals("SIGUSR1"):

@@ -1,7 +1,7 @@
 """Download files with torchvision into a temporary folder, and move them into place when complete.
 
-A download that fails or is interrupted leaves no files; partial files of a killed process are removed by a later
-download once they are a day old. The md5 of the archive is checked before it is unpacked.
+A failed or interrupted download leaves no files behind. Partial files left by a killed process are removed by a later
+download once they are a day old. The MD5 checksum of an archive is verified before it is unpacked.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from nasx.errors import UserError
 
 TIMEOUT_S = 30
 LEFT_S = 86400
-"""Age in seconds after which a partial download counts as abandoned; a younger one may belong to another run."""
+"""Age in seconds after which a partial download counts as abandoned; a newer one may belong to another run."""
 
 
 def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
-    """Download `url` and put its `member` (a folder of a .tar.gz, or the file itself) at root/member.
+    """Download `url` and store its `member` (a folder in a .tar.gz, or the file itself) as root/member.
 
-    Raises UserError, which names folder, file, URL and md5, if the download, the checksum or a write to disk fails.
+    Returns this path. Raises UserError if the download, the checksum or a write to disk fails.
     """
     from torchvision.datasets.utils import download_url  # slow to import
 
@@ -43,14 +43,14 @@ def fetch(name: str, root: Path, url: str, md5: str, member: str) -> Path:
             download_url(url, str(folder), filename=archive, md5=md5)
             if archive != member:
                 with tarfile.open(folder / archive) as packed:
-                    packed.extraction_filter = getattr(tarfile, "data_filter", None)  # not in every Python 3.11
+                    packed.extraction_filter = getattr(tarfile, "data_filter", None)  # new in Python 3.11.4
                     packed.extractall(folder)
             sync_all(folder / member)
             try:
                 (folder / member).rename(target)
                 sync_folder(root)
             except OSError:
-                if not target.exists():  # otherwise another run was faster, and its files were checked too
+                if not target.exists():  # otherwise another run was faster, and its files were verified too
                     raise
         finally:
             socket.setdefaulttimeout(before)

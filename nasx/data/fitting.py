@@ -1,9 +1,9 @@
-"""Convert images of any kind to the input of a trained network, by the rules of the dataset that it was trained on.
+"""Convert images of any kind to inputs of a trained network, with the preprocessing of its training dataset.
 
-Accepted are image files, folders (all images below them, sorted), PIL images, and uint8 arrays: (h, w), (h, w, 1) and
-(h, w, 3) are one image, (n, h, w, c) and (n, c, h, w) are several. Files and PIL images are converted to RGB by the
-rules of decode.py; `steps` (Source.preprocessing) then crop and resize the images. torch is imported only for steps of
-images that are decoded from disk.
+Accepted inputs are image files, folders (all images below them, sorted), PIL images, uint8 arrays and iterables of
+these. An array is a single image if it is (h, w), (h, w, 1) or (h, w, 3), and several images if it is (n, h, w, c) or
+(n, c, h, w). Files and PIL images are converted to RGB as described in decode.py; `steps` (Source.preprocessing) then
+crop and resize the images. torch is imported only for the steps of datasets that are decoded from disk.
 
 Shapes: images uint8 (3, h, w).
 """
@@ -27,14 +27,14 @@ Images = object
 
 
 class Named(NamedTuple):
-    """An image in the input size of the network, and its path (its number if it has no path)."""
+    """An image at the input size of the network, and its name: the path, or a number if it has no path."""
 
     name: str
     x: np.ndarray
 
 
 def squared(image: Image, side: int) -> Image:
-    """Crop an image to its centred square and resize it to side x side, bilinear, unless it already has that size."""
+    """Crop an image to its centred square and resize it bilinearly to side x side, unless it already has this size."""
     from PIL import Image as images
 
     if image.size == (side, side):
@@ -50,7 +50,7 @@ def planes(image: Image) -> np.ndarray:
 
 
 def fitted(image: Image, steps: Sequence[Sequence[object]], name: str) -> np.ndarray:
-    """Crop and resize an RGB image to uint8 (3, h, w). Raises UserError, which names the image."""
+    """Apply the preprocessing `steps` to an RGB image and return it as uint8 (3, h, w). Raises UserError."""
     x = planes(image)
     match [list(step) for step in steps]:
         case []:
@@ -82,7 +82,7 @@ def fitted(image: Image, steps: Sequence[Sequence[object]], name: str) -> np.nda
 
 
 def read(images: Images, steps: Sequence[Sequence[object]], shape: Sequence[int]) -> Iterator[Named]:
-    """Yield the images, each uint8 of `shape` (channels, height, width). Raises UserError."""
+    """Yield each image as uint8 of `shape` (channels, height, width). Raises UserError."""
     for name, one in _each(images, ""):
         if isinstance(one, np.ndarray) and one.shape == tuple(shape):
             yield Named(name, one)
@@ -103,7 +103,7 @@ def read(images: Images, steps: Sequence[Sequence[object]], shape: Sequence[int]
 
 
 def _each(images: Images, name: str) -> Iterator[tuple[str, Path | Image | np.ndarray]]:
-    """Yield pairs of a name and one image, which is a file, a PIL image or an array."""
+    """Yield (name, image) pairs; an image is a file path, a PIL image or an array. Raises UserError."""
     from PIL import Image as pil
 
     if isinstance(images, str | Path):
@@ -127,7 +127,7 @@ def _each(images: Images, name: str) -> Iterator[tuple[str, Path | Image | np.nd
 
 
 def _arrays(x: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield the name and the pixels of each image in an array: (3, h, w), or (c, h, w) if not RGB or grey."""
+    """Yield the name and pixels of each image in an array: (3, h, w), or (c, h, w) if it is neither RGB nor grey."""
     where = name or "predict"
     single = x.ndim == 2 or (x.ndim == 3 and x.shape[2] in (1, 3))
     if x.dtype != np.uint8 or not (single or x.ndim == 4) or not x.size:
@@ -139,7 +139,7 @@ def _arrays(x: np.ndarray, name: str) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def channels_first(x: np.ndarray) -> np.ndarray:
-    """Convert (n, h, w, c) or (n, c, h, w) to (n, c, h, w); the channel of grey images is repeated to three."""
+    """Convert (n, h, w, c) or (n, c, h, w) to (n, c, h, w), and grey images to three identical channels."""
     if x.shape[1] not in (1, 3) and x.shape[3] in (1, 3):
         x = x.transpose(0, 3, 1, 2)
     return np.repeat(x, 3, axis=1) if x.shape[1] == 1 else x

@@ -3,9 +3,9 @@
     PATH/...                                               the layouts of listing.py
     PATH.npz with train_x, train_y, test_x, test_y         (or x_train, ...; or x and y, which are split per class)
 
-Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Image files are converted to RGB by the
-rules of decode.py and, if `size` is set, cropped to their centred square and resized to size x size. Training images
-of a folder are shuffled with a fixed seed, so that a batch of consecutive images never contains a single class only,
+Arrays are uint8 (n, h, w), (n, h, w, c) or (n, c, h, w); labels are integers. Image files are converted to RGB as
+described in decode.py and, if `size` is set, cropped to their centred square and resized to size x size. The training
+images of a folder are shuffled with a fixed seed, so that a batch of consecutive images does not consist of one class,
 which would break batch norm without running statistics. Decoded images are cached (survey.py).
 """
 
@@ -31,7 +31,7 @@ ON_DISK = "lower dataset.size, or use dataset=photos, which decodes from disk"
 
 
 class Pixels(NamedTuple):
-    """Decoded images uint8 (n, 3, h, w), keys of their files (n, 2), and conversions (n,) as decode.Odd."""
+    """Decoded images uint8 (n, 3, h, w), file keys (n, 2) from survey.stamps, and conversions (n,) as decode.Odd."""
 
     x: np.ndarray
     keys: np.ndarray
@@ -39,7 +39,7 @@ class Pixels(NamedTuple):
 
 
 def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
-    """Read the training and test images and labels and the class names of an image folder. Raises UserError."""
+    """Read the images, labels and class names of an image folder. Raises UserError."""
     order = np.random.RandomState(0).permutation(len(found.train.names))
     train = Files(found.train.folder, found.train.names[order], found.train.labels[order])
     files, cut = train.joined(found.test), len(order)
@@ -53,7 +53,7 @@ def read_folder(found: Listing, size: int | None, cache: Path) -> Parts:
 
 
 def _kept(place: Path) -> Pixels | None:
-    """Load the cached images; return None if there are none or the file is damaged."""
+    """Load the cached images; return None if the cache file is missing or damaged."""
     try:
         pixels = Pixels(**survey.load(place))
     except TypeError:
@@ -63,7 +63,10 @@ def _kept(place: Path) -> Pixels | None:
 
 
 def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | None, place: Path) -> Pixels:
-    """Decode the images that are not in `before`; cache all decoded images at `place`, even after an error."""
+    """Decode the images that are not in `before`, and cache all decoded images at `place`, even after an error.
+
+    Raises one UserError for all images that are unreadable or differ in size.
+    """
     rows = {} if before is None else {key.tobytes(): i for i, key in enumerate(before.keys)}
     at = np.array([rows.get(key.tobytes(), -1) for key in keys])
     new, paths = np.flatnonzero(at < 0), files.paths()
@@ -108,20 +111,20 @@ def _decoded(files: Files, keys: np.ndarray, size: int | None, before: Pixels | 
 
 
 def _fitted(path: Path, size: int | None) -> tuple[np.ndarray, int]:
-    """Read one image as uint8 (3, h, w), with its conversions. Raises UnreadableError."""
+    """Read one image; return it as uint8 (3, h, w) with the conversions applied. Raises UnreadableError."""
     image, odd = decode.rgb(path)
     return fitting.planes(image if size is None else fitting.squared(image, size)), int(odd)
 
 
 def _space(n: int, height: int, width: int) -> np.ndarray:
-    """Allocate n images. Raises UserError if they do not fit into memory."""
+    """Allocate memory for n images, uint8 (n, 3, height, width). Raises UserError if they do not fit."""
     bounds.held("folder", n, height, width, ON_DISK)
     return np.empty((n, 3, height, width), np.uint8)
 
 
 # ---------------------------------------------------------------------------------------------------- .npz files
 def read_npz(path: Path, test_fraction: float) -> Parts:
-    """Read the training and test images and labels and the class names of a .npz file. Raises UserError."""
+    """Read the images, labels and class names in a .npz file. Raises UserError."""
     expected = "expected train_x, train_y, test_x, test_y, or x and y"
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -174,7 +177,10 @@ def read_npz(path: Path, test_fraction: float) -> Parts:
 
 
 def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the indices of the training images, shuffled, and of the test images, cut from each class."""
+    """Return the shuffled indices of the training images, and the indices of the test images held out from each class.
+
+    Raises UserError for a class with a single image.
+    """
     held = np.zeros(len(y), bool)
     for label in np.unique(y):
         own = np.flatnonzero(y == label)
@@ -190,7 +196,7 @@ def _cut(path: Path, y: np.ndarray, test_fraction: float) -> tuple[np.ndarray, n
 
 
 def _planes(path: Path, x: np.ndarray) -> np.ndarray:
-    """Convert images to (n, 3, h, w); the channel of grey images is repeated."""
+    """Convert images to (n, 3, h, w), with grey images repeated in all channels. Raises UserError."""
     if x.dtype != np.uint8 or x.ndim not in (3, 4) or not x.size:
         raise UserError(
             f"dataset.path={path}",

@@ -1,15 +1,15 @@
 """Datasets too large for memory, decoded from disk on demand: ImageNet, and any folder of images.
 
-ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, any other folder in a layout of listing.py.
-The files of a class are sorted by path; decoded.py draws and crops the batches. torch is imported only by `transforms`
-and `open`.
+ImageNet is read from PATH/train/<class>/*.JPEG and PATH/val/<class>/*.JPEG, other folders in one of the layouts in
+listing.py. The files of a class are sorted by path; decoded.py draws the batches and transforms the images. torch is
+imported only by `transforms` and `open`.
 
-    training     random window with `scale` of the area and width / height in `ratio`, resized to size x size;
-                 mirrored with probability 1/2; brightness, contrast, saturation and hue changed by up to `jitter`,
-                 in random order
+    training     random window whose share of the area is in `scale` and whose width / height is in `ratio`, resized to
+                 size x size; mirrored with probability 1/2; brightness, contrast, saturation and hue changed by up to
+                 `jitter`, in random order
     evaluation   the shorter side resized to `resize`, then a centre crop of size x size
 
-If `verify` is set, every image is decoded once before the first update, so that one error names all unreadable images;
+If `verify` is set, every image is decoded once before the first update, so that one error lists all unreadable images;
 the result is cached (survey.py). Otherwise, a run stops at the first damaged image that it draws.
 
 Source: released code of DARTS, cnn/train_imagenet.py; O. Russakovsky et al. 2015 (ImageNet, ILSVRC 2012).
@@ -62,7 +62,7 @@ class ImageNet:
     folders: ClassVar[tuple[str, ...]] = ("imagenet", "ILSVRC2012")
 
     def check(self) -> None:
-        """Check settings and folders, without torch and without listing files. Raises one UserError with all errors."""
+        """Check settings and folders, without importing torch or listing files. Raises one UserError for all faults."""
         raise_all(self.faults(), self.parts)
 
     def faults(self) -> Iterator[UserError]:
@@ -96,15 +96,15 @@ class ImageNet:
             )
 
     def known_shape(self) -> tuple[int, int, int]:
-        """Return channels, height and width of the images."""
+        """Return the image shape (channels, height, width)."""
         return 3, self.size, self.size
 
     def preprocessing(self, shape: Sequence[int]) -> list[list[object]]:
-        """Return the steps from an RGB image of any size to `shape`, in the format of Source.preprocessing."""
+        """Return the steps that convert an RGB image of any size to `shape`; see Source.preprocessing."""
         return [["resize", self.resize, "bilinear"], ["center_crop", self.size]]
 
     def transforms(self) -> tuple[Transform, Transform]:
-        """Return the transforms of an image uint8 (3, h, w) for training and for evaluation."""
+        """Return two transforms of an image uint8 (3, h, w): for training and for evaluation."""
         from torchvision.transforms import v2  # imports torch
 
         flip = [v2.RandomHorizontalFlip()] if self.flip else []
@@ -116,9 +116,9 @@ class ImageNet:
     def open(
         self, device: torch.device | str, *, cutout: int = 0, channels_last: bool = False, workers: int | None = 0
     ) -> Decoded:
-        """List all files and open the dataset for a device, decoding in `workers` processes (0: in this process).
+        """List all files and open the dataset for a device. Raises UserError.
 
-        Raises UserError.
+        `workers`: number of processes that decode images (0 or None: decode in this process).
         """
         from nasx.data.decoded import Decoded  # imports torchvision
 
@@ -143,7 +143,7 @@ class ImageNet:
         return places(self.path, *self.folders)
 
     def parts(self) -> Layout:
-        """Return the folders of the training and test images, and the classes. Raises UserError."""
+        """Return the layout of the dataset: its training and test folders and its classes. Raises UserError."""
         for place in self.places():
             if place.is_dir() and "train" in map(listing.split_of, listing.folders(place)):
                 return listing.layout(place, published=True)
@@ -156,13 +156,13 @@ class ImageNet:
         )
 
     def listed(self) -> Listing:
-        """Return all training and test images. Raises UserError."""
+        """List all training and test images. Raises UserError."""
         return listing.listed(self.parts(), 0.0)  # val/ is the test set
 
 
 @dataclass(frozen=True, kw_only=True)
 class Photos(ImageNet):
-    """An image folder too large for memory, with one folder per class (layouts: nasx/data/listing.py)."""
+    """An image folder too large for memory, with one subfolder per class (layouts: nasx/data/listing.py)."""
 
     verify: bool = True
     test_fraction: float = 0.2
@@ -171,7 +171,7 @@ class Photos(ImageNet):
     folders: ClassVar[tuple[str, ...]] = ()
 
     def parts(self) -> Layout:
-        """Return the folders of the training and test images, and the classes. Raises UserError."""
+        """Return the layout of the dataset: its training and test folders and its classes. Raises UserError."""
         if not self.path:
             raise UserError(
                 "dataset.path=null", f"dataset={self.name} needs a folder of images", f"set dataset.path; {OFFLINE}"
@@ -189,5 +189,5 @@ class Photos(ImageNet):
         return listing.layout(root)
 
     def listed(self) -> Listing:
-        """Return all training and test images. Raises UserError."""
+        """List all training and test images. Raises UserError."""
         return listing.listed(self.parts(), self.test_fraction)

@@ -4,9 +4,9 @@ Sources: Krizhevsky 2009 (CIFAR); Netzer et al. 2011 (SVHN, the `train` part onl
 2017 and Dong & Yang 2020 (ImageNet16-120); Alpaydin & Kaynak 1998 (digits). Crop, flip and normalization follow the
 released code of DARTS and NAS-Bench-201; conf/dataset/ gives the source of each value.
 
-Deviations: (1) CIFAR-100 is read with its 100 fine labels; (2) SVHN's label 10 is the digit 0, as in torchvision;
-(3) the digits are enlarged to `size` by repeating pixels, by default to 32 x 32, because a network has three
-resolutions and the last would have 2 x 2 pixels for the 8 x 8 originals (as in `nasx quickstart`).
+Deviations: (1) CIFAR-100 uses its 100 fine labels; (2) SVHN's label 10 is the digit 0, as in torchvision; (3) digits
+are enlarged to `size`, by default 32 x 32, by repeating pixels: networks have three resolutions, and the last would be
+only 2 x 2 for the 8 x 8 originals (which `nasx quickstart` uses for speed).
 """
 
 from __future__ import annotations
@@ -50,11 +50,14 @@ class _Cifar(Source):
         return self.layout.classes
 
     def places(self) -> list[Path]:
-        """Return the folders to search, in order; `path` may be the parent or the folder of the files."""
+        """Return the folders to search, in order. `path` may be the folder that contains the files, or its parent."""
         return places(self.path, self.layout.folder, self.layout.binary)
 
     def locate(self) -> tuple[Path, bool] | None:
-        """Return the folder of the files, and whether their layout is binary. Raises UserError if some are missing."""
+        """Return the folder that contains the files, and whether their layout is binary; None if there are no files.
+
+        Raises UserError if only some of the files exist.
+        """
         both = (
             (False, {**self.layout.train, **self.layout.test}),
             (True, self.layout.binary_train + self.layout.binary_test),
@@ -96,7 +99,10 @@ class _Cifar(Source):
         return Parts(*train, *test, self.names(folder, binary))
 
     def part(self, folder: Path, files: list[str] | dict[str, str], each: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and labels of one part; `files` lists its binary files, or maps pickled files to their md5."""
+        """Read the images and labels of one part. Raises UserError.
+
+        `files`: the names of binary files, or a dict that maps the names of pickle files to their MD5 checksums.
+        """
         layout, remedy = self.layout, self.remedy(folder)
         if isinstance(files, dict):
             x, y = joined(pickled_images(folder / file, md5, layout.labels, remedy) for file, md5 in files.items())
@@ -118,7 +124,7 @@ class _Cifar(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar10(_Cifar):
-    """CIFAR-10: 50,000 training and 10,000 test images, 32 x 32 pixels, in 10 classes."""
+    """CIFAR-10: 50,000 training and 10,000 test images of 32 x 32 pixels in 10 classes."""
 
     name: ClassVar[str] = "cifar10"
     layout: ClassVar[Layout] = Layout(**PUBLISHED["cifar10"])
@@ -126,7 +132,7 @@ class Cifar10(_Cifar):
 
 @dataclass(frozen=True, kw_only=True)
 class Cifar100(_Cifar):
-    """CIFAR-100 with fine labels: 50,000 training and 10,000 test images, 32 x 32 pixels, in 100 classes."""
+    """CIFAR-100 with fine labels: 50,000 training and 10,000 test images of 32 x 32 pixels in 100 classes."""
 
     name: ClassVar[str] = "cifar100"
     layout: ClassVar[Layout] = Layout(**PUBLISHED["cifar100"])
@@ -135,7 +141,7 @@ class Cifar100(_Cifar):
 # ------------------------------------------------------------------------------------------- files under one root
 @dataclass(frozen=True, kw_only=True)
 class Svhn(Source):
-    """SVHN, cropped digits: 73,257 training images (the `extra` part is not used) and 26,032 test images."""
+    """SVHN (cropped digits): 73,257 training images, without the `extra` part, and 26,032 test images."""
 
     download: bool = True
 
@@ -179,7 +185,7 @@ class Svhn(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageNet16(Source):
-    """ImageNet16-120: first `classes` classes of ImageNet reduced to 16 x 16; 151,700 training, 6,000 test images."""
+    """ImageNet16-120: the first `classes` ImageNet classes at 16 x 16 pixels; 151,700 training, 6,000 test images."""
 
     pad: int = 2
     classes: int = 120
@@ -219,7 +225,7 @@ class ImageNet16(Source):
         return Parts(*train, *test, tuple(str(i + 1) for i in range(self.classes)))
 
     def part(self, folder: Path, files: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
-        """Return images and labels of one part, restricted to the first `classes` classes."""
+        """Read the images and labels of one part, restricted to the first `classes` classes. Raises UserError."""
         kept = []
         for file, md5 in files.items():
             x, y = pickled_images(folder / file, md5, "labels", f"get {file} again; {OFFLINE}")
@@ -230,10 +236,10 @@ class ImageNet16(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class Folder(Source):
-    """A folder with one folder of images per class (layouts: nasx/data/listing.py), or a .npz file.
+    """A folder with one subfolder of images per class (layouts: nasx/data/listing.py), or a .npz file.
 
-    `size`: image files are cropped to the centred square and resized (bilinear, up or down); arrays are reduced by area
-    averaging.
+    If `size` is set, image files are cropped to their centred square and resized bilinearly (up or down); arrays are
+    reduced by area averaging.
     """
 
     test_fraction: float = 0.2
@@ -247,7 +253,7 @@ class Folder(Source):
             self.listed()
 
     def placed(self) -> None:
-        """Raise UserError unless the settings are valid and `path` exists; `find` also lists a folder."""
+        """Raise UserError unless `path` exists and `test_fraction` is valid, without listing the folder."""
         if not self.path:
             raise UserError(
                 "dataset.path=null",
@@ -265,7 +271,10 @@ class Folder(Source):
             raise UserError(f"dataset.test_fraction={self.test_fraction}", "is not between 0 and 1", "try 0.2")
 
     def listed(self) -> Listing:
-        """List the images of the folder. Raises UserError for an unknown layout, or if they do not fit into memory."""
+        """List the images in the folder.
+
+        Raises UserError for an unknown layout, or if `size` is set and the images do not fit into memory.
+        """
         found = listing.listed(listing.layout(self.root), self.test_fraction)
         if self.size is not None:
             bounds.held(self.name, len(found.train.names) + len(found.test.names), self.size, self.size, ON_DISK)
@@ -283,8 +292,9 @@ class Folder(Source):
 class Digits(Source):
     """UCI handwritten digits, included in the package: 1,437 training and 360 test images, 8 x 8 with 17 grey levels.
 
-    The split is fixed in the file (scripts/build_digits.py). Pixels are repeated to enlarge images to `size` x `size`,
-    and the grey channel is repeated three times. `flip` is off because a mirrored digit is a different symbol.
+    The training and test sets are fixed (scripts/build_digits.py). Images are enlarged to `size` x `size` by
+    repeating pixels, and the grey channel is repeated three times. `flip` is off because a mirrored digit is a
+    different symbol.
     """
 
     flip: bool = False

@@ -1,12 +1,14 @@
-"""Readers of the published file layouts. A pickle is read only if its md5 is the published one.
+"""Readers for the published file layouts. A pickle file is loaded only if its MD5 checksum is the published one.
 
-* CIFAR python layout: pickled dictionaries, "data" uint8 (n, 3072) in planes red, green, blue, row-major 32 x 32;
-  "labels", or "fine_labels" for CIFAR-100. The files are checked against the md5 that torchvision lists.
-* CIFAR binary layout: records of one label byte (CIFAR-100: coarse, then fine) and 3,072 pixel bytes. No checksums
-  are published for these files, so size, label range and class counts are checked instead.
-* Downsampled ImageNet (Chrabaszcz et al. 2017): pickled dictionaries, "data" uint8 (n, 3 s^2), "labels" 1..1000.
+* CIFAR Python layout: pickled dictionaries with "data", uint8 (n, 3072), which contains the red, green and blue planes
+  of 32 x 32 pixels in row-major order, and "labels" ("fine_labels" for CIFAR-100). The MD5 checksums are those that
+  torchvision uses.
+* CIFAR binary layout: records of one label byte (CIFAR-100: two, coarse and fine) followed by 3,072 pixel bytes. No
+  checksums are published for these files, so their size, label range and class counts are checked instead.
+* Downsampled ImageNet (Chrabaszcz et al. 2017): pickled dictionaries with "data", uint8 (n, 3 s^2), and "labels" from 1
+  to 1000.
 
-All readers return images uint8 (n, c, h, w) and labels int64 (n,).
+All readers return images as uint8 (n, c, h, w) and labels as int64 (n,).
 """
 
 from __future__ import annotations
@@ -25,20 +27,20 @@ from nasx.core.files import load_yaml
 from nasx.errors import UserError
 
 PUBLISHED = load_yaml(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
-"""Dataset -> its published files and their md5."""
+"""The published files of each dataset, with their MD5 checksums."""
 Content = dict[str, np.ndarray | list[int] | list[str]]
-"""Content of a pickled file: images, labels, names of the classes."""
+"""Content of a pickle file: images, labels or class names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The published files of a CIFAR dataset; md5 as torchvision lists them."""
+    """The published files of a CIFAR dataset, with the MD5 checksums that torchvision uses."""
 
     folder: str
     train: dict[str, str]
     test: dict[str, str]
     meta: Sequence[str]
-    """The file with the names of the classes, their key in it, and its md5."""
+    """The file that contains the class names, their key in this file, and its MD5 checksum."""
     labels: str
     binary: str
     binary_train: list[str]
@@ -61,7 +63,7 @@ def read(path: Path, remedy: str) -> bytes:
 
 
 def verify(path: Path, md5: str, remedy: str) -> bytes:
-    """Return the content of `path`. Raises UserError unless its md5 is the published one."""
+    """Return the content of `path`. Raises UserError unless its MD5 checksum equals `md5`."""
     content = read(path, remedy)
     found = hashlib.md5(content, usedforsecurity=False).hexdigest()
     if found != md5:
@@ -74,7 +76,7 @@ def verify(path: Path, md5: str, remedy: str) -> bytes:
 
 
 def unpickled(path: Path, md5: str, remedy: str) -> Content:
-    """Load the dictionary pickled in a published file. Raises UserError unless its md5 is the published one."""
+    """Load the dictionary in a pickle file. Raises UserError unless the MD5 checksum of the file equals `md5`."""
     content = verify(path, md5, remedy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # numpy warns about arrays pickled by Python 2
@@ -82,7 +84,10 @@ def unpickled(path: Path, md5: str, remedy: str) -> Content:
 
 
 def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and labels (as stored) of a pickled file whose "data" is uint8 (n, 3 s^2). Raises UserError."""
+    """Read the images and unmodified labels from a pickle file. Raises UserError.
+
+    "data" in this file is uint8 (n, 3 s^2); `labels` is the key of the labels.
+    """
     content = unpickled(path, md5, remedy)
     data = np.asarray(content["data"])
     size = round((data.shape[1] / 3) ** 0.5)
@@ -93,7 +98,10 @@ def pickled_images(path: Path, md5: str, labels: str, remedy: str) -> tuple[np.n
 def record_images(
     path: Path, records: int, label_bytes: int, classes: int, remedy: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read images and labels of a file in the CIFAR binary layout; the last label byte is used (CIFAR-100: fine)."""
+    """Read the images and labels from a file in the CIFAR binary layout. Raises UserError.
+
+    Only the last label byte of each record is used, which is the fine label for CIFAR-100.
+    """
     length = label_bytes + 3072
     content = np.frombuffer(read(path, remedy), np.uint8)
     if content.size != records * length:
@@ -110,7 +118,7 @@ def record_images(
 
 
 def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) -> None:
-    """Raise UserError unless every class occurs `each` times."""
+    """Raise UserError unless each class occurs exactly `each` times in `y`."""
     counts = np.bincount(y, minlength=classes)
     if (counts != each).any():
         worst = int(np.argmax(np.abs(counts - each)))
@@ -120,16 +128,16 @@ def balanced(y: np.ndarray, classes: int, each: int, where: str, remedy: str) ->
 
 
 def joined(parts: Iterable[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Concatenate the images and the labels of several files."""
+    """Concatenate the images and labels from several files."""
     x, y = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return x, y
 
 
 def missing(folder: Path, names: Mapping[str, object] | Sequence[str]) -> list[str]:
-    """Return the file names in `names` that are missing from the folder."""
+    """Return the file names in `names` that do not exist in the folder."""
     return [name for name in names if not (folder / name).is_file()]
 
 
 def most_complete(folders: Iterable[Path], names: Mapping[str, object] | Sequence[str]) -> Path:
-    """Return the folder that lacks the fewest of the files `names`; the first one if several are equal."""
+    """Return the folder in which the fewest of the files `names` are missing; the first such folder in a tie."""
     return min(folders, key=lambda folder: len(missing(folder, names)))

@@ -1,21 +1,22 @@
-"""List the images of a folder with one subfolder per class, without reading them (`folder`, `photos`, `imagenet`).
+"""List the images in a folder with one subfolder per class, without reading them (`folder`, `photos`, `imagenet`).
 
-    PATH/train/<class>/*, PATH/test/<class>/*       val or valid instead of test; if both exist, val trains as well
-    PATH/train/<class>/*                            the test set is cut from train/, `test_fraction` of each class
-    PATH/<class>/*                                  the test set is cut from each class, in the same way
+    PATH/train/<class>/*, PATH/test/<class>/*       val or valid may replace test; if both exist, val is training data
+    PATH/train/<class>/*                            `test_fraction` of each class in train/ is held out as the test set
+    PATH/<class>/*                                  `test_fraction` of each class is held out as the test set
 
-A split folder is recognized by its name in any case and common form (train, Training, training_set, TrainImages,
-train2017) and contains class folders; a folder train/ that contains images is a class. Classes are the sorted names
-of the class folders, the same in all splits; images are the files at any depth of a class folder with a suffix of
-`SUFFIXES` in any case, sorted by path. Layouts in which images would be skipped raise an error: a folder with images
-next to the split folders, two folders for one split, and classes that all contain the same subfolders, which are
-probably the classes or the splits. Other files, and images outside of class folders, are counted in `Listing.said`.
+A split folder contains class folders and has one of the common names, in any case (train, Training, training_set,
+TrainImages, train2017); a folder train/ without subfolders is a class. Classes are the sorted names of the class
+folders, which must be the same in all splits. Images are the files at any depth below a class folder whose extension is
+in `SUFFIXES`, in any case; they are sorted by path. Layouts in which images would be skipped or mislabelled raise an
+error: a folder with images next to the split folders, two folders for the same split, and classes that all contain the
+same subfolders (which are probably the actual classes or splits). Other files, and images outside the class folders,
+are counted in `Listing.said`.
 
-Hidden entries (a leading dot: .ipynb_checkpoints, ._name, .DS_Store) and files of operating systems (`SYSTEM`) are
-skipped everywhere.
+Hidden entries (names with a leading dot: .ipynb_checkpoints, ._name, .DS_Store) and operating-system files (`SYSTEM`)
+are always skipped.
 
-Links to files and folders are followed, inside and outside of PATH. A link to a folder that contains the link raises an
-error; a broken link counts as an unreadable image.
+Symbolic links to files and folders inside or outside PATH are followed. A link to a folder that contains the link
+raises an error; a broken link counts as an unreadable image.
 """
 
 from __future__ import annotations
@@ -39,23 +40,23 @@ SUFFIXES = (
 SYSTEM = frozenset(
     {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 )
-"""Lower-case names of entries that operating systems create."""
+"""Lowercase names of files and folders that operating systems create."""
 WORD = re.compile(
     r"((?P<train>train(ing)?)|(?P<test>test(ing)?)|(?P<val>val(id|idation)?|dev))"
     r"(sets?|data|dataset|images?|imgs?|split)?"
 )
-"""Pattern of the word in the name of a split folder; the named group is the split."""
+"""Pattern of a word that names a split; the named group that matches is the split."""
 
 
 class Files(NamedTuple):
-    """Image files of a part: the folder, relative paths as bytes (n,), labels int64 (n,)."""
+    """Image files of one part: their folder, relative paths as bytes (n,), and labels as int64 (n,)."""
 
     folder: Path
     names: np.ndarray
     labels: np.ndarray
 
     def joined(self, other: Files) -> Files:
-        """Return these files followed by `other` of the same folder."""
+        """Return these files followed by `other`, whose paths must be relative to the same folder."""
         return Files(self.folder, *(np.concatenate(pair) for pair in zip(self[1:], other[1:], strict=True)))
 
     def paths(self) -> list[Path]:
@@ -63,10 +64,10 @@ class Files(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """The folders below `root` that are read.
+    """The folders below `root` that contain the images.
 
-    `train`: folders of training images (("",): the root); `test`: None if the test set is cut from the training images;
-    `classes`: names of the class folders in each of these folders.
+    `train`: folders with training images, or `("",)` for `root` itself; `test`: folder with test images, or None if the
+    test set is held out from the training images; `classes`: names of the class folders in each of these folders.
     """
 
     root: Path
@@ -75,7 +76,7 @@ class Layout(NamedTuple):
     classes: tuple[str, ...]
 
     def how(self) -> str:
-        """Describe briefly where the splits come from."""
+        """Return a short description of where the training and test images come from."""
         names = [f"{name}/" for name in self.train if name]
         if self.test is None:
             return f"test set cut from {names[0] if names else 'each class'}"
@@ -83,7 +84,10 @@ class Layout(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """The images of both parts, the classes, and a line for the log: counts, origin of the parts, skipped files."""
+    """The training and test images, the class names, and a log message.
+
+    `said`: the number of classes and images, the origin of the parts, and the number of files that were not read.
+    """
 
     train: Files
     test: Files
@@ -93,12 +97,12 @@ class Listing(NamedTuple):
 
 # ------------------------------------------------------------------------------------------------------- entries
 def hidden(name: str) -> bool:
-    """Return whether an entry of a folder is hidden or a system file, and therefore skipped."""
+    """Return whether a folder entry is skipped because it is hidden or a system file."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Return the entries of a folder that are not hidden, sorted by name. Raises UserError if it cannot be read."""
+    """Return the visible entries of a folder, sorted by name. Raises UserError if the folder cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted((entry for entry in found if not hidden(entry.name)), key=lambda entry: entry.name)
@@ -109,12 +113,15 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def folders(folder: Path) -> list[str]:
-    """Return the names of the folders in a folder."""
+    """Return the sorted names of the visible subfolders of a folder."""
     return [entry.name for entry in entries(folder) if entry.is_dir()]
 
 
 def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "") -> Iterator[str]:
-    """Yield the paths of all files below a folder, at any depth, sorted by parts. Raises UserError for a link cycle."""
+    """Yield `prefix` plus the relative path of each file below a folder, at any depth, in sorted order.
+
+    `above`: device and inode of each parent folder visited so far. Raises UserError for a cycle of links.
+    """
     status = os.stat(folder)
     mark = (status.st_dev, status.st_ino)
     if mark in above:
@@ -127,13 +134,13 @@ def files(folder: Path, above: tuple[tuple[int, int], ...] = (), prefix: str = "
 
 
 def image(name: str) -> bool:
-    """Return whether a file name has the suffix of an image."""
+    """Return whether a file name has an image extension."""
     return name.lower().endswith(SUFFIXES)
 
 
 # ------------------------------------------------------------------------------------------------------- layouts
 def split_of(name: str) -> str | None:
-    """Return the split (train, val, test) in a folder's name; None if it contains none or several."""
+    """Return the split (train, val, test) that a folder name indicates; None if it indicates none or several."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
     words = filter(None, map(WORD.fullmatch, re.findall(r"[a-z]+", spaced)))
     found = {split for word in words for split, text in word.groupdict().items() if text}
@@ -141,9 +148,9 @@ def split_of(name: str) -> str | None:
 
 
 def layout(root: Path, *, published: bool = False) -> Layout:
-    """Return the layout of a folder. Raises UserError if images would be skipped or classes differ.
+    """Detect the layout of a folder. Raises UserError if images would be skipped or the splits have different classes.
 
-    `published`: expect the layout of ImageNet, train/ and val/; other folders (an unlabelled test/) are ignored.
+    `published`: require the layout of ImageNet, train/ and val/, and ignore other folders (an unlabelled test/).
     """
     splits: dict[str, list[str]] = {}
     others = []
@@ -196,7 +203,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
 
 
 def checked(found: Layout) -> Layout:
-    """Return the layout with its classes. Raises UserError unless the classes are the same in all its folders."""
+    """Return the layout with its classes filled in. Raises UserError unless all its folders have the same classes."""
     first, *others = [found.root / name for name in (*found.train, *([found.test] if found.test else []))]
     classes = folders(first)
     if len(classes) < 2:
@@ -231,13 +238,13 @@ def checked(found: Layout) -> Layout:
 
 
 def names_of(names: list[str]) -> str:
-    """Format the first few folder names for a sentence."""
+    """Format up to three folder names, and the number of remaining ones, for an error message."""
     return ", ".join(f"{name}/" for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 # ------------------------------------------------------------------------------------------------------- listing
 def listed(found: Layout, test_fraction: float) -> Listing:
-    """List the images of both parts, class by class. Raises one UserError for all classes with too few images."""
+    """List the training and test images by class. Raises one UserError for all classes with too few images."""
     parts: dict[str, list[list[str]]] = {"train": [], "test": []}
     unread: Counter[str] = Counter()
     faults = []
@@ -283,12 +290,12 @@ def listed(found: Layout, test_fraction: float) -> Listing:
 
 
 def held_out(n: int, test_fraction: float) -> np.ndarray:
-    """Return the indices of the test images of a class of n: at least one, and not all."""
+    """Return the indices of the test images in a class of n images: at least one, but never all."""
     return np.random.RandomState(0).permutation(n)[: min(max(1, round(test_fraction * n)), n - 1)]
 
 
 def below(root: Path, part: str, name: str, unread: Counter[str]) -> list[str]:
-    """Return the paths, relative to the root, of the images of a class in a part; count other files in `unread`."""
+    """Return the paths, relative to `root`, of the images of a class in one part; count other files in `unread`."""
     found = []
     for path in files(root / part / name, (), "/".join(filter(None, (part, name))) + "/"):
         if image(path):

@@ -1,26 +1,26 @@
 """Segments of a text for truncated backpropagation through time, and the hidden state carried between them.
 
 The words of a part are cut into `batch` rows of equal length; the remainder is dropped. A pass reads the rows from
-left to right in segments of `bptt` words; a share `short` of the segments is half as long. If `jitter` > 0, the length
-is drawn from a normal distribution around this length (at least 5 words, at most bptt + 20). Lengths are drawn from
-(seed, pass), so batch i is a function of (seed, i) except for the carried state. A batch with segments of s words has
-the rate s / bptt.
+left to right in segments of `bptt` words; a random fraction `short` of the segments is half as long. If `jitter` > 0,
+each length is drawn from a normal distribution around this value with standard deviation `jitter`, clipped to at least
+5 and at most bptt + 20 words. Lengths are drawn from (seed, pass), so batch i is a function of (seed, i) except for the
+carried state. A batch with segments of s words scales the learning rate by s / bptt.
 
-State: a slot between two consecutive batches contains the hidden state, which the first batch writes and the second
-batch reads (see `nasx.core.batch.Carried`). The state is None until it is written, and for the first batch of a pass.
-A stream keeps the slot that its next batch reads, and saves its state in checkpoints.
+State: the hidden state is passed between two consecutive batches in a slot, which the first batch writes and the second
+one reads (see `nasx.core.batch.Carried`). It is None until it is written, and for the first batch of a pass. A stream
+keeps the slot that its next batch reads; checkpoints contain the state in this slot.
 
 Source: DARTS' released code, rnn/train_search.py, rnn/train.py, rnn/utils.py, which follow AWD-LSTM (Merity et al.
 2018).
 
 Deviations
-1. The validation batches of a search are consecutive segments of varying length, as the training batches are; the
-   released code takes bptt words at the position of the training text, modulo the length of the validation text.
+1. The validation batches of a search are consecutive segments of varying length, like the training batches; the
+   released code takes bptt words at the position in the training text, modulo the length of the validation text.
 2. Evaluation averages over the predicted words; the released code divides by one more word per row.
-3. A last segment of a single word is kept; the released code drops it.
-4. An epoch is a fixed number of updates, the mean number of segments in a pass, so a pass may straddle two epochs.
+3. A final segment of a single word is kept; the released code drops it.
+4. An epoch is a fixed number of updates, the mean number of segments per pass, so a pass may span two epochs.
 
-Shapes: x, y (batch, s) words and their successors.
+Shapes: x, y (batch, s), words and the words that follow them.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from nasx.data.batch_stream import Part, hashed
 from nasx.errors import UserError
 
 SHORTEST, LONGER = 5, 20
-"""Minimum length of a segment with jitter, and the maximum by which its length exceeds bptt, in words."""
+"""Minimum segment length with jitter, and maximum excess of the length over bptt, in words."""
 
 
 def rows(words: Tensor, batch: int) -> Tensor:
-    """Cut words (n,) into rows (batch, n // batch). Raises UserError if a row is shorter than two words."""
+    """Cut words (n,) into rows (batch, n // batch). Raises UserError if rows have fewer than two words."""
     length = len(words) // batch
     if length < 2:
         raise UserError(
@@ -79,11 +79,11 @@ class Segments(Batches):
 
     @property
     def total(self) -> int:
-        """Number of words predicted in each row during a pass."""
+        """Number of words predicted per row and pass."""
         return self.rows.shape[1] - 1
 
     def _lengths(self, k: int) -> np.ndarray:
-        """Return the lengths of the segments of pass k, in words."""
+        """Return the segment lengths of pass k, in words."""
         draw = np.random.RandomState(hashed(self.seed, self.name, "pass", k) % 2**32)  # numpy has frozen this generator
         shortest = SHORTEST if self.jitter else max(self.bptt // 2, 1)
         most = -(-self.total // shortest)
@@ -94,14 +94,17 @@ class Segments(Batches):
         return np.diff(ends[: np.searchsorted(ends, self.total) + 1], prepend=0)
 
     def place(self, i: int) -> tuple[int, int]:
-        """Return (pass, segment in the pass) of batch i."""
+        """Return (k, j) such that batch i is batch j of pass k."""
         while self._first[-1] <= i:
             self._first.append(self._first[-1] + len(self.lengths(len(self._first) - 1)))
         k = int(np.searchsorted(self._first, i, side="right")) - 1
         return k, i - self._first[k]
 
     def at(self, i: int) -> Batch:
-        """Return batch i without moving the position; it reads the slot of the next batch and writes to a new slot."""
+        """Return batch i without changing the position of the stream.
+
+        It reads the current slot of the stream (an empty one at the start of a pass) and writes to a new slot.
+        """
         k, j = self.place(i)
         lengths = self.lengths(k)
         start, size = int(lengths[:j].sum()), int(lengths[j])
@@ -125,7 +128,7 @@ class Segments(Batches):
 
 
 class Read:
-    """A text on a device (see `batch_stream.Opened`); indices count the training, then the validation words."""
+    """A text on a device (see `batch_stream.Opened`), indexed over the training and then the validation words."""
 
     carries = True
 
@@ -139,13 +142,13 @@ class Read:
         self.bptt, self.short, self.jitter = bptt, short, jitter
 
     def split(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return word indices: the training text for the weights, and the validation text for the architecture."""
+        """Return the indices of the training words, for the weights, and the validation words, for the architecture."""
         return np.arange(self.parts[0]), np.arange(self.parts[0], sum(self.parts))
 
     def stream(
         self, name: str, index: np.ndarray | None = None, *, batch: int, seed: int, rows: Tensor | None = None
     ) -> Segments:
-        """Return a stream of segments of the words from the first to the last of `index`."""
+        """Return a stream of segments from the first to the last word in `index`. `rows` is ignored."""
         return Segments(
             part_of(self.train, index),
             batch=batch,
@@ -159,12 +162,15 @@ class Read:
     def ordered(
         self, part: Part, index: np.ndarray | None = None, *, batch: int, first: int = 0, step: int = 1
     ) -> Iterator[Batch]:
-        """Yield the segments of one pass over a part, all of equal length; the last may be shorter."""
+        """Yield the segments of one pass over a part; each has `bptt` words, except for a shorter last one.
+
+        `first` and `step` are ignored.
+        """
         words = part_of(self.train if part == "train" else self.test, index)
         stream = Segments(words, batch=batch, bptt=self.bptt, seed=0, name="evaluation")
         return (next(stream) for _ in range(len(stream.lengths(0))))
 
 
 def part_of(words: Tensor, index: np.ndarray | None) -> Tensor:
-    """Return the words from the first to the last of `index`; all words if it is None."""
+    """Return the words from the first to the last one in `index`; all words if it is None."""
     return words if index is None else words[int(index[0]) : int(index[-1]) + 1]

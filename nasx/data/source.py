@@ -1,14 +1,14 @@
-"""Base class of the image datasets in memory: settings, location of the files, checks.
+"""Base class of in-memory image datasets: settings, file locations and checks.
 
-`size` scales all images to size x size by area averaging when they are loaded (shrink.py), in a search and in a
-retraining; null keeps their size. `mean` and `std`, if set, are not recomputed; `pad` and `cutout` are in pixels of the
-scaled images. A channel that is constant over the training images has a std of 0, which is replaced by 1: the
+If `size` is set, all images are reduced to size x size by area averaging when they are loaded (shrink.py), both for a
+search and for retraining; null keeps their size. `mean` and `std`, if set, are used as given; `pad` and `cutout` are in
+pixels of the scaled images. If a channel is constant over the training images, its std of 0 is replaced by 1, so the
 normalized channel is 0.
 
-A component (`Cifar10`, ...) is a frozen dataclass of settings with a fast `check()` and `open(device) -> Opened`, from
-which batches are drawn (batch_stream.py). Datasets that fit into memory derive from `Source` and also have
-`load() -> Images`. Files are searched under `path`, else the environment variable NASX_DATA, else ~/.cache/nasx (XDG).
-torch is imported only by `open`.
+A dataset component (`Cifar10`, ...) is a frozen dataclass of settings. Its method `check()` is fast, and
+`open(device)` returns an `Opened`, from which batches are drawn (batch_stream.py). Datasets that fit into memory derive
+from `Source` and also have a method `load()`, which returns `Images`. The files are searched for in `path`, else in the
+folder given by the environment variable NASX_DATA, else in ~/.cache/nasx (XDG). torch is imported only by `open`.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("nasx")
 SMALLEST = 8
-"""Smallest side of an image in pixels; a network halves the side twice."""
+"""Smallest allowed side of an image in pixels; networks halve the resolution twice."""
 
 
 # -------------------------------------------------------------------------------------------------------- checks
 def split_faults(component: Split) -> Iterator[UserError]:
-    """Yield a UserError for each invalid setting of a split, after reading the file of the split `file`."""
+    """Yield a UserError for each invalid split setting, including an invalid file if `split` is `file`."""
     if component.split not in ("halves", "seeded", "classes", "file", "full"):
         yield UserError(
             f"dataset.split={component.split}", "is not a split", "use halves, seeded, classes, file or full"
@@ -62,7 +62,7 @@ def split_faults(component: Split) -> Iterator[UserError]:
 
 
 def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | None) -> Iterator[UserError]:
-    """Yield a UserError if mean and std per channel are invalid."""
+    """Yield a UserError if the per-channel mean and std are invalid."""
     if (mean is None) != (std is None):
         yield UserError("dataset.mean, dataset.std", "only one is given", "give both or neither")
     elif std is not None and (min(std) <= 0 or len(std) != len(mean or ())):
@@ -74,7 +74,7 @@ def statistics_faults(mean: tuple[float, ...] | None, std: tuple[float, ...] | N
 
 
 def raise_all(faults: Iterator[UserError], find: Callable[[], object]) -> None:
-    """Raise one UserError that joins the errors `faults` and the error raised by `find`, if there are any."""
+    """Raise one UserError that joins all `faults` and the error that `find` raises; do nothing if there are none."""
     found = list(faults)
     try:
         find()
@@ -87,7 +87,7 @@ def raise_all(faults: Iterator[UserError], find: Callable[[], object]) -> None:
 # --------------------------------------------------------------------------------------------- images in memory
 @dataclass(frozen=True, kw_only=True)
 class Source(ABC):
-    """Base of the datasets in memory. `mean`, `std`: null uses the statistics of the training images."""
+    """Base class of in-memory image datasets. `mean` and `std`: null computes them from the training images."""
 
     path: str | None = None
     size: int | None = None
@@ -106,30 +106,31 @@ class Source(ABC):
     resampling: ClassVar[str] = "area"
     """How an image is resized: area (shrink.py), bilinear (PIL) or nearest."""
     side: ClassVar[int | None] = None
-    """Height and width of the original images; None if they are known only from the files."""
+    """Height and width of the original images; None if unknown until the files are read."""
 
     @abstractmethod
     def find(self) -> None:
-        """Raise UserError, which lists all searched folders, unless the files exist or can be downloaded."""
+        """Raise a UserError that lists the searched folders unless the files exist or can be downloaded."""
 
     @abstractmethod
     def read(self) -> Parts:
-        """Read training images and labels, test images and labels, class names. Raises UserError."""
+        """Read the training and test images, their labels, and the class names. Raises UserError."""
 
     def number_of_classes(self) -> int | None:
-        """Return the number of classes; None if it is known only from the files."""
+        """Return the number of classes; None if unknown until the files are read."""
         return None
 
     def known_shape(self) -> tuple[int, int, int] | None:
-        """Return channels, height and width of the images; None if they are known only from the files."""
+        """Return the image shape (channels, height, width); None if unknown until the files are read."""
         side = self.size or self.side
         return None if side is None else (3, side, side)
 
     def preprocessing(self, shape: Sequence[int]) -> list[list[object]]:
-        """Return the steps from an RGB image of any size to `shape` (channels, height, width), in order.
+        """Return the steps that convert an RGB image of any size to `shape` (channels, height, width), in order.
 
-        `["square"]` crops to the centred square, `["resize", side, resampling]` resizes the shorter side,
-        `["center_crop", side]` crops. Empty if `shape` is not square: images must then have this shape.
+        `["square"]` crops to the centred square, `["resize", side, resampling]` resizes the shorter side to `side`, and
+        `["center_crop", side]` crops the centre. The list is empty if `shape` is not square; images must then already
+        have this shape.
         """
         return [["square"], ["resize", shape[1], self.resampling]] if shape[1] == shape[2] else []
 
@@ -138,7 +139,7 @@ class Source(ABC):
         return data_root(self.path)
 
     def check(self) -> None:
-        """Check settings and existence of the files, without torch. Raises one UserError with all errors."""
+        """Check the settings and that the files exist, without importing torch. Raises one UserError for all faults."""
         raise_all(self.faults(), self.find)
 
     def faults(self) -> Iterator[UserError]:
@@ -155,7 +156,7 @@ class Source(ABC):
             yield from bounds.faults(shape, pad=self.pad)
 
     def load(self) -> Images:
-        """Load all images, after a download if `download` is set. Raises UserError."""
+        """Load all images; download missing files first if `download` is set. Raises UserError."""
         train_x, train_y, test_x, test_y, classes = self.read()
         own = train_x.shape[2:]
         train_x, test_x = self.scaled(train_x), self.scaled(test_x)
@@ -194,7 +195,7 @@ class Source(ABC):
         )
 
     def scaled(self, x: np.ndarray) -> np.ndarray:
-        """Scale images uint8 (n, c, h, w) to `size`, after a crop to the centred square. Raises UserError."""
+        """Crop images uint8 (n, c, h, w) to their centred square, and reduce them to `size`. Raises UserError."""
         if self.size is None or x.shape[2:] == (self.size, self.size):
             return x
         if min(x.shape[2:]) < self.size:
@@ -202,7 +203,7 @@ class Source(ABC):
         return shrink.shrunk(shrink.square(x), self.size)
 
     def too_large(self, height: int, width: int) -> UserError:
-        """Return the error for a `size` larger than the images, because area averaging cannot enlarge them."""
+        """Return the UserError for a `size` that is larger than the images, which area averaging cannot enlarge."""
         return UserError(
             f"dataset.size={self.size}",
             f"is larger than the images ({width} x {height})",
@@ -212,17 +213,17 @@ class Source(ABC):
     def open(
         self, device: torch.device | str, *, cutout: int = 0, channels_last: bool = False, workers: int | None = None
     ) -> InMemory:
-        """Load the dataset onto a device. `workers` is ignored: images in memory need none. Raises UserError."""
+        """Load the dataset onto a device. Raises UserError. `workers` is ignored: images in memory need no workers."""
         from nasx.data.batch_stream import InMemory  # imports torch
 
         return InMemory(self, self.load(), device, cutout=cutout, channels_last=channels_last)
 
     def absent(self, looked: list[Path], expected: str, remedy: str) -> UserError:
-        """Return the error for files that were not found."""
+        """Return the UserError for files that were not found."""
         return absent(self.name, self.path, looked, expected, remedy)
 
     def writable(self) -> None:
-        """Raise UserError unless a download can be written under the root; a folder given as `path` must exist."""
+        """Raise UserError unless the data folder is writable for a download; if `path` is set, it must exist."""
         if self.path and not self.root.exists():
             raise UserError(
                 f"dataset.path={self.path}",

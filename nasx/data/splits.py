@@ -1,13 +1,13 @@
-"""Split of the training images into images for the weights w and images for the architecture a.
+"""Splits of the training images into one part for the weights w and one part for the architecture a.
 
     halves   the first `fraction` of the unshuffled indices trains w, the remainder trains a (DARTS, train_search.py)
-    seeded   the same sizes, disjoint, drawn with the run's seed
-    classes  seeded within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
-    file     NAS-Bench-201's official file: {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}
-    full     all images train both (single-level searches)
+    seeded   two random parts of the same sizes as in `halves`, drawn with the seed of the run
+    classes  as `seeded`, but within each class (PC-DARTS on ImageNet, train_search_imagenet.py)
+    file     a file like that of NAS-Bench-201: {"train": ["int", ["0", ...]], "valid": ["int", ["1", ...]]}
+    full     all images train both w and a (single-level search)
 
-If `fraction_a` is set, this share of all images trains a, instead of the whole remainder. In all splits except `full`,
-the two parts are disjoint. This module does not import torch.
+If `fraction_a` is set, only this fraction of the images trains a, not the whole remainder (`halves`, `seeded` and
+`classes`). In all splits except `full`, the two parts are disjoint. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ OFFICIAL = "the official CIFAR-10 file is configs/nas-benchmark/cifar-split.txt 
 
 
 class Split(Protocol):
-    """The settings of a split, which are fields of every dataset component."""
+    """Split settings, which are fields of every image dataset component."""
 
     @property
     def split(self) -> Literal["halves", "seeded", "classes", "file", "full"]: ...
@@ -44,9 +44,9 @@ class Counted(Protocol):
 
 
 def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ascending int64 indices of the training images for w and for a. Raises UserError.
+    """Return the int64 indices of the training images for w and those for a. Raises UserError.
 
-    `images`: a dataset, or the number of training images.
+    The indices are sorted, except for the split `file`. `images`: a dataset, or the number of training images.
     """
     n = images if isinstance(images, int) else len(images.train_y)
     every = np.arange(n, dtype=np.int64)
@@ -54,7 +54,7 @@ def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarr
         return every, every.copy()
     if component.split == "file":
         return read_split(component.split_file, n)
-    # numpy has frozen the legacy generator, so a seed gives the same split in every version.
+    # numpy's legacy generator is frozen, so a seed gives the same split in every version of numpy.
     order = every if component.split == "halves" else np.random.RandomState(seed % 2**32).permutation(every)
     groups = [order]
     if component.split == "classes" and not isinstance(images, int):
@@ -71,14 +71,14 @@ def splits(images: Counted | int, component: Split, seed: int) -> tuple[np.ndarr
 
 
 def _cut(order: np.ndarray, component: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first part of `order`, for w, and the next one, for a."""
+    """Split `order` into the part for w and the part for a, which follows it."""
     cut, n = int(component.fraction * len(order)), len(order)
     end = n if component.fraction_a is None else cut + int(component.fraction_a * n)
     return order[:cut], order[cut:end]
 
 
 def read_split(file: str | None, n: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Read the index lists of a NAS-Bench-201 split file for `n` images (None: any number). Raises UserError."""
+    """Read the indices for w and for a from a split file for `n` images (None: any number). Raises UserError."""
     if file is None:
         raise UserError("dataset.split=file", "split_file is not set", f"set dataset.split_file; {OFFICIAL}")
     where = f"dataset.split_file={file}"

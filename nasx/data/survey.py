@@ -1,8 +1,8 @@
 """Read many image files with threads, report all unreadable ones in one error, and cache the results.
 
-Each folder of images has one cache file (.npz) under NASX_DATA/folders, keyed by path, size and modification time of
-every file. A folder is decoded once; after an error, only new and repaired files are decoded. If the cache is not
-writable, the images are decoded each time.
+Each image folder has a cache file (.npz) in NASX_DATA/folders, in which each image is identified by the path, size and
+modification time of its file. A folder is decoded only once; after an error, only new and repaired files are decoded.
+If the cache is not writable, the images are decoded each time.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from nasx.errors import UserError
 
 T = TypeVar("T")
 SHOWN = 10
-"""Number of files that an error lists; the full list goes to a file."""
+"""Maximum number of files listed in an error message; a longer list is written to a file."""
 CHUNK = 256
-"""Number of files submitted to the threads at once; Ctrl-C waits until these are read."""
+"""Number of files submitted to the threads at a time; Ctrl-C waits until these are read."""
 
 
 def kept_at(cache: Path, root: Path, *what: object) -> Path:
-    """Return the cache file of the images below `root`, read with the settings `what`."""
+    """Return the path of the cache file for the images below `root` that are read with the settings `what`."""
     key = hashlib.sha256(repr((str(root.resolve()), decode.VERSION, *what)).encode())
     return cache / f"{key.hexdigest()[:32]}.npz"
 
 
 def stamps(files: Files) -> np.ndarray:
-    """Hash path, size and modification time of each file: uint64 (n, 2), 0 if missing."""
+    """Return a hash of each file's path, size and modification time, uint64 (n, 2); 0 for missing files."""
     found = np.zeros((len(files.names), 2), np.uint64)
     for i, (name, path) in enumerate(zip(files.names, files.paths(), strict=True)):
         try:
@@ -60,13 +60,13 @@ def load(path: Path) -> dict[str, np.ndarray]:
 
 
 def keep(path: Path, **arrays: np.ndarray) -> None:
-    """Write a cache file atomically; a failure to write is ignored."""
-    with contextlib.suppress(UserError):  # numpy's stub matches `arrays` to allow_pickle
+    """Write a cache file atomically; write errors are ignored."""
+    with contextlib.suppress(UserError):  # numpy's type stub also matches `arrays` with allow_pickle
         write_atomic(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | decode.UnreadableError]:
-    """Yield the result of `reader` for each file, in order; an UnreadableError is yielded as a value."""
+    """Yield the result of `reader` for each file, in order; an UnreadableError is yielded instead of raised."""
 
     def attempt(path: Path) -> T | decode.UnreadableError:
         try:
@@ -81,7 +81,7 @@ def read(files: Sequence[Path], reader: Callable[[Path], T]) -> Iterator[T | dec
 
 
 def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log: Path) -> UserError:
-    """Return one error for all unreadable files, with their reasons; write a long list to the file `log`."""
+    """Return one UserError for all unreadable files and the reasons; a long list is written to the file `log`."""
     lines = [f"{path.relative_to(root)} ({reason})" for path, reason in bad.items()]
     more = ""
     if len(lines) > SHOWN:
@@ -97,9 +97,9 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
 
 
 def verified(files: Files, where: str, cache: Path) -> np.ndarray:
-    """Return the conversions of each image (decode.Odd, uint8 (n,)); decode the images that were not verified before.
+    """Decode the images that were not verified before, and return the conversions of all images.
 
-    Raises one UserError for all unreadable images.
+    The conversions are decode.Odd as uint8 (n,). Raises one UserError for all unreadable images.
     """
     place, keys, paths = kept_at(cache, files.folder, "verified"), stamps(files), files.paths()
     known = load(place)

@@ -1,9 +1,9 @@
 """Text datasets for language models: three plain-text files provided by the user.
 
-A line is a sentence of words separated by spaces, to which the word <eos> is appended. The vocabulary contains
-all words of the three files, numbered by first occurrence. Penn Treebank as prepared by Mikolov et al. 2010 has
-929,589, 73,760 and 82,430 words and a vocabulary of 10,000, including <eos> and <unk>. nasx neither contains nor
-downloads Penn Treebank. torch is imported only by `open`.
+Each line is a sentence of words separated by spaces; the word <eos> is appended to it. The vocabulary contains all
+words in the three files, numbered in order of first occurrence. Penn Treebank, as prepared by Mikolov et al. 2010, has
+929,589 training, 73,760 validation and 82,430 test words, and a vocabulary of 10,000 words, including <eos> and <unk>.
+nasx neither contains nor downloads Penn Treebank. torch is imported only by `open`.
 
 Source: DARTS' released code, rnn/data.py.
 """
@@ -39,11 +39,11 @@ class Ptb:
     name: ClassVar[str] = "ptb"
 
     def places(self) -> list[Path]:
-        """Return the folders to search, in order; `path` may be the parent or the folder of the files."""
+        """Return the folders to search, in order. `path` may be the folder that contains the files, or its parent."""
         return places(self.path, self.name)
 
     def folder(self) -> Path:
-        """Return the folder with the three files. Raises UserError with all searched folders."""
+        """Return the folder with the three files. Raises UserError if any of them is missing."""
         best = most_complete(self.places(), FILES)
         lacks = missing(best, FILES)
         if not lacks:
@@ -57,7 +57,7 @@ class Ptb:
         raise UserError(f"dataset={self.name}", "no files found; looked in " + ", ".join(map(str, self.places())), put)
 
     def check(self) -> None:
-        """Check that the files exist, without torch. Raises UserError."""
+        """Check that the files exist, without importing torch. Raises UserError."""
         self.folder()
 
     def load(self) -> Text:
@@ -76,9 +76,9 @@ class Ptb:
         channels_last: bool = False,
         workers: int | None = None,
     ) -> Read:
-        """Load the text onto a device, for segments of about `bptt` words. Raises UserError.
+        """Load the text onto a device, to be read in segments of about `bptt` words. Raises UserError.
 
-        `channels_last` and `workers` apply to images and are ignored.
+        `channels_last` and `workers` are ignored because they apply only to images.
         """
         from nasx.data.segments import Read  # imports torch
 
@@ -86,7 +86,7 @@ class Ptb:
 
 
 def numbered(file: Path, numbers: dict[str, int]) -> np.ndarray:
-    """Return the word indices of a file, int64 (n,); adds new words to `numbers`. Raises UserError."""
+    """Return the word indices of a file, int64 (n,), and add new words to `numbers`. Raises UserError."""
     try:
         with file.open(encoding="utf-8") as lines:
             found = [numbers.setdefault(word, len(numbers)) for line in lines for word in (*line.split(), END)]

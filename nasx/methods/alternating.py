@@ -3,9 +3,9 @@
 Each method defines its hypergradient: its approximation of d L2(w*(a), a) / d a. These approximations need second-order
 products of the training loss L1 on one batch,
 
-    H u = d^2 L1 / dw^2 u,     M u = d^2 L1 / da dw u        (u a tree like the weights)
+    H u = d^2 L1 / dw^2 u,     M u = d^2 L1 / da dw u        (u is a tree like the weights)
 
-which `Exact` computes with double backward, and `Difference` with central differences.
+which `Exact` computes by double backward, and `Difference` by central differences.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from nasx.core.bilevel import (
 
 
 class Hypergradient(NamedTuple):
-    """The hypergradient `g` (a tree like `a`) and L2's outcome; for second-order methods, v and s (trees like `w`).
+    """The hypergradient `g` (a tree like `a`) and the outcome of L2; for second-order methods also v and s (like `w`).
 
-    v = d L2 / dw, and s is the tree that M is applied to: v itself (DARTS), H v (Amended), a series (iDARTS).
+    v = d L2 / dw, and s is the tree that M is applied to: v itself (DARTS), H v (Amended) or a series (iDARTS).
     """
 
     g: Tree
@@ -55,7 +55,7 @@ def first_order(search: Search, val: Batch) -> Hypergradient:
 
 
 def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[Outcome, Tree, Tree]:
-    """Compute L2's outcome, v = d L2 / d w and d L2 / d a at `w` (None: the current weights). Cost: one pass."""
+    """Compute the outcome of L2, v = d L2 / d w and d L2 / d a at `w` (None: current weights). Cost: one pass."""
     w = detached(search.w, requires_grad=True) if w is None else w
     outcome = search.outcome(w, search.a, val)
     v, direct = gradients(outcome.loss, w, search.a)
@@ -63,9 +63,9 @@ def outer_gradients(search: Search, val: Batch, w: Tree | None = None) -> tuple[
 
 
 class Difference:
-    """H u and M u at the current weights by central differences with probes at distance `radius`; two passes each.
+    """Products H u and M u at the current weights, by central differences with probes at distance `radius`.
 
-    Each product is passed with its name to the `probe` of the search.
+    Cost: two passes per product. Each product is passed with its name to the `probe` of the search.
     """
 
     def __init__(self, search: Search, batch: Batch, radius: float) -> None:
@@ -92,7 +92,10 @@ class Difference:
 
 
 class Exact:
-    """H u and M u at the current weights by double backward through one graph, which all products share; one pass."""
+    """Products H u and M u at the current weights, by double backward through one graph that they share.
+
+    Cost: one pass, and one backward pass per product.
+    """
 
     def __init__(self, search: Search, batch: Batch) -> None:
         self.w, self.a = detached(search.w, requires_grad=True), search.a
@@ -110,9 +113,9 @@ class Exact:
 def conjugate_gradients(product: Callable[[Tree], Tree], v: Tree, steps: int, tolerance: float = 1e-10) -> Tree:
     """Solve H x = v approximately with `steps` Hessian products (`product`).
 
-    Stops at a residual norm of `tolerance` times that of v, and before a direction of nonpositive curvature (truncated
-    Newton: Nocedal and Wright (2006), algorithm 7.1); x is zero if the first direction has one. All products
-    are computed even then, to avoid host synchronization.
+    The iteration stops when the residual norm falls to `tolerance` times that of v, or at a direction of nonpositive
+    curvature (truncated Newton: Nocedal and Wright (2006), algorithm 7.1); x is zero if this is the first direction.
+    All products are computed even then, to avoid host synchronization.
     """
     x, r, p = {k: torch.zeros_like(t) for k, t in v.items()}, v, v
     left = start = dot(r, r)
@@ -142,13 +145,13 @@ class Alternating(Method):
         """Compute the method's approximation of d L2(w*(a), a) / d a. Changes no state."""
 
     def move_w(self, search: Search, train: Sequence[Batch]) -> dict[str, Tensor]:
-        """Take a weight step on each training batch; log the last one."""
+        """Take a weight step on each training batch, and return the logs of the last one."""
         for batch in train:
             outcome = search.update_w(batch)
         return logs(outcome)
 
     def move_a(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
-        """Take an architecture step along the hypergradient; do nothing while the search warms up."""
+        """Take an architecture step along the hypergradient and return its logs; do nothing during warm-up."""
         if search.warming:
             return {}
         found = self.hypergradient(search, train, val)

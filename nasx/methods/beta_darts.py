@@ -9,11 +9,12 @@ Source: Ye, Li, Zhang, Chen, Fan, Ouyang (2022), section 3; released code, optim
 Cost per step: that of `inner`.
 
 Deviations
-1. In spaces with several architecture parameters (normal and reduction cells) the penalties are summed; the released
-   code has the penalty only for the single parameter of NAS-Bench-201.
-2. All architecture parameters are penalized, including those of edge weights and of pairs of edges if a space has them.
-3. lambda grows by the same amount per epoch in a search of any length, as released (0.5 e: up to 49.5 in the 100 epochs
-   of NAS-Bench-201, up to 24.5 in the 50 of DARTS). The released script for the DARTS space does not pass the epoch.
+1. In spaces with several architecture parameters (normal and reduction cells), the penalties are summed; the released
+   code implements the penalty only for the single parameter of NAS-Bench-201.
+2. All architecture parameters are penalized, including those of edges and edge pairs in spaces that have them.
+3. lambda grows by the same amount per epoch for any search length, as in the released code (0.5 e: up to 49.5 in the
+   100 epochs of NAS-Bench-201, up to 24.5 in the 50 of DARTS). The released script for the DARTS space does not pass
+   the epoch.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class BetaDarts(Wrapper):
     growth: NonNegativeFloat = 0.5
 
     def weight(self, search: Search) -> Number:
-        """Return lambda of the current epoch."""
+        """Return lambda_e for the current epoch."""
         return self.growth * search.epoch
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:

@@ -2,18 +2,19 @@
 
     g = d/da L2 - M x,   (H + damping) x = v,   v = d/dw L2
 
-on one validation and one training batch, at the current weights. x is approximated with `steps` products with H; as
-many products as there are weights would solve the equation exactly. The iteration stops at a direction of nonpositive
-curvature, as in truncated Newton methods; `damping` is added to all eigenvalues of H, which is indefinite on networks.
+The derivatives are computed at the current weights, on one validation batch and one training batch. x is approximated
+with `steps` products with H; as many products as there are weights would give the exact solution. The iteration stops
+at a direction of nonpositive curvature, as in truncated Newton methods; `damping` is added to all eigenvalues of H,
+which is indefinite for neural networks.
 
 Source: Pedregosa (2016), algorithm 1; Rajeswaran, Finn, Kakade, Levine (iMAML, 2019), section 3.2 (few steps).
 Cost per architecture step: one validation pass, one training pass whose graph is kept, `steps` Hessian products and one
 mixed product, by double backward. Extra memory: about six copies of the weights with the graph.
 
 Deviations
-1. Both papers solve to a tolerance; here the number of steps is fixed, so that the host never waits for the device;
-   steps after convergence or nonpositive curvature change nothing.
-2. nasx chose the settings for architecture search (steps, damping); neither paper searches architectures.
+1. Both papers solve the equation to a tolerance. Here, the number of steps is fixed, so that the host never waits for
+   the device; steps after convergence or nonpositive curvature have no effect.
+2. The settings for architecture search (steps, damping) are nasx's own choice; neither paper searches architectures.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ConjugateGradient(Alternating):
-    """Alternating steps along the implicit gradient, solved by conjugate gradients."""
+    """Alternating steps along the implicit gradient, computed with conjugate gradients."""
 
     steps: Repeats = 5
     damping: NonNegativeFloat = 1.0

@@ -6,21 +6,21 @@
 M = d^2 L1 / da dw; M u is a central difference of d/da L1 along u, with probes at distance `radius`.
 
 Source: Liu, Simonyan, Yang (2019), eqs. 6-8, algorithm 1.
-Cost per architecture step: order 1, one pass (architecture gradient only); order 2, four passes and the memory of three
+Cost per architecture step: order 1, one pass (architecture gradient only); order 2, four passes and memory for three
 additional copies of the weights. Per weight step: one pass.
 
 Deviations
-1. Under Nesterov momentum the virtual step w' is the heavy-ball step above, as in the released NAS-Bench-201 code.
-2. The virtual step is not clipped (as released for convolutional cells), while real weight steps are. The released
-   code for recurrent cells clips d/dw L1 and d/dw' L2 like real steps, and multiplies the correction by the factor c of
-   the first clipping, because w' moves by c times the step: `clip=true`, with the bound `search.clip`. In that code c
-   may exceed 1; here, as in the clipping itself, it does not. A later release also adds wd * w' to the vector and takes
-   M at w'; nasx does neither.
+1. With Nesterov momentum, the virtual step w' is the heavy-ball step above, as in the released NAS-Bench-201 code.
+2. The virtual step is not clipped (as in the released code for convolutional cells), while real weight steps are. The
+   released code for recurrent cells clips d/dw L1 and d/dw' L2 like real steps, and multiplies the correction by the
+   factor c of the first clipping, because w' moves by c times the step: `clip=true`, with the bound `search.clip`. In
+   that code, c may exceed 1; here, as in the clipping itself, it does not. A later release also adds wd * w' to the
+   vector and evaluates M at w'; nasx does neither.
 3. `first` selects which of the two alternating updates comes first: the released DARTS code updates the architecture
    first, the NAS-Bench-201 scripts the weights.
-4. Probes never update batch-norm running statistics; if a space keeps any, only real weight steps update them.
-5. Architecture parameters start at 1e-3 N(0, 1), as released; in the paper they are equal (`Space.init`).
-6. Validation batches cycle through the shuffled split; the released code shuffles it again at every step.
+4. Probes never update the running statistics of batch norm; if a space keeps any, only real weight steps update them.
+5. Architecture parameters start at 1e-3 N(0, 1), as in the released code; in the paper they are equal (`Space.init`).
+6. Validation batches cycle through the shuffled split; the released code reshuffles it at every step.
 7. The architecture is never clipped; the NAS-Bench-201 v1 scripts clip weights and architecture together.
 """
 

@@ -2,25 +2,25 @@
 
     for each edge in random order: measure the validation accuracy A_o without operation o, for each o; keep only the
     operation with the lowest A_o on the edge; tune the supernet
-    then for each node in random order: keep the two of its edges with the lowest A; tune
+    then for each node in random order: keep its two edges with the lowest A; tune
 
 The search itself is that of `inner` (first-order DARTS). A tuning step is a step of `inner` on the supernet with the
 decisions made so far; the weights' learning rate follows a separate cosine schedule. The space defines the decisions
-(`Problem.decisions`). A round has one decision of each cell type, and each round but the last is followed by tuning.
+(`Problem.decisions`). Each round makes one decision per cell type and, except for the last one, is followed by tuning.
 
 Source: Wang, Cheng, Chen, Tang, Hsieh (2021), section 4 and algorithm 1; released code, sota/cnn/projection.py.
-Cost after the search: an evaluation of `batches` forward passes for each operation of each edge, and for each edge; and
-`tune` epochs of `inner` for each round (DARTS space: 14 + 3 rounds, 16 of them tuned; NAS-Bench-201: 6). A
-checkpoint is written after each round, so a kill loses at most one round of tuning and evaluations.
+Cost after the search: `batches` forward passes for each operation on each edge and for each candidate edge, and `tune`
+epochs of `inner` after each round but the last (DARTS space: 14 + 3 rounds; NAS-Bench-201: 6). A checkpoint is written
+after each round, so a killed run loses at most one round of tuning and evaluations.
 
 Deviations
 1. Each edge of a node is evaluated once, with all other edges of the node present. The released code evaluates the
    remaining edges again after each drop, on other batches, with the same result up to noise.
 2. All candidates of a decision are evaluated on the same `batches` batches of the validation stream (null: the number
-   of updates in an epoch), with batch statistics as released; the released code uses the whole validation split.
-3. Ties: the first operation is kept, the last edge is dropped, as released.
-4. The input choices of NAS-Bench-1Shot1 are treated as edges. If a space searches edges by weights of pairs, only
-   operations are chosen in this way.
+   of updates in an epoch), with batch statistics as in the released code. That code uses the whole validation split.
+3. In a tie, the first operation is kept and the last edge is dropped, as in the released code.
+4. The input choices of NAS-Bench-1Shot1 are treated as edges. If a space has weights for edge pairs, only operations
+   are chosen in this way.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Projection:
-    """The mixture with the decisions made so far: mix * kept + fixed."""
+    """Function that applies the decisions made so far to a mixture: mix * kept + fixed."""
 
     def __init__(self, like: Tree) -> None:
         self.kept = {k: torch.ones_like(x) for k, x in like.items()}
@@ -62,7 +62,7 @@ class Projection:
         return shape
 
     def decide(self, decision: Decision, chosen: Sequence[int]) -> None:
-        """Drop all options but the chosen ones; a chosen operation gets weight 1."""
+        """Drop all options except the chosen ones; a chosen operation gets weight 1."""
         for option in range(len(decision.options)):
             if option not in chosen:
                 for tree in (self.kept, self.fixed):
@@ -74,7 +74,7 @@ class Projection:
 
 
 def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slice]:
-    """Return the index of an option into a mixture (cells, edges, operations)."""
+    """Return the index of an option in a mixture (cells, edges, operations)."""
     edge, operation = decision.options[option]
     return (
         slice(None) if decision.cell is None else decision.cell,
@@ -85,7 +85,7 @@ def place(decision: Decision, option: int) -> tuple[int | slice, int, int | slic
 
 @dataclass(frozen=True, kw_only=True)
 class DartsPt(Wrapper):
-    """A search with the inner method, followed by the choice of operations by perturbation."""
+    """A search with the inner method, followed by perturbation-based selection of operations."""
 
     tune: NonNegative = 10
     lr: PositiveFloat = 0.0025
@@ -117,7 +117,7 @@ class DartsPt(Wrapper):
         return detached(projected(search.problem.relax(search.a)))
 
     def judged(self, search: Search, selection: Selection, projected: Projection, decision: Decision) -> list[int]:
-        """Return the options to keep, whose removal lowers the accuracy most; the earlier ones in a tie."""
+        """Return the options to keep: those whose removal lowers the accuracy most (the earlier ones in a tie)."""
         options = list(range(len(decision.options)))
         if len(options) <= decision.keep:
             return options
@@ -128,7 +128,7 @@ class DartsPt(Wrapper):
     def accuracies(
         self, search: Search, selection: Selection, projected: Projection, decision: Decision, options: Sequence[int]
     ) -> dict[int, float]:
-        """Return the summed accuracy without each of the options, over the same batches."""
+        """Return, for each option, the accuracy without it, summed over the same batches for all options."""
         clean, totals = search.problem.relax(search.a), {option: torch.zeros(()) for option in options}
         for _ in range(self.batches or selection.epoch_updates):
             batch = next(selection.val)
@@ -155,7 +155,7 @@ class DartsPt(Wrapper):
 
 
 def in_turn(decisions: Sequence[Decision], gen: torch.Generator) -> Iterator[list[Decision]]:
-    """Yield rounds with one decision of each cell type (of each cell if they are untied), in random order."""
+    """Yield rounds with one decision per cell type (per cell if cells are untied), in random order."""
     groups: dict[tuple[str, int | None], list[Decision]] = {}
     for decision in decisions:
         groups.setdefault((decision.name, decision.cell), []).append(decision)

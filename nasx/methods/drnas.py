@@ -1,10 +1,10 @@
-"""DrNAS: mixtures are samples of a Dirichlet distribution, through which the architecture's gradient flows.
+"""DrNAS: mixtures are samples from a Dirichlet distribution, and architecture gradients flow through the samples.
 
     mix ~ Dir(elu(a) + 1), d mix / d a by the pathwise derivative;  loss + kl * KL(Dir(elu(a) + 1) || Dir(1))
 
-The steps are those of `inner`, with a separate sample for each batch: around first-order DARTS this is the published
-method, around TSE-DARTS it is TSE-DrNAS. Architectures are chosen by softmax(a). The progressive stages of the paper
-are `stages=drnas_darts` and `stages=drnas_nb201`.
+The steps are those of `inner`, with a separate sample for each batch. With first-order DARTS as `inner`, this is the
+published method; with TSE-DARTS, it is TSE-DrNAS. Architectures are chosen by softmax(a). The progressive stages of the
+paper are `stages=drnas_darts` and `stages=drnas_nb201`.
 
 Source: Chen, Wang, Cheng, Tang, Hsieh (2021), section 3; released code (utils.py, process_step_vector).
 Cost per step: that of `inner`.
@@ -13,9 +13,9 @@ Deviations
 1. Noise is drawn from the batch's seed, so a step is a function of its batches. Samples are drawn in double precision,
    and all cells share one sample.
 2. Diagnostics and evaluations of the supernet use softmax(a); the released code evaluates at a sample.
-3. With `kl` all architecture parameters are penalized, including those of edge weights and of pairs of edges if a space
-   has them, although these are not sampled.
-4. `kl` = 0 by default, as released: the released code has an L2 penalty on `a` (`search.arch_weight_decay`) instead.
+3. With `kl`, all architecture parameters are penalized, including those of edges and edge pairs in spaces that have
+   them, although these are not sampled.
+4. `kl` = 0 by default, as in the released code, which has an L2 penalty on `a` instead (`search.arch_weight_decay`).
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def dirichlet(logits: Tensor) -> Dirichlet:
 
 
 class Sample(torch.autograd.Function):
-    """A sample of a Dirichlet distribution with its pathwise derivative: `Dirichlet.rsample` with a generator."""
+    """A Dirichlet sample with its pathwise derivative: `Dirichlet.rsample` with a generator argument."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, concentration: Tensor, gen: torch.Generator) -> Tensor:
@@ -63,7 +63,7 @@ class Sample(torch.autograd.Function):
 
 @dataclass(frozen=True, kw_only=True)
 class DrNas(Sampling):
-    """Steps of the inner method, each on a Dirichlet sample."""
+    """Steps of the inner method on mixtures sampled from a Dirichlet distribution."""
 
     kl: NonNegativeFloat = 0.0
 

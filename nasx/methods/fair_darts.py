@@ -1,4 +1,4 @@
-"""FairDARTS: operations do not compete; a loss pushes their independent weights to 0 or 1.
+"""FairDARTS: operations do not compete; a loss pushes their independent weights towards 0 or 1.
 
     p = sigmoid(a),   loss of the architecture - weight * mean over all entries of (p - 1/2)^2
 
@@ -9,10 +9,10 @@ Source: Chu, Zhou, Zhang, Li (2020), eq. 3 and section 4; xiaomi-automl/FairDART
 Cost per step: that of `inner`.
 
 Deviations
-1. The cell is derived by the rules of the space: the strongest operation of the two strongest edges of a node. The
-   released code also drops weights below a threshold of 0.85, so that its cells may have under two edges per node.
-2. The mean is over the entries of all architecture parameters, as released for the two cells of the DARTS space. If a
-   space has parameters of edge weights or of pairs of edges, they also have a sigmoid and are part of the mean.
+1. The cell is derived by the rules of the space: the strongest operation on each of the two strongest edges of a node.
+   The released code also drops weights below a threshold of 0.85, so a node may have fewer than two edges.
+2. The mean is over the entries of all architecture parameters, as in the released code for the two cells of the DARTS
+   space. In spaces with parameters for edges or edge pairs, it also includes the sigmoids of these parameters.
 """
 
 from __future__ import annotations

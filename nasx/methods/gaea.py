@@ -3,8 +3,8 @@
     p <- p * exp(-rate * d L / d p) / sum,   that is  a <- a - rate * d L / d p  with p = softmax(a)
 
 The gradient with respect to the mixture weights replaces the gradient with respect to the logits, which the Jacobian of
-the softmax shrinks near the corners of the simplex. The steps are those of `inner` (first-order DARTS); an SGD step of
-the architecture, without momentum and weight decay, is the exponentiated gradient step.
+the softmax shrinks near the corners of the simplex. The steps are those of `inner` (first-order DARTS); an SGD step on
+the architecture without momentum and weight decay is the exponentiated gradient step.
 
 Source: Li, Khodak, Balcan, Talwalkar (2021), algorithm 1; liamcli/gaea_release, architect_edarts.py.
 Cost per step: that of `inner`.
@@ -27,7 +27,7 @@ from nasx.methods.wrapper import Sampling
 
 
 def simplex(logits: Tensor) -> Tensor:
-    """Return the softmax weights along the last axis; their gradient is passed to the logits unchanged."""
+    """Return the softmax along the last axis; its gradient is passed to the logits unchanged."""
     return torch.softmax(logits, -1).detach() + (logits - logits.detach())
 
 

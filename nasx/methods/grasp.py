@@ -1,14 +1,14 @@
-"""GraSP: a score that measures how much the gradient flow after a step depends on the weights.
+"""GraSP: a score that measures how much the gradient flow through a network depends on its weights.
 
     g = dL/dw,  H = d2L/dw2 on one batch;  score = - sum over the weights of w H g
 
 Source: Wang, Zhang, Grosse (2020), section 4 (the score of a weight); Abdelfattah, Mehrotra, Dudziak, Lane (2021),
 zero-cost proxy `grasp` (its sum, with this sign), and their released code, foresight/pruners.
-Cost per architecture: one forward and two backward passes, the second through the first.
+Cost per architecture: one forward pass, and two backward passes (the second one through the first).
 
 Deviations
 1. The logits are not divided by a temperature, as in the code of Abdelfattah et al. (Wang et al. divide by 200).
-2. The batch is an ordinary training batch; Wang et al. take ten images of each class.
+2. The batch is an ordinary training batch; Wang et al. use ten images per class.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nasx.methods.zero_cost import ZeroCost, loss, weights
 
 @dataclass(frozen=True, kw_only=True)
 class Grasp(ZeroCost):
-    """The best of `candidates` random architectures by gradient signal preservation."""
+    """Selection of the best of `candidates` random architectures by gradient signal preservation."""
 
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         w = weights(network)

@@ -2,34 +2,35 @@
 
     g = d/da L2 - gamma * M * s,   s = sum over k = 0..K of (I - gamma H)^k v
 
-v = d/dw L2 and d/da L2 on one validation batch after T real weight steps; H = d^2 L1 / dw^2 and M = d^2 L1 / da dw on
-one training batch. With K = 0, s = v: DARTS' second-order correction at the current weights. The
-series converges to H^-1 v for gamma < 1 / lambda_max(H); its error is O((1 - gamma mu)^(K+1)).
+v = d/dw L2 and d/da L2 are computed on one validation batch after T real weight steps, H = d^2 L1 / dw^2 and
+M = d^2 L1 / da dw on one training batch. With K = 0, s = v gives DARTS' second-order correction at the current weights.
+If gamma < 1 / lambda_max(H), gamma s converges to H^-1 v with an error of O((1 - gamma mu)^(K+1)), mu = lambda_min(H).
 
 Source: Zhang, Su, Pan, Chang, Abbasnejad, Haffari (2021), eqs. 6-9, algorithm 1.
-Cost per architecture step: one validation pass, K Hessian products (`difference`: two passes each; otherwise one
-double-backward product each over one kept graph) and one mixed product (`exact`: one product; otherwise two passes).
-Per step: T weight passes. Extra memory: four copies of the weights (`difference`), or about six with the graph of
-double backward. An epoch has as many architecture steps as a pass has batches, hence T passes of weight steps, as in
-the released code for each of the two spaces that it covers.
+Cost per architecture step: one validation pass, K Hessian products (`difference`: two passes each; otherwise one double
+backward each through one retained graph) and one mixed product (`exact`: one double backward; otherwise two passes).
+Per step: T weight passes. Extra memory: four copies of the weights (`difference`), or about six with the graph for
+double backward. An epoch has as many architecture steps as a pass has batches, and hence T passes of weight steps, as
+in the released code for both spaces that it covers.
 
 Computation of the products (`products`): the equation needs H u and M s; `exact` computes both by double backward.
-The released NAS-Bench-201 notebook does so for H, and computes M s as a central difference with step radius / ||v||,
-with the norm of v and not of s (`released`). `difference` uses central differences for both, with steps radius / ||u||
-and radius / ||s||. On a smooth loss the three agree; on networks with relu they do not (docs/methods/kinks.md): on the
-released problem of tests/parity the hypergradients of `exact` and `difference` have cosines of 0.75 and 0.51 with the
-released one. Therefore the default on NAS-Bench-201 is `released`, because its results are compared with the published
-numbers. Elsewhere no released code runs (deviation 5), and the default is the paper's equation itself: `exact`.
+The released NAS-Bench-201 notebook does so for H, but computes M s as a central difference with step radius / ||v||,
+with the norm of v instead of s (`released`). `difference` uses central differences for both, with steps radius / ||u||
+and radius / ||s||. On a smooth loss, the three agree; on networks with ReLU, they do not (docs/methods/kinks.md): on
+the released problem in tests/parity, the cosine similarity to the released hypergradient is 0.75 for `exact` and 0.51
+for `difference`. Therefore the default on NAS-Bench-201 is `released`, because its results are compared with the
+published numbers. No released code runs for the other spaces (deviation 5); there, the default is the equation itself,
+`exact`.
 
 Deviations
 1. The T inner steps update the weights (the released NAS-Bench-201 code steps a copied optimizer without gradients, so
-   it never trains them by SGD), and the probes leave the weights unchanged (the released code restores them with the
-   wrong vector). `release_leak=true` reproduces both: no SGD step, and each step moves the weights by -R (s - v),
-   R = radius / ||v||, a normalized step down the validation loss. Tables label such runs.
+   it never trains them with SGD), and the probes leave the weights unchanged (the released code restores them with the
+   wrong vector). `release_leak=true` reproduces both: there is no SGD step, and each step moves the weights by
+   -R (s - v), R = radius / ||v||, a normalized step down the validation loss. Tables label such runs.
 2. The training batch of all products is the last of the T batches (the paper does not specify it).
-3. With `products=difference` the probe of the mixed product is scaled by ||s||, not by ||v|| as released: equal up to
-   O(radius^2), and more stable in single precision.
-4. Weight decay and momentum are not part of H, as released.
+3. With `products=difference`, the probe of the mixed product is scaled by ||s||, not by ||v|| as in the released code.
+   The results are equal up to O(radius^2), and more stable in single precision.
+4. Weight decay and momentum are not part of H, as in the released code.
 5. The default architect of the released NAS-Bench-1Shot1 code uses a different formula and cannot run; it is not
    reproduced. For the DARTS space no code was released.
 """
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from nasx.core.constraints import PositiveFloat, Repeats, Terms
 
 CG_PRODUCTS = 20
-"""Maximum number of Hessian products of the conjugate gradients for `search.probe_every` (nasx: ten times K)."""
+"""Number of Hessian products in the conjugate gradients for `search.probe_every` (nasx: ten times the default K)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class IDarts(Alternating):
             s = combine(s, u, 1.0)
         if self.products == "exact":
             return s, products.mixed(s)
-        del products  # free a double-backward graph before the passes of the difference
+        del products  # free the graph for double backward before the passes of the difference
         eps = step_length(v, self.radius) if self.products == "released" else None
         return s, difference.mixed(s, "Ms", eps)
 
@@ -111,7 +112,7 @@ class IDarts(Alternating):
         return Hypergradient(g, outcome, v, s)
 
     def error_bars(self, search: Search, train: Batch, v: Tree, direct: Tree, g: Tree, gamma: Number) -> None:
-        """Compare g with the series of twice the terms, and with conjugate gradients instead of the series."""
+        """Compare g with a series of twice as many terms, and with conjugate gradients instead of the series."""
         K, unprobed = max(2 * self.K, 1), replace(search, probe=None)
 
         def longer() -> Tree:
@@ -125,7 +126,7 @@ class IDarts(Alternating):
         search.compare("g-CG", g, solved, 1, CG_PRODUCTS + 2)
 
     def series_passes(self, K: int) -> tuple[int, int]:
-        """Return the number of forward and backward passes of a series of K products and the mixed product."""
+        """Return the numbers of forward and backward passes for K Hessian products and the mixed product."""
         match self.products:
             case "exact":
                 return 1, K + 2
@@ -137,7 +138,7 @@ class IDarts(Alternating):
         return self.leak(search, train[-1], val) if self.release_leak else super().step(search, train, val)
 
     def leak(self, search: Search, train: Batch, val: Batch) -> dict[str, Tensor]:
-        """Take the released step of deviation 1: an architecture step, and w <- w - R (s - v) instead of SGD."""
+        """Take the released step of deviation 1: an architecture step, then w <- w - R (s - v) instead of SGD."""
         found = self.hypergradient(search, train, val)
         search.descend_a(found.g)
         assert found.v is not None

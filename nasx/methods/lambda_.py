@@ -1,27 +1,28 @@
 """Lambda-DARTS: the weights are regularized so that the layers' architecture gradients agree.
 
     Lambda   = mean over pairs (l, l') of cos(g_l, g_l'),                 g_l = d L1 / d p_l
-    Lambda+- = mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)           (absolute values elementwise)
+    Lambda+- = mean over pairs of g_l . g_l' / (|g_l| . |g_l'|)           (elementwise absolute values)
     w-gradient = d/dw L1 - lambda_e * d/dw Lambda
 
 p_l is layer l's own copy of the mixture weights. With Delta = d Lambda / d g,
 
     d/dw Lambda = [d/dw L1(w, P + eps Delta) - d/dw L1(w, P - eps Delta)] / (2 eps),   eps = eps0 / ||Delta||_F
 
-perturbed in p-space (P leaves the simplex, as intended). The architecture step is that of first-order DARTS.
+The mixture weights themselves are perturbed, so P leaves the simplex, as intended. The architecture step is that of
+first-order DARTS.
 
-`difference` selects how d/dw Lambda is computed: the `central` difference above, `one_sided` (alternately + and -), or
-`exact`, by double backward. The default is the central difference at eps0 = 1e-4, as in the released code. On networks
-with relu it is not the penalty's gradient: on a supernet of NAS-Bench-201 its cosine to `exact` is -0.03 before the
-first update and 0.08 after 60, and its norm is 40 and 17 times as large, since it includes the jumps of the gradient at
-the kinks between the two probes (docs/methods/kinks.md).
+`difference` selects how d/dw Lambda is computed: by the `central` difference above, by a `one_sided` difference with
+alternating sign, or exactly by double backward (`exact`). The default is the central difference at eps0 = 1e-4, as in
+the released code. On networks with ReLU, it is far from the gradient of the penalty: on a NAS-Bench-201 supernet, its
+cosine similarity to `exact` is -0.03 before the first update and 0.08 after 60 updates, and its norm is 40 and 17 times
+as large, because it includes the jumps of the gradient at the kinks between the two probes (docs/methods/kinks.md).
 
 Source: Movahedi, Adabinejad, Imani, Keshavarz, Dehghani, Shakery, Araabi (2023), eqs. 5-13, 24-25, appendix A.
 Cost per weight step: three passes (`central`), two (`one_sided`) or two plus one backward pass (`exact`); per
-architecture step one pass. If lambda_e = 0 (the first epoch) the extra passes are skipped, with the same result.
+architecture step, one pass. If lambda_e = 0 (in the first epoch), the extra passes are skipped, with the same result.
 
 Deviations
-1. lambda_e = lambda * e / (E - 1) in epoch e, as released; the paper has lambda t / T.
+1. lambda_e = lambda * e / (E - 1) in epoch e, as in the released code; the paper has lambda t / T.
 2. The released NAS-Bench-201 script uses lambda = 0.25, weight decay 3e-4 and no Nesterov momentum; nasx uses the
    paper's values (0.125, 5e-4, Nesterov).
 3. `target=outer` adds the same term to the architecture's objective, through d p / d a (the ablation of Table 5).
@@ -62,14 +63,14 @@ if TYPE_CHECKING:
 
 
 class Alignment(NamedTuple):
-    """Mean pairwise agreement () of layer gradients, and its derivative with respect to the gradients (L, D)."""
+    """Mean pairwise alignment of layer gradients, a scalar, and its derivative with respect to the gradients (L, D)."""
 
     value: Tensor
     delta: Tensor
 
 
 def cosine(g: Tensor) -> Alignment:
-    """Compute Lambda of layer gradients g (L, D), eqs. 5 and 10."""
+    """Compute Lambda and its derivative for layer gradients g (L, D); eqs. 5 and 10."""
     layers = g.shape[0]
     length = g.norm(dim=1, keepdim=True).clamp_min(torch.finfo(g.dtype).tiny ** 0.5)
     u = g / length
@@ -80,7 +81,7 @@ def cosine(g: Tensor) -> Alignment:
 
 
 def signed(g: Tensor) -> Alignment:
-    """Compute Lambda+- of layer gradients g (L, D), eqs. 24-25."""
+    """Compute Lambda+- and its derivative for layer gradients g (L, D); eqs. 24-25."""
     layers = g.shape[0]
     size = g.abs()
     inverse = (size @ size.T).clamp_min(torch.finfo(g.dtype).tiny).reciprocal()
@@ -110,7 +111,7 @@ class Lambda(Alternating):
 
     @property
     def cost(self) -> Cost:
-        """Return the cost of a step in an epoch in which lambda is not 0."""
+        """The cost of a step in epochs with lambda_e > 0."""
         if self.difference == "exact":
             return Cost(3, 4, 1)
         return Cost(3, 3, 1) if self.difference == "one_sided" and self.target == "inner" else Cost(4, 4, 1)
@@ -119,13 +120,13 @@ class Lambda(Alternating):
         return torch.zeros_like(h) if self.target == "inner" else None
 
     def coefficient(self, search: Search) -> Number:
-        """Return lambda_e of the current epoch."""
+        """Return lambda_e for the current epoch."""
         if self.schedule == "constant":
             return self.strength
         return self.strength * search.epoch / max(search.epochs - 1, 1)
 
     def align(self, search: Search, g: Tree) -> tuple[Tensor, Tree]:
-        """Compute the alignment (), a mean over cell types, and Delta like the mixture (zero outside the groups)."""
+        """Compute the mean alignment over cell types, a scalar, and Delta, a tree like `g` (0 outside the groups)."""
         measure = cosine if self.alignment == "cosine" else signed
         delta = {k: torch.zeros_like(x) for k, x in g.items()}
         values = []
@@ -138,7 +139,7 @@ class Lambda(Alternating):
         return torch.stack(values).mean(), delta
 
     def penalty(self, search: Search, batch: Batch, mix: Tree, delta: Tree, base: Tree) -> Tree:
-        """Compute d Lambda / d w by perturbing the mixture along Delta; `base` is d L1 / d w at `mix`."""
+        """Compute d Lambda / d w as selected by `difference`; `base` is d L1 / d w at `mix`."""
         second = SecondDerivative(lambda mix, w: search.problem.outcome(w, mix, batch).loss, mix, search.w)
         if self.difference == "exact":
             return second.exact(delta)

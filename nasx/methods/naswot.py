@@ -8,12 +8,12 @@ If two images have equal codes, K is singular and the score is minus infinity.
 Source: Mellor, Turner, Storkey, Crowley (2021), section 3; released code, score_networks.py (hook_logdet).
 Cost per architecture: one forward pass.
 
-ReLUs are detected as calls of torch's functions, whether a module makes the call or not.
+ReLUs are detected as calls to torch's functions, whether or not a module makes the call.
 
 Deviations
 1. The batch has `search.batch` images (published: 128).
 2. Every ReLU that runs counts, even if its result does not reach an output of the cell. The released code omits ReLUs
-   that no gradient reaches; as its `none` passes a gradient of zeros, the two agree on NAS-Bench-201.
+   that no gradient reaches; because its `none` passes a gradient of zeros, the two agree on NAS-Bench-201.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nasx.methods.zero_cost import ZeroCost
 
 @dataclass(frozen=True, kw_only=True)
 class Naswot(ZeroCost):
-    """The best of `candidates` random architectures by the kernel of their ReLU codes."""
+    """Selection of the best of `candidates` random architectures by the kernel of their ReLU codes."""
 
     @torch.no_grad()
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
@@ -45,7 +45,10 @@ class Naswot(ZeroCost):
 
 
 class Agreement(TorchFunctionMode):
-    """Counter, within the block, of the ReLU values at which two items agree: `kernel` (n, n), float64 on the CPU."""
+    """Context manager that counts, for each pair of items, the ReLU values at which they agree.
+
+    `kernel`: the counts, float64 (n, n) on the CPU; None if no ReLU has run.
+    """
 
     kernel: Tensor | None = None
 
@@ -57,7 +60,7 @@ class Agreement(TorchFunctionMode):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         found = func(*args, **(kwargs or {}))
-        # relu of torch.nn.functional, of torch, and of tensors
+        # torch.nn.functional.relu, torch.relu and Tensor.relu
         if getattr(func, "__name__", "") in ("relu", "relu_") and isinstance(found, Tensor):
             signs = (found.flatten(1) > 0).to(torch.float32) * 2 - 1
             agree = ((signs @ signs.T).double().cpu() + signs.size(1)) / 2  # whole numbers, exact up to 2^24 values

@@ -4,9 +4,9 @@ If a benchmark contains the architectures, the best of `samples` by validation a
 reported for NAS-Bench-201). Otherwise, the samples cannot be compared, and the first one is kept.
 
 Source: Li and Talwalkar (2019); Lindauer and Hutter (2020), practice 8 (random sampling and random search).
-Cost: only table look-ups.
+Cost: only table lookups.
 
-Deviation: the published random search on NAS-Bench-201 has a budget of training time; here it is a number of samples.
+Deviation: the published random search on NAS-Bench-201 has a budget of training time; here, the budget is `samples`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Random(Method):
-    """The best of `samples` random architectures by their accuracy in the benchmark, or one random architecture."""
+    """Selection of the best of `samples` random architectures in the benchmark, or of one random architecture."""
 
     trains: ClassVar[bool] = False
     samples: Draws = 1
@@ -38,7 +38,10 @@ class Random(Method):
 
 
 def best_of(samples: int, search: Search, selection: Selection, accuracy: Callable[[Tree], float | None]) -> Tree:
-    """Draw architectures uniformly and return the most accurate (first in a tie); the first if one is unknown."""
+    """Draw `samples` architectures uniformly and return the most accurate one (the first in a tie).
+
+    Drawing stops at an unknown accuracy; without a benchmark, the first architecture is returned.
+    """
     best, highest = search.problem.sample(selection.gen), None
     for draw in range(samples):
         mix = best if draw == 0 else search.problem.sample(selection.gen)

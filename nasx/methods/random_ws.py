@@ -1,15 +1,15 @@
-"""Random search with weight sharing: train a supernet on random single paths, keep the best path on validation data.
+"""Random search with weight sharing: train a supernet on random single paths, then keep the best on validation data.
 
     each step: draw an architecture uniformly, take one weight step on a training batch with its one-hot mixture
-    at the end: draw `samples` architectures, keep the most accurate one, each evaluated on one validation batch
+    at the end: draw `samples` architectures, evaluate each on one validation batch, keep the most accurate one
 
 Source: Li and Talwalkar (2019), section 3; NAS-Bench-201's RSPS.
 Cost per step: one pass. At the end: `samples` forward passes.
 
 Deviations
-1. Operations outside the drawn path are computed and multiplied by zero: the same values, a fixed graph.
+1. Operations outside the drawn path are computed and multiplied by zero: same values, but a fixed graph.
 2. Samples are drawn from the batch's seed, so a step is a function of its batch.
-3. Each candidate uses the next validation batch; Li and Talwalkar compare on the whole validation set at the end.
+3. Each candidate is evaluated on a different validation batch; Li and Talwalkar finally use the whole validation set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RandomWs(Method):
-    """Training of random single paths, then selection of an architecture with the shared weights."""
+    """Training of random single paths, followed by selection of an architecture with the shared weights."""
 
     samples: Draws = 100
 

@@ -11,9 +11,10 @@ Cost per architecture step: three passes (validation, two probes). Extra memory:
 
 Deviations
 1. The probes leave the weights unchanged. The released code restores them out of place (`add` instead of `add_`), so
-   that they remain displaced against u by a step of length `radius`.
-2. The adaptation to Adam is omitted, since no search trains its weights by Adam; so is the overlap of communication.
-3. nasx chose the settings for architecture search: the paper solves other problems.
+   that they remain displaced along -u by a step of length `radius`.
+2. The adaptation to Adam is omitted because no search trains its weights with Adam. The overlap of communication with
+   computation is also omitted.
+3. The settings for architecture search are nasx's own choice: the paper addresses other problems.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""SmoothDARTS: training losses under perturbed mixture weights, validation losses under the clean ones.
+"""SmoothDARTS: training losses with perturbed mixture weights, validation losses with clean ones.
 
     random        p~ = renormalize(clamp(p + U(-eps, eps), 0, 1))                                      (RS)
     adversarial   p~ = maximizer of L1 within the eps-box around p, by signed gradient steps            (ADV)
     eps_e = eps_start + (eps_end - eps_start) e / E
 
-The steps are those of `inner`, with p~ instead of p on training batches: around first-order DARTS this is the published
-method; around Lambda-DARTS the layer gradients and their probes are computed at p~ (Lambda-SDARTS-RS).
+The steps are those of `inner`, with p~ instead of p on training batches. With first-order DARTS as `inner`, this is the
+published method; with Lambda-DARTS, the layer gradients and their probes are computed at p~ (Lambda-SDARTS-RS).
 
-The ascent takes `ascents` steps of size 2 eps / `ascents`. After each one p~ is clamped to the box, then to [0, 1] and
-renormalized; if the final loss is lower than at p, p~ = p. The released code starts at a random point of the box and
-ascends in eval mode, with the running statistics of batch norm. The published numbers are those of this variant, so it
-is the default here (`random_start=true`, `ascent=eval`). With `random_start=false` the ascent starts at p;
-`ascent=train` normalizes by the batch's own statistics, as the following weight step does. A supernet keeps running
-statistics only with `space.batch_norm=tracked`; without them eval mode could only normalize by the batch, and the
-command line refuses `ascent=eval`.
+The ascent takes `ascents` steps of size 2 eps / `ascents`. After each step, p~ is clamped to the box and to [0, 1], and
+renormalized; if the final loss is lower than at p, p~ = p. The released code starts at a random point in the box and
+ascends in eval mode, with the running statistics of batch norm. The published numbers belong to this variant, so it is
+the default (`random_start=true`, `ascent=eval`). With `random_start=false`, the ascent starts at p; with
+`ascent=train`, it normalizes with batch statistics, as the following weight step does. A supernet keeps running
+statistics only with `space.batch_norm=tracked`; without them, eval mode could only use batch statistics, and the
+command line rejects `ascent=eval`.
 
 Source: Chen and Hsieh (2020), eqs. 4-6, algorithm 1; SmoothDARTS d3dbfed, attacker/perturb.py and linf_sgd.py;
 Lambda-DARTS appendix A.5.
@@ -21,11 +21,11 @@ Cost: that of `inner`; for `adversarial`, an additional `ascents` + 2 passes for
 
 Deviations
 1. Noise is drawn from the batch's seed, so a step is a function of its batches.
-2. Only real weight updates change the running statistics; in the released code, passes over validation batches change
-   them too.
+2. Only real weight updates change the running statistics; in the released code, passes on validation batches also
+   change them.
 3. Only operation weights are perturbed, not the edge weights that a space may have.
-4. If an inner method differentiates a training loss with respect to the architecture, p~ - p is a constant
-   (adversarial), and clamping and renormalization are differentiated (random).
+4. If the inner method differentiates a training loss with respect to the architecture, p~ - p is treated as a constant
+   (adversarial), while clamping and renormalization are differentiated (random).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 
 def normalized(p: Tensor) -> Tensor:
-    """Return p clamped to [0, 1] and scaled to sum 1 along the last axis; if the sum is 0, 1 on the largest entry."""
+    """Clamp p to [0, 1] and scale it to sum to 1 along the last axis; if the sum is 0, set the largest entry to 1."""
     kept = p.clamp(0, 1)
     total = kept.sum(-1, keepdim=True)
     largest = torch.zeros_like(p).scatter_(-1, p.argmax(-1, keepdim=True), 1.0)
@@ -53,7 +53,7 @@ def normalized(p: Tensor) -> Tensor:
 
 
 def noisy(p: Tensor, eps: Number, gen: torch.Generator) -> Tensor:
-    """Return p with uniform noise in (-eps, eps), `normalized`."""
+    """Add uniform noise in (-eps, eps) to p and renormalize it with `normalized`."""
     noise = torch.rand(p.shape, generator=gen, dtype=torch.float64, device=gen.device).to(p)
     return normalized(p + eps * (2 * noise - 1))
 
@@ -66,7 +66,7 @@ def given(weights: Sequence[Tensor]) -> Activate:
 
 @dataclass(frozen=True, kw_only=True)
 class Sdarts(Wrapper):
-    """Steps of the inner method, with perturbed mixture weights on training batches."""
+    """Steps of the inner method with perturbed mixture weights on training batches."""
 
     samples_mixture: ClassVar[bool] = True
     perturbation: Literal["random", "adversarial"] = "random"
@@ -78,11 +78,11 @@ class Sdarts(Wrapper):
 
     @property
     def cost(self) -> Cost | None:
-        """Return the cost of `inner`; None for `adversarial`: it depends on how many mixtures `inner` uses."""
+        """The cost of `inner`; None for `adversarial`, whose cost depends on the number of mixtures in `inner`."""
         return self.inner.cost if self.perturbation == "random" else None
 
     def eps(self, search: Search) -> Number:
-        """Return the radius of the current epoch."""
+        """Return the perturbation radius for the current epoch."""
         return self.eps_start + (self.eps_end - self.eps_start) * search.epoch / max(search.epochs, 1)
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
@@ -100,11 +100,11 @@ class Sdarts(Wrapper):
         return self.inner.step(search.with_sampler(draw), train, val)
 
     def random(self, eps: Number, gen: torch.Generator) -> Activate:
-        """Return the method's activation with noise of radius `eps`."""
+        """Return the activation of the method with added noise of radius `eps`."""
         return lambda logits: noisy(self.activate(logits), eps, gen)
 
     def clean(self, search: Search, a: Tree) -> list[Tensor]:
-        """Return the operation weights, one for each call of the activation; edge weights are not included."""
+        """Return the operation weights, one tensor per call of the activation; edge weights are not included."""
         found: list[Tensor] = []
 
         def note(logits: Tensor) -> Tensor:

@@ -2,19 +2,19 @@
 
     w <- w - lr d/dw L1(w, a),   a <- a - lr_a d/da L1(w, a)        both gradients at the same (w, a)
 
-No validation data is used. Operations are weighted by a sigmoid (no competition between them) or a softmax.
+No validation data is used. Operations are weighted with a sigmoid (no competition between them) or a softmax.
 
 Source: Hou, Jin, Chen (2021), eq. 16 and section 5; ablation modes: Table 4.
 Cost: one pass per step, shared by both updates (the two ablation modes: two passes).
 
 Deviations
-1. The paper does not state the half of CIFAR-10 on which it searches: here, the training half of the space's split
-   (`dataset.split=full` for the whole training set).
-2. The paper states neither the final value of the cosine schedule nor, for NAS-Bench-201, the weight decay of the
-   architecture's Adam: here, 0 and 0. It does not state the mode of batch norm either: here, that of protocol nb201-v1
-   (nasx/spaces/nb201/space.py). For the SGD of Tables 4 and 5, section 5.3 states all settings: rate 0.005, momentum
-   0.9, weight decay 3e-4.
-3. `initial` is -ln 7 for every space as in the paper (1/8 on each operation); -ln 4 gives 1/5 for five operations.
+1. The paper does not state which half of CIFAR-10 it uses for the search: here, it is the part of the split that trains
+   weights in other methods (`dataset.split=full` for the whole training set).
+2. The paper states neither the final value of the cosine schedule nor, for NAS-Bench-201, the weight decay of Adam for
+   the architecture: both are 0 here. It does not state the mode of batch norm either: here, that of protocol nb201-v1
+   (nasx/spaces/nb201/space.py). For the SGD of Tables 4 and 5, section 5.3 states all settings: learning rate 0.005,
+   momentum 0.9, weight decay 3e-4.
+3. `initial` is -ln 7 for every space, as in the paper (1/8 on each operation); -ln 4 gives 1/5 for five operations.
 """
 
 from __future__ import annotations

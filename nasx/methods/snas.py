@@ -1,13 +1,13 @@
-"""SNAS: mixtures are samples of a concrete distribution with falling temperature, so that they approach one-hot.
+"""SNAS: mixtures are samples from a concrete distribution with a decreasing temperature and approach one-hot vectors.
 
     mix = softmax((log p + Gumbel noise) / tau),  p = softmax(a)
 
-`tau` falls linearly by epoch e of E, as e / E, from `tau_max` towards `tau_min` (the last epoch is one step above).
-The steps are those of `inner` (Single-DARTS' simultaneous step with a softmax: one training loss updates weights
-and architecture), with a separate sample for each batch.
+`tau` decreases linearly with e / E in epoch e of E, from `tau_max` towards `tau_min` (one step above it in the last
+epoch). The steps are those of `inner` (Single-DARTS' simultaneous step with a softmax: one training loss updates both
+weights and architecture), with a separate sample for each batch.
 
-Source: Xie, Zheng, Liu, Lin (2019), section 2; temperatures: released code of DrNAS, whose SNAS gave the
-NAS-Bench-201 numbers (there around first-order DARTS: `method.inner`).
+Source: Xie, Zheng, Liu, Lin (2019), section 2; temperatures: released code of DrNAS, whose SNAS produced the
+NAS-Bench-201 numbers (there with first-order DARTS as `method.inner`).
 Cost per step: that of `inner`; one pass for both updates.
 
 Deviations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Snas(Sampling):
-    """Steps of the inner method, each on a sample of a concrete distribution."""
+    """Steps of the inner method on mixtures sampled from a concrete distribution."""
 
     tau_max: PositiveFloat = 10.0
     tau_min: PositiveFloat = 1.0
 
     def tau(self, search: Search) -> Number:
-        """Return the temperature of the current epoch."""
+        """Return the temperature for the current epoch."""
         return self.tau_max + (self.tau_min - self.tau_max) * search.epoch / max(search.epochs, 1)
 
     def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:

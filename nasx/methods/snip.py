@@ -1,8 +1,8 @@
-"""SNIP: a score that measures how much the loss of a batch depends on the presence of the weights.
+"""SNIP: a score that measures how much the loss on a batch depends on the presence of each weight.
 
     score = sum over the weights w of |w dL/dw|
 
-w dL/dw is the derivative of L with respect to a factor on w, at 1: SNIP's connection sensitivity before normalization.
+w dL/dw is the derivative of L with respect to a multiplier of w, at 1: the connection sensitivity before normalization.
 
 Source: Lee, Ajanthan, Torr (2019), section 4.1 (the sensitivity of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
 (2021), zero-cost proxy `snip` (its sum as a score), and their released code, foresight/pruners.
@@ -24,7 +24,7 @@ from nasx.methods.zero_cost import ZeroCost, loss, weights
 
 @dataclass(frozen=True, kw_only=True)
 class Snip(ZeroCost):
-    """The best of `candidates` random architectures by connection sensitivity."""
+    """Selection of the best of `candidates` random architectures by connection sensitivity."""
 
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         w = weights(network)

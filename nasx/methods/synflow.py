@@ -1,21 +1,21 @@
-"""SynFlow: a score that measures the flow of weights through a network, from the input to the outputs.
+"""SynFlow: a score that measures the synaptic flow through a network, from its input to its outputs.
 
     R = sum of the outputs of the network with |w| for each weight, no batch norm, and an input of ones
     score = sum over the weights w of |w dR/dw|
 
-Without batch norm every operation of such a network is linear or a maximum (pooling): relu gets no negative
-value. On a plain chain of L layers R = 1' |W_L| ... |W_1| 1, and each layer's terms add up to R: score = L R.
+Without batch norm, every operation in such a network is linear or a maximum (pooling), because ReLU has no negative
+inputs. For a plain chain of L layers, R = 1' |W_L| ... |W_1| 1, and the terms of each layer add up to R: score = L R.
 
 Source: Tanaka, Kunin, Yamins, Ganguli (2020), SynFlow (the saliency of a weight); Abdelfattah, Mehrotra, Dudziak, Lane
 (2021), zero-cost proxy `synflow` (its sum as a score), and their released code, foresight/pruners.
-Cost per architecture: one pass of a single image, in float64. No image of the dataset is read.
+Cost per architecture: one pass with a single image in float64. No image of the dataset is read.
 
-Batch norm is removed, as in the measure `synflow` of that code (bn=False; `synflow_bn` keeps it): values normalized by
-the statistics of one image change signs, so that relu is not the identity, and the flow into a layer differs from the
-flow out of the layer.
+Batch norm is removed, as in the measure `synflow` of that code (bn=False; `synflow_bn` keeps it). Normalization with
+the statistics of one image would make values negative, so that ReLU would not be the identity and the flow into a layer
+would differ from the flow out of it.
 
 Deviations
-1. The noise of S4 is not part of the linear network; it is added unchanged, drawn from the architecture's seed.
+1. The noise operation of S4 is not linear; its noise is drawn from the architecture's seed and added unchanged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from nasx.methods.zero_cost import ZeroCost, weights
 
 @dataclass(frozen=True, kw_only=True)
 class Synflow(ZeroCost):
-    """The best of `candidates` random architectures by synaptic flow."""
+    """Selection of the best of `candidates` random architectures by synaptic flow."""
 
     sees: ClassVar[bool] = False
 
@@ -48,7 +48,7 @@ class Synflow(ZeroCost):
 
 
 def without_norms(network: nn.Module) -> nn.Module:
-    """Replace each batch norm of the network by the identity, and return the network."""
+    """Replace each batch norm in the network with the identity, in place, and return the network."""
     for module in list(network.modules()):
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):

@@ -5,29 +5,30 @@
     pass 2   for t = 0..T-1:  one weight step on batch_t with the new a
 
 The sum of training losses estimates training speed. The paper uses its first-order term, as above; with
-`gradient=exact` pass 1 computes the exact gradient of the sum (eq. 13), by double backward through the weight steps:
+`gradient=exact`, pass 1 computes the exact gradient of the sum (eq. 13) by double backward through the weight steps:
 
     G = d/da sum over t of L1(w_t(a), a) = sum over t of [d L_t / d a + (d w_t / d a)' d L_t / d w],
-    with w_{t+1}(a) the weight step at w_t(a), including momentum, weight decay and clipping
+    where a weight step from w_t(a) gives w_{t+1}(a), including momentum, weight decay and clipping
 
 No validation data is used.
 
 Source: Miroslav Fil, Binxin Ru, Clare Lyle, Yarin Gal (2021), eqs. 6 and 13, algorithm 1, appendix D.
-Cost per chunk: 2 T passes, that is two per weight update kept; one architecture step. Extra memory: two copies of
-the weights (the saved weights and momentum buffers). `exact` adds a backward pass through the T - 1 weight steps, with
-all their activations in memory: as much as T steps, so that T = 100 is infeasible on most networks.
+Cost per chunk: 2 T passes, two for each of the T weight updates that are kept, and one architecture step. Extra
+memory: two copies of the weights (the saved weights and momentum buffers). `exact` adds a backward pass through the
+T - 1 weight steps, with the activations of T steps in memory, so T = 100 is infeasible for most networks.
 
-Consequence: at batch 64 and T = 100 half of CIFAR-10 gives four architecture steps per epoch, 200 in 50 epochs (DARTS:
-19,550). At the default rate logits move by at most about 0.06, so the mixture stays near uniform and the method ranks
-operations by their early sensitivity. `search.arch_lr` changes that.
+Consequence: with batch size 64 and T = 100, half of CIFAR-10 gives four architecture steps per epoch, 200 in 50 epochs
+(DARTS: 19,550). At the default learning rate, the logits move by at most about 0.06, so the mixture stays nearly
+uniform and the method ranks operations by their early sensitivity. Increase `search.arch_lr` to change this.
 
 Deviations
 1. Momentum buffers are restored with the weights (`restore_momentum=true`), as the authors' functional code for
    NAS-Bench-201 does implicitly: pass 2 then repeats pass 1 with the new architecture. Appendix D and most of their
-   scripts do not restore them: `restore_momentum=false`, which tests/parity compares with the listing.
-2. An epoch's last chunk is shorter, as released. 3. Nothing is clipped, as released (`search.clip` is null).
-4. The paper says "no validation set", while the released code trains on the half with 25,000 images. This half is the
-   default; `dataset.split=full` is the literal reading (merged data).
+   scripts do not restore them, like `restore_momentum=false`, which tests/parity compares with the listing.
+2. The last chunk of an epoch is shorter, as in the released code. 3. Nothing is clipped, as in the released code
+   (`search.clip` is null).
+4. The paper says "no validation set", while the released code trains on half of the data, 25,000 images. This half is
+   the default; `dataset.split=full` is the literal reading (merged data).
 """
 
 from __future__ import annotations
@@ -77,7 +78,10 @@ class Tse(Method):
         return Cost(2 * self.T, 2 * self.T, 2)
 
     def unrolled(self, search: Search, train: Sequence[Batch]) -> Tree:
-        """Sum the architecture gradients over weight steps on `train`, and then undo these steps bit for bit."""
+        """Sum the architecture gradients over weight steps on `train`, then restore the weights bit for bit.
+
+        The momentum buffers are also restored if `restore_momentum` is set.
+        """
         saved = search.save_w()
         total = {k: torch.zeros_like(x) for k, x in search.a.items()}
         for batch in train:
@@ -106,7 +110,7 @@ class Tse(Method):
 
 
 def momentum_buffers(search: Search) -> Tree:
-    """Return the momentum buffers of the weights, zeros before the first step."""
+    """Return the momentum buffers of the weights; zeros before the first step."""
     held = {k: search.w_opt.state.get(x, {}).get("momentum_buffer") for k, x in search.w.items()}
     return {k: torch.zeros_like(search.w[k]) if b is None else b for k, b in held.items()}
 
@@ -114,7 +118,7 @@ def momentum_buffers(search: Search) -> Tree:
 def stepped(search: Search, w: Tree, g: Tree, buffers: Tree, rate: float) -> tuple[Tree, Tree]:
     """Return weights and momentum buffers after a weight step along g, as differentiable functions of w, g and buffers.
 
-    The values are those of `Search.descend_w`. The buffers are 0 before the first step.
+    The values are the same as in `Search.descend_w`. Before the first step, `buffers` must be zeros.
     """
     group = search.w_opt.param_groups[0]
     scale = 1.0 if search.clip is None else (search.clip / (norm(g) + 1e-6)).clamp(max=1.0)

@@ -1,7 +1,7 @@
-"""Methods that wrap another method and delegate everything that they do not override to it.
+"""Methods that wrap another method and delegate to it everything that they do not override.
 
-Most combinations in the papers have this form: noise in the mixtures of another method's steps (SmoothDARTS), samples
-as mixtures (GDAS, DrNAS), another selection at the end (DARTS-PT). A wrapper does not depend on the method inside.
+Most combinations in the papers have this form: noise in the mixtures of another method (SmoothDARTS), sampled mixtures
+(GDAS, DrNAS), or a different selection at the end (DARTS-PT). A wrapper does not depend on which method it wraps.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from nasx.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Wrapper(Method):
-    """A method that wraps another one and delegates everything that it does not override to it.
+    """A method that wraps `inner` and delegates to it everything that it does not override.
 
-    A wrapper that changes the mixtures of the inner steps sets `samples_mixture` and overrides `step` with
+    A wrapper that changes the mixtures in the steps of `inner` sets `samples_mixture` and overrides `step` with
     `inner.step(search.with_sampler(...), train, val)`, as `Sampling` does.
     """
 
@@ -91,20 +91,20 @@ class Wrapper(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Wrapper):
-    """Steps of the inner method, with a mixture from `sample` for each batch."""
+    """Steps of the inner method, with mixtures sampled for each batch by `sample`."""
 
     samples_mixture: ClassVar[bool] = True
 
     @abstractmethod
     def sample(self, search: Search, a: Tree, batch: Batch) -> Tree:
-        """Return the mixture of `a` for passes over `batch`. Random numbers are drawn from the batch's seed."""
+        """Return a mixture sampled from `a` for passes on `batch`. Random numbers are drawn from the batch's seed."""
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
         return self.inner.step(search.with_sampler(partial(self.sample, search)), train, val)
 
 
 def gumbel(like: Tensor, gen: torch.Generator) -> Tensor:
-    """Return Gumbel noise in the shape of `like`, drawn in double precision."""
+    """Return Gumbel noise, drawn in double precision, with the shape and dtype of `like` and on its device."""
     uniform = torch.rand(like.shape, generator=gen, dtype=torch.float64, device=gen.device)
     return -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-16))).to(like)
 

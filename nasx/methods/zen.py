@@ -1,22 +1,22 @@
 """Zen-NAS: a score that measures how much the features of a network with Gaussian weights change with its input.
 
-    all weights ~ N(0, 1);  x, e ~ N(0, 1), the size of a batch of images;  f(x) the feature map before global pooling
+    all weights ~ N(0, 1);  x, e ~ N(0, 1), of the size of a batch;  f(x) the feature map before global pooling
     score = log mean over the images of ||f(x) - f(x + gamma e)||  +  sum over the batch norms of log s
     s = sqrt(mean over the channels of the variance of the norm's input)
 
-The second sum restores the scale that each batch norm removes: scaling the weights of a convolution before a norm by k
+The second sum restores the scale that each batch norm removes: scaling the weights of the preceding convolution by k
 adds log k.
 
 Source: Lin, Wang, Sun, Chen, Sun, Qian, Li, Jin (2021), algorithm 1; released code,
 ZeroShotProxy/compute_zen_score.py and evolution_search.py.
-Cost per architecture: 2 `repeats` forward passes. No image of the dataset is read, only their size and number.
+Cost per architecture: 2 * `repeats` forward passes. Only the size and number of the images are used.
 
 Deviations
 1. Skip connections belong to the cell and are kept; the paper removes the residual links from its ResNets.
 2. The change is measured by the Euclidean norm, as in the paper; the released code sums absolute values.
 3. s is computed on the batch x, as in the paper; the released code reads running variances after both batches, which
    at momentum 0.1 are still close to their initial value, 1.
-4. A batch norm with only zeros as input (after a `none` of NAS-Bench-201) is omitted from the sum.
+4. A batch norm whose input is all zeros (after the operation `none` of NAS-Bench-201) is omitted from the sum.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Zen(ZeroCost):
-    """The best of `candidates` random architectures by the Zen-score."""
+    """Selection of the best of `candidates` random architectures by the Zen-score."""
 
     sees: ClassVar[bool] = False
     gamma: PositiveFloat = 0.01
@@ -60,7 +60,7 @@ class Zen(ZeroCost):
 
 @contextmanager
 def scales(network: nn.Module) -> Iterator[list[Tensor]]:
-    """Yield a list to which each batch norm that runs in the block appends its s, a scalar tensor, or 1 if s is 0."""
+    """Yield a list to which each batch norm that runs in the block appends its s, a scalar tensor (1 if s is 0)."""
     found: list[Tensor] = []
 
     def scale(norm: nn.Module, given: tuple[Tensor, ...]) -> None:

@@ -4,15 +4,15 @@
     keep the architecture with the largest s_i                                         (the first one in a tie)
 
 A network has the layers, channels and stem of the search (`Space.standalone`): on NAS-Bench-201 with the settings of
-conf/space/nb201.yaml it is the network that the benchmark trains. It is in training mode, so that batch norm uses the
-statistics of the batch. The batch is the first training batch of the search, augmented, of `search.batch` images. For
-one seed, all scores use the same architectures, initial weights and batch, and method=random with `samples` = n draws
-the same architectures.
+conf/space/nb201.yaml, it is the network that the benchmark trains. It is in training mode, so that batch norm uses the
+statistics of the batch. The batch is the first training batch of the search: `search.batch` augmented images. For a
+given seed, all scores use the same architectures, initial weights and batch, and method=random with `samples` = n
+draws the same architectures.
 
-Source of the search: Mellor, Turner, Storkey, Crowley (2021), NASWOT: the best of n random architectures.
+Source of the search: Mellor, Turner, Storkey, Crowley (2021), NASWOT (the best of n random architectures).
 
-`choice` in the record contains each drawn architecture with its score and, if a benchmark contains it, its validation
-accuracy; quantiles of the scores; Kendall's tau-b between scores and accuracies; and the seconds spent on scoring.
+The entry `choice` in the record contains each drawn architecture with its score and its validation accuracy (if it is
+in a benchmark), quantiles of the scores, Kendall's tau-b between scores and accuracies, and the scoring time.
 
 Deviations
 1. Networks of the NAS-Bench-1Shot1 spaces have the 16 channels of the search; NAS-Bench-101 trains them with 128.
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroCost(Method):
-    """The best of `candidates` random architectures by a score at initialization. A subclass defines `score`."""
+    """Selection of the best of `candidates` random architectures by a score, which a subclass defines."""
 
     trains: ClassVar[bool] = False
     reads: ClassVar[str | None] = "images"
@@ -54,7 +54,7 @@ class ZeroCost(Method):
     def score(self, network: nn.Module, batch: Batch, gen: torch.Generator) -> float:
         """Return the score of a newly initialized network (larger is better). May modify the network.
 
-        `gen`, on the batch's device, is the generator for all random numbers of the score and the network's operations.
+        `gen` is a generator on the batch's device for all random numbers in the score and in the network's operations.
         """
 
     def step(self, search: Search, train: Sequence[Batch], val: Batch) -> dict[str, Tensor]:
@@ -90,7 +90,7 @@ class ZeroCost(Method):
 
 
 class Scored(NamedTuple):
-    """An architecture's text, its score, and the benchmark's validation accuracy in percent (None if unknown)."""
+    """An architecture as text, its score, and its validation accuracy in the benchmark in percent (None if unknown)."""
 
     genotype: str
     score: float
@@ -101,7 +101,7 @@ QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def described(drawn: Sequence[Scored], on: str) -> dict[str, object]:
-    """Return the record of a choice as plain values. Scores that are not finite are None and not averaged."""
+    """Return the record of the selection as plain values. Non-finite scores are stored as None and not averaged."""
     scores, tau = torch.tensor([each.score for each in drawn], dtype=torch.float64), agreement(drawn)
     finite = scores[scores.isfinite()]
     points = finite.quantile(finite.new_tensor(QUANTILES)).tolist() if len(finite) else [None] * len(QUANTILES)
@@ -124,7 +124,10 @@ def plain(x: float) -> float | None:
 
 
 def agreement(drawn: Sequence[Scored]) -> float | None:
-    """Return Kendall's tau-b of scores and known accuracies; None if fewer than two are known, or all are equal."""
+    """Return Kendall's tau-b between the scores and the known accuracies.
+
+    Returns None if fewer than two accuracies are known, or if all scores or all accuracies are equal.
+    """
     known = [(each.score, each.accuracy) for each in drawn if each.accuracy is not None]
     if len(known) < 2:
         return None
@@ -135,17 +138,20 @@ def agreement(drawn: Sequence[Scored]) -> float | None:
 
 # ------------------------------------------------------------------------------------- shared by several scores
 def weights(network: nn.Module) -> list[nn.Parameter]:
-    """Return the weights of convolutions and linear layers: parameters with two or more axes, so no biases or norms."""
+    """Return the weights of convolutions and linear layers: all parameters with two or more dimensions."""
     return [x for x in network.parameters() if x.ndim > 1]
 
 
 def loss(network: nn.Module, batch: Batch, gen: torch.Generator) -> Tensor:
-    """Return the mean cross entropy of a batch, ()."""
+    """Return the mean cross entropy on a batch, a scalar tensor."""
     return F.cross_entropy(network(batch.x, gen=gen).main, batch.y)
 
 
 def features(network: nn.Module, x: Tensor, gen: torch.Generator) -> Tensor:
-    """Return the map (n, channels, h, w) that a network pools for its classifier. UserError without `features`."""
+    """Return the feature map (n, channels, h, w) before the global pooling of a network.
+
+    Raises UserError if the network has no method `features`.
+    """
     found = getattr(network, "features", None)
     if found is None:
         raise UserError(

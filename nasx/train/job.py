@@ -1,4 +1,4 @@
-"""The retraining job: the network, data and trainer of a configuration, rows of metrics.jsonl, and result.json."""
+"""Retraining job: builds the network, data and trainer, and defines the rows of metrics.jsonl and result.json."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RetrainJob(Job):
-    """The training of the architecture that a configuration gives or that its parent run found."""
+    """Training of the architecture that is given in the configuration or was found by the parent run."""
 
     kind = "retrain"
     unit = "image"
@@ -139,12 +139,12 @@ class RetrainJob(Job):
 
 
 def named(row: Row, *, held_out: bool) -> Row:
-    """Return a row with test results renamed to validation results if they are on held-out training images."""
+    """Rename the test results in a row to validation results if they were measured on held-out training images."""
     return {name.replace("test_", "valid_"): value for name, value in row.items()} if held_out else row
 
 
 def describe_test(tested: Row, metric: Metric, settings: Retraining) -> str:
-    """Describe the test result in one sentence."""
+    """Return a one-sentence description of the test result."""
     part = "valid" if settings.held_out else "test"
     value, epoch = metric.text(tested[f"{part}_{metric.name}"]), tested["best_epoch"]
     if settings.validated:
@@ -178,7 +178,7 @@ def sized(
 ) -> Retraining:
     """Return the settings with the largest number of channels that `max_macs` and `limits` allow for this input shape.
 
-    Without limits, the settings are returned unchanged. Raises UserError if two channels already exceed a limit.
+    Without limits, the settings are returned unchanged. Raises UserError if even two channels exceed a limit.
     """
     if settings.max_macs is not None:
         limits = [*limits, Limit(f"retrain.max_macs={settings.max_macs}", "macs", settings.max_macs)]
@@ -193,9 +193,9 @@ def sized(
 
 
 def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
-    """Return the genotype of `genotype=`, or the genotype and record of the finished search `from=`. Raises UserError.
+    """Return the genotype given by `genotype=`, or the genotype and record of the search `from=`. Raises UserError.
 
-    With `epoch=`, the genotype and its benchmark look-up are those after this epoch of the search.
+    With `epoch=`, the genotype and its benchmark lookup are taken from this epoch of the search.
     """
     if cfg.get("genotype"):
         return space.parse(str(cfg["genotype"])), None
@@ -214,7 +214,7 @@ def architecture(cfg: Config, space: Space) -> tuple[Genotype, Result | None]:
 
 
 def other_space(searched: Mapping[str, object], given: Mapping[str, object]) -> str:
-    """Return the remedy that makes the given space equal to the space of the search."""
+    """Return the remedy for an error message: the overrides that turn the given space into that of the search."""
     old, new = records.flatten(searched), records.flatten(given)
     keys = [key for key in old if old[key] != new.get(key) and key != "_target_"]
     if old.get("_target_") != new.get("_target_") or not keys:

@@ -1,6 +1,6 @@
-"""Components of a training recipe: learning rate, drop-path, MixUp and CutMix, objective, averaged weights.
+"""Components of a training recipe: learning rate, drop-path, MixUp and CutMix, objective, weight averaging.
 
-Learning rate in epoch e of E, with base rate r and minimum l (constant within an epoch, as in all released codes):
+Learning rate in epoch e of E, with base rate r and minimum l (constant within an epoch, as in all released code):
 
     cosine   l + (r - l) (1 + cos(pi e / E)) / 2                                DARTS
     step     r decay^e                                                          DARTS on ImageNet
@@ -14,30 +14,30 @@ head, both against smoothed labels (1 - s) onehot + s / classes.
 
 MixUp (Zhang et al. 2018): x_i <- c x_i + (1 - c) x_j, loss c L(y_i) + (1 - c) L(y_j), with c ~ Beta(m, m) drawn once
 per batch and j a permutation of the batch. CutMix (Yun et al. 2019): a box of height h sqrt(1 - c) and width
-w sqrt(1 - c), with a uniformly drawn center and clipped borders, is pasted from x_j; c is then set to the fraction of
-pixels outside the box.
+w sqrt(1 - c), with a centre drawn uniformly and clipped at the borders, is pasted from x_j; c is then set to the
+fraction of pixels outside the box.
 
 Averaged SGD (Polyak and Juditsky 1992; "non-monotonically triggered" in Merity et al. 2018): SGD continues unchanged,
-and the mean of its iterates is evaluated. Averaging starts when a validation loss is above the smallest loss of all
-validations more than `patience` validations earlier.
+and the mean of its iterates is evaluated. Averaging starts when the validation loss exceeds the smallest of the losses
+recorded more than `patience` validations earlier.
 
 Sources: H. Liu et al., DARTS, ICLR 2019; X. Chen et al., P-DARTS, ICCV 2019; Y. Xu et al., PC-DARTS, ICLR 2020; their
 released code; C. Szegedy et al. 2016 (label smoothing).
 
 Deviations
-1. Warm-up multiplies the base rate, as PC-DARTS does; P-DARTS multiplies the decayed rate
-   (released codes, train_imagenet.py).
+1. Warm-up scales the base rate, as in PC-DARTS; P-DARTS scales the decayed rate (released code of both,
+   train_imagenet.py).
 2. With 5 epochs or fewer, the linear schedule has no flat end: l + (r - l) (E - e) / E.
-3. If both MixUp and CutMix are enabled, each batch uses one of them with probability 1/2. CutMix is applied to every
-   batch; its released code for CIFAR applies it to half of the batches.
-4. The running statistics of batch norm are averaged too, to match the averaged weights.
+3. If both MixUp and CutMix are enabled, one of them is chosen for each batch, with equal probability. Without MixUp,
+   CutMix is applied to every batch; its released code for CIFAR applies it to half of the batches.
+4. The running statistics of batch norm are also averaged, to match the averaged weights.
 5. torch's ASGD excludes the first iterate after the switch from the mean, and takes each step with the learning rate of
-   the previous step (which matters if the rate depends on a segment's length). Here the mean includes all iterates, and
-   each step uses its own learning rate.
-6. Text: the learning rate of a segment is the recipe's rate times length / bptt, as in the released code. If numbers
+   the previous step (which matters if the rate depends on the segment length). Here, the mean includes all iterates,
+   and each step uses its own learning rate.
+6. Text: the learning rate for a segment is the recipe's rate times length / bptt, as in the released code. If values
    are not finite, the run stops; the released code returns to the best weights and retries.
 
-Shapes: x (n, 3, h, w), y (n,), logits (n, classes); of text x, y (n, steps), logits (n * steps, words).
+Shapes: x (n, 3, h, w), y (n,), logits (n, classes); for text, x, y (n, steps), logits (n * steps, words).
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ if TYPE_CHECKING:
     from nasx.spaces.base import Logits
 
 FLAT = 5
-"""Number of epochs in the flat end of the linear schedule, which has the smaller slope."""
+"""Number of final epochs in which the linear schedule has a smaller slope."""
 
 
 # ------------------------------------------------------------------------------------------------- schedules
 def rate(settings: Retraining, epoch: int) -> float:
-    """Return the learning rate in an epoch, counted from 0."""
+    """Return the learning rate in an epoch (counted from 0)."""
     if epoch < settings.warmup_epochs:
         return settings.lr * (epoch + 1) / settings.warmup_epochs
     match settings.schedule:
@@ -82,7 +82,7 @@ def rate(settings: Retraining, epoch: int) -> float:
 
 
 def linear(epoch: int, epochs: int) -> float:
-    """Return the linear schedule as a fraction of the base rate."""
+    """Return the linear schedule as a fraction, which falls from 1 (base rate) to 0 (minimum)."""
     left, slope = epochs - epoch, epochs - FLAT
     if slope <= 0:
         return left / epochs
@@ -99,17 +99,17 @@ class Mixed(NamedTuple):
     share: float
 
     def rows(self, which: Tensor) -> Mixed:
-        """Return the images and labels with the indices `which`."""
+        """Return the images and labels at the indices `which`."""
         return Mixed(self.x[which], self.y[which], self.other[which], self.share)
 
     def split(self, sizes: list[int]) -> Iterator[Mixed]:
-        """Split the images and labels into parts of these sizes."""
+        """Split the images and labels into consecutive parts of these sizes."""
         for part in zip(self.x.split(sizes), self.y.split(sizes), self.other.split(sizes), strict=True):
             yield Mixed(*part, self.share)
 
 
 def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
-    """Split the hidden state that a batch starts from into parts of these sizes, as keyword arguments of a network."""
+    """Split the initial hidden state of a batch into parts of these sizes, as keyword arguments for the network."""
     given = state_kwargs(batch)
     whole = given.get("state")
     parts: Sequence[Tensor | None] = [None] * len(sizes) if whole is None else whole.split(sizes)
@@ -117,15 +117,15 @@ def states(batch: Batch, sizes: list[int]) -> list[dict[str, Tensor | None]]:
 
 
 def mixes(settings: Retraining) -> bool:
-    """Return whether the recipe mixes images within a batch, so that each part of a batch needs the whole batch."""
+    """Return whether the recipe mixes images within a batch, so that any part of a batch depends on the whole batch."""
     return bool(settings.mixup or settings.cutmix)
 
 
 def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
-    """Mix the images of a batch with random numbers from its seed; unchanged if `mixup` and `cutmix` are 0."""
+    """Apply MixUp or CutMix with random numbers from the batch's seed; do nothing if `mixup` and `cutmix` are 0."""
     if not (mixup or cutmix):
         return Mixed(batch.x, batch.y, batch.y, 1.0)
-    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # its stream is frozen by numpy
+    draw = np.random.RandomState([batch.seed >> 32, batch.seed & 0xFFFFFFFF])  # its algorithm is frozen in numpy
     cut = bool(cutmix) and (not mixup or draw.uniform() < 0.5)
     share = float(draw.beta(cutmix, cutmix) if cut else draw.beta(mixup, mixup))
     partner = placed(torch.from_numpy(draw.permutation(len(batch.y))), batch.x.device)
@@ -139,7 +139,7 @@ def mix(batch: Batch, *, mixup: float = 0.0, cutmix: float = 0.0) -> Mixed:
 
 
 def span(side: int, centre: int, share: float) -> tuple[int, int]:
-    """Return the first and last (exclusive) pixel of CutMix's box along a side."""
+    """Return the start and end (exclusive) of the CutMix box along an axis of `side` pixels."""
     half = int(side * math.sqrt(1 - share)) // 2
     return max(centre - half, 0), min(centre + half, side)
 
@@ -154,7 +154,7 @@ class Outcome(NamedTuple):
 
 
 def outcome(logits: Logits, part: Mixed, *, auxiliary: float = 0.0, smoothing: float = 0.0) -> Outcome:
-    """Compute objective, loss and accuracy as means over `part`, in float32 if the logits have half precision."""
+    """Compute the objective, loss and accuracy as means over `part`, in float32 for half-precision logits."""
     loss = mean_loss(logits.main, part, smoothing)
     objective = loss
     if auxiliary and logits.auxiliary is not None:
@@ -179,7 +179,7 @@ def mean_loss(scores: Tensor, part: Mixed, smoothing: float = 0.0) -> Tensor:
 
 # ----------------------------------------------------------------------------------------------------- weights
 def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
-    """Make SGD with momentum and weight decay for all parameters, including batch norm, as in all released codes."""
+    """Create an SGD optimizer with weight decay on all parameters, including batch norm, as in all released code."""
     return torch.optim.SGD(
         network.parameters(),
         lr=settings.lr,
@@ -190,7 +190,7 @@ def optimizer(network: nn.Module, settings: Retraining) -> torch.optim.SGD:
 
 
 class Average(AveragedModel):
-    """An AveragedModel of torch with its update count on the CPU, which avoids a synchronization per update."""
+    """torch's AveragedModel with its update count on the CPU, which avoids a synchronization per update."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -211,16 +211,16 @@ class Average(AveragedModel):
 
 
 def averaged(network: nn.Module, decay: float | None) -> Average:
-    """Return an averaged copy of the network: w_ema <- decay w_ema + (1 - decay) w after every update.
+    """Return a copy of the network for its averaged weights: w_ema <- decay w_ema + (1 - decay) w after every update.
 
-    If `decay` is None, the copy is the mean of the weights after all subsequent updates.
+    If `decay` is None, the copy averages the weights equally over all subsequent updates.
     """
     how = None if decay is None else get_ema_multi_avg_fn(decay)
     return Average(network, multi_avg_fn=how, use_buffers=True)
 
 
 def stalled(losses: Sequence[float], patience: int | None) -> bool:
-    """Return whether the last validation loss is above the smallest of the losses more than `patience` earlier."""
+    """Return whether the last loss exceeds the smallest of the losses more than `patience` evaluations earlier."""
     if patience is None or len(losses) < patience + 2:
         return False
     return losses[-1] > min(losses[: len(losses) - 1 - patience])

@@ -1,17 +1,17 @@
-"""Training of the supernet of a search with a fixed architecture: `nasx retrain from=RUN relaxed=true`.
+"""Training of the supernet of a search with fixed mixture weights: `nasx retrain from=RUN relaxed=true`.
 
 The mixture weights are those in the metrics row of an epoch, by default the last one; the network weights are newly
-initialized. The difference between the accuracy of the trained network and the accuracy of the supernet in the search
-shows how much the weights had not yet learned in the search.
+initialized. The gap between the accuracy of the trained network and that of the supernet in the search shows how far
+the weights were from convergence in the search.
 
 Source: Amended-DARTS, appendix A.1 (600 epochs of search, 600 of training).
 
 Deviations
-1. Size, operations and batch norm are those of the search's supernet; layers, channels and stem of the recipe are not
-   used.
-2. The paper does not state its recipe; here it is the recipe of `retrain=`, on all training images.
+1. Size, operations and batch norm are those of the search's supernet; the layers, channels and stem of the recipe are
+   not used.
+2. The paper does not state its recipe; here, it is the recipe selected by `retrain=`, on all training images.
 
-Shapes: mixtures (cells, edges, operations); rows contain (edges, operations), because all cells share the mixture.
+Shapes: mixtures (cells, edges, operations); metrics rows have (edges, operations), because all cells share a mixture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Relaxed(nn.Module):
-    """A supernet with constant mixture weights, called in the same way as a discrete network."""
+    """A supernet with constant mixture weights, which is called like a discrete network."""
 
     def __init__(self, supernet: Supernet, mix: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Relaxed(nn.Module):
 
 
 def network(space: Space, row: Row, classes: int, where: str) -> Relaxed:
-    """Return a newly initialized supernet of `space` with the mixture weights in a metrics row of the run `where`.
+    """Build a supernet of `space` with new weights and the mixture weights in `row`, a metrics row of the run `where`.
 
     Raises UserError if the mixture weights do not match the space, or if the cells have separate architectures.
     """

@@ -1,19 +1,19 @@
-"""The training loop for a discrete network, which is trained from scratch by a recipe and evaluated on the test set.
+"""Training loop for a network that is trained from scratch with a recipe and evaluated on the test set.
 
-An epoch is one pass over the training set, counted in updates on full batches of an endless stream. With a validation
-set, the weights after the epoch with the best validation result are kept and tested at the end. Without a validation
-set (images), the result is the test accuracy after the **last** epoch; the best epoch is also recorded, but it was
-chosen on the test set and is not a result (DARTS, released code, cnn/train.py).
+An epoch is a fixed number of updates on full batches of an endless stream, by default one pass over the training set.
+With a validation set, the weights after the epoch with the best validation result are kept and tested at the end.
+Without a validation set (images), the result is the test accuracy after the **last** epoch; the best epoch is also
+recorded, but it was chosen on the test set and is not a result (DARTS, released code, cnn/train.py).
 
-If the recipe averages weights, the averaged network is evaluated. The random numbers of MixUp, CutMix, drop-path and
+If the recipe averages weights, the averaged network is evaluated. The random numbers for MixUp, CutMix, drop-path and
 dropout come from the seed of the batch. `train_loss` is the loss of the main head against the recipe's (smoothed,
 mixed) labels; `valid_loss` and `test_loss` are the plain cross entropy.
 
 Resume: `Trainer.state()` contains weights, buffers, averages, the best weights, optimizer, stream, running means,
-counters and torch's generators. Everything else is determined by the configuration, so a run that was killed continues
-bit for bit.
+counters and the states of torch's random generators. Everything else is determined by the configuration, so a killed
+run can be resumed bit for bit.
 
-Deviation: released codes drop or shorten the last batch of an epoch; here a batch may span two epochs.
+Deviation: released code drops or shortens the last batch of a pass; here, a batch may span two passes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ log = logging.getLogger("nasx")
 class Trainer:
     """A training run from its current position to the end, without file output.
 
-    `end_epoch(row)` is called with the means of an epoch, `tick(trainer)` after every update (and after `end_epoch`).
+    `end_epoch(row)` is called with the metrics of each epoch, and `tick(trainer)` after every update (and `end_epoch`).
     `stream` yields this rank's images of each batch, or all images if the recipe mixes them; `test()` and `valid()`
     return this rank's batches of the test and validation sets.
     """
@@ -61,7 +61,7 @@ class Trainer:
     test: Callable[[], Iterable[Batch]]
     updates_per_epoch: int
     valid: Callable[[], Iterable[Batch]] | None = None
-    """The batches of the set that selects the tested weights; None: the last weights are tested."""
+    """Returns the batches of the set on which the tested weights are selected; None: the last weights are tested."""
     metric: Metric = ACCURACY
     tick: Callable[[Trainer], None] = lambda trainer: None
     end_epoch: Callable[[dict[str, float]], None] = lambda row: None
@@ -69,11 +69,11 @@ class Trainer:
     meter: Meter = field(default_factory=Meter)
     tested: dict[str, float | None] = field(default_factory=dict)
     best: float | None = None
-    """The best value of the metric so far."""
+    """The best value of the evaluated metric so far."""
     kept: dict[str, Tensor] | None = None
-    """The weights with the best metric on the validation set so far."""
+    """The weights with the best validation metric so far."""
     losses: list[float] = field(default_factory=list)
-    """Losses of all evaluations so far."""
+    """The losses of all evaluations so far."""
     optimizer: torch.optim.SGD = field(init=False)
     average: Average | None = field(init=False)
 
@@ -90,7 +90,7 @@ class Trainer:
 
     @property
     def total(self) -> int:
-        """The number of updates in the whole training."""
+        """The total number of updates in the run."""
         return self.settings.epochs * self.updates_per_epoch
 
     @property
@@ -117,16 +117,16 @@ class Trainer:
             self.meter.add(self.step(next(self.stream)))
             if self.epoch > epoch:
                 self._close(epoch)
-            self.tick(self)  # last, so that no checkpoint is written between the end of an epoch and its row
+            self.tick(self)  # last, so that no checkpoint is written after an epoch but before its metrics row
             yield self.updates
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Do one weight update, and return the loss and accuracy of the main head before the update."""
+        """Do one weight update and return the main head's loss and accuracy on the batch before the update."""
         settings, alone = self.settings, distributed.world_size() == 1
         own = recipe.mix(batch, mixup=settings.mixup, cutmix=settings.cutmix)
         if recipe.mixes(settings) and not alone:
             own = own.rows(placed(torch.cat(self.rows), own.y.device))
-        # seeded once per batch, so that its parts drop different paths
+        # seeded once per batch, so that its micro-batches drop different paths
         self.random.manual_seed(batch.seed if alone else hashed(batch.seed, "process", distributed.rank()))
         self.network.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -198,13 +198,13 @@ class Trainer:
         return found
 
     def evaluate(self, network: nn.Module, part: str) -> dict[str, float]:
-        """Return the loss and metric of a network on the test or validation set, as `part` names it."""
+        """Return the loss and metric of a network on the set that `part` names: test or valid."""
         batches = self.test if part == "test" or self.valid is None else self.valid
         found = core_evaluate.sums(network, batches(), self.device, amp=self.settings.amp)
         return self.metric.convert(core_evaluate.means(distributed.all_reduce(found)).row(part))
 
     def guard(self, means: Mapping[str, float], *, weights: bool = False) -> None:
-        """Raise UserError if a mean (or, with `weights`, a weight) is not finite, before the state is saved."""
+        """Raise UserError if a mean, or (with `weights`) a weight, is not finite; called before the state is saved."""
         tensors, settings = list(self.network.parameters()) if weights else [], self.settings
         check_finite(means, tensors, kind="retrain", update=self.updates, lr=settings.lr, clip=settings.clip)
 
