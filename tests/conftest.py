@@ -4,9 +4,11 @@ signal handlers, independent of how the suite was started.
 
 from __future__ import annotations
 
+import hashlib
 import signal
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,21 @@ with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {"kind": "search", "search":
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.hookimpl(tryfirst=True)  # before the cases are selected by -m
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow all cases of a test but the n of its marker `sample(n)`, which are the first by the hash of their
+    names: an even selection that stays the same and that no order of parameters biases."""
+    cases: dict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            cases[item.nodeid.partition("[")[0]].append(item)
+    for own in cases.values():
+        marker = own[0].get_closest_marker("sample")
+        assert marker is not None
+        for item in sorted(own, key=lambda item: hashlib.sha1(item.name.encode()).digest())[marker.args[0] :]:
+            item.add_marker(pytest.mark.slow)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -296,6 +296,7 @@ def on_supernet(build: Callable[[], Method]) -> dict[str, Finding]:
     ],
     ids=["sound", "long probes", "Random", "Averaging", "Stale", "Costly", "WrongProduct", "ProductLate", "CostlyLate"],
 )
+@pytest.mark.sample(3)
 def test_a_fault_of_the_step_is_found_on_a_supernet_and_named(build: Callable[[], Method], faults: set[str]) -> None:
     assert named(list(on_supernet(build).values())) == faults
 

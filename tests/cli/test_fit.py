@@ -135,6 +135,7 @@ def test_another_file_of_a_finished_fit_trains_nothing(made: tuple[Path, jobs.Do
     assert record.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_five_kills_change_no_bit(made: tuple[Path, jobs.Done], tmp_path: Path) -> None:
     here, _ = made
     shutil.copytree(here / FOLDER, tmp_path / FOLDER)  # with the times, from which the name follows
@@ -238,6 +239,7 @@ def test_the_width_without_a_budget_and_by_the_work() -> None:
         own.widest(CELL, "macs", 1000, (8, math.inf))
 
 
+@pytest.mark.slow
 def test_a_latency_is_that_of_the_exported_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """A runtime whose time is one microsecond for each weight of the file."""
 

@@ -41,6 +41,7 @@ search: {batch: 48, evaluate_images: "${search.batch}"}
         ["experiment=own", "search.batch=8,16", "out=a,'${name}b'"],
     ],
 )
+@pytest.mark.sample(3)
 def test_each_job_is_what_hydra_composes(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "experiment").mkdir()
     (tmp_path / "experiment" / "own.yaml").write_text(OWN)

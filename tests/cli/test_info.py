@@ -33,6 +33,7 @@ def facts(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, str]:
         (("genotype=best_found",), "1288506", None),
     ],
 )
+@pytest.mark.sample(3)
 def test_parameters_of_published_cells(
     words: tuple[str, ...], params: str, with_head: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -60,6 +61,7 @@ def test_imagenet_recipe_costs_what_is_known(capsys: pytest.CaptureFixture[str])
         (("space=nb201",), "1686106", "15625", "30"),
     ],
 )
+@pytest.mark.sample(1)
 def test_supernets_leave_the_architecture_out(
     words: tuple[str, ...], params: str, size: str, own: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

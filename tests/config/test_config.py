@@ -120,6 +120,7 @@ def test_settings_that_need_a_value_are_listed_in_their_order() -> None:
 
 # ---------------------------------------------------------------------------------------------- every file
 @pytest.mark.parametrize("file", ANY_CONF, ids=lambda p: f"{p.parent.name}/{p.stem}")
+@pytest.mark.sample(40)
 def test_every_file_gives_exactly_the_fields_of_its_component(file: Path) -> None:
     cfg, _ = composed("search", f"{file.parent.name}={file.stem}")
     node = cfg[file.parent.name]
@@ -147,6 +148,7 @@ def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
 
 
 @pytest.mark.parametrize("name", [p.stem for p in sorted((paths.conf_dir() / "pair").glob("*.yaml"))])
+@pytest.mark.sample(20)
 def test_every_pair_belongs_to_a_space_and_a_method_and_composes(name: str) -> None:
     spaces = [p.stem for p in (paths.conf_dir() / "space").glob("*.yaml") if name.startswith(f"{p.stem}_")]
     methods = {p.stem for p in (paths.conf_dir() / "method").glob("*.yaml")}

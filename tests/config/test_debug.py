@@ -20,6 +20,7 @@ DIGITS = ("dataset=digits", "dataset.size=16", "threads=1", "out=runs", "name=ru
 
 
 @pytest.mark.parametrize("space", SPACES)
+@pytest.mark.sample(5)
 def test_a_tiny_trial_fits_every_space(space: str) -> None:
     words = ["debug=tiny_text", "dataset.path=tests"] if space == TEXT else ["debug=tiny", "dataset=digits"]
     for command in ("search", "retrain"):
@@ -31,6 +32,7 @@ def test_a_tiny_trial_fits_every_space(space: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.sample(10)
 def test_a_tiny_trial_fits_every_method(method: str) -> None:
     assert not faults(f"method={method}", "debug=tiny", "dataset=digits", "space=darts", command="run")
 

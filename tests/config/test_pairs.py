@@ -51,6 +51,7 @@ def at(cfg: Mapping[str, Any], path: str) -> Any:
 
 
 @pytest.mark.parametrize("file", PAIRS, ids=lambda file: file.stem)
+@pytest.mark.sample(20)
 def test_composes_without_fault_and_changes_what_it_says(file: Path, tmp_path: Path) -> None:
     space, method = split(file.stem)
     data = f"dataset.path={texts.write(tmp_path)}" if space == "darts_rnn" else "dataset=digits"
@@ -79,6 +80,7 @@ def test_every_value_names_its_source(file: Path) -> None:
         above = line
 
 
+@pytest.mark.slow
 def test_every_method_checks_on_the_spaces_of_the_papers() -> None:
     """pc_darts needs partial channels and edge normalization, which NAS-Bench-1Shot1 has not; the fault says so."""
     for space in ("nb201", "darts", "nb1shot1_1", "s3"):

@@ -107,6 +107,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> list[list[Any]]:
 
 
 @pytest.mark.parametrize("case", range(len(CASES)))
+@pytest.mark.sample(12)
 def test_the_command_line_refuses_it_without_torch(case: int, answers: list[list[Any]]) -> None:
     said, torch = answers[case]
     assert not torch

@@ -331,6 +331,7 @@ def test_workers_end_without_a_word_when_an_image_is_damaged(tmp_path: Path) -> 
     assert f"{file}: cannot be read (" in err
 
 
+@pytest.mark.slow
 def test_workers_end_without_a_word_when_a_signal_ends_the_run(tmp_path: Path) -> None:
     imagenet(tmp_path / "data" / "imagenet", train=8)
     process = real(tmp_path, *SEARCH, "search.epochs=100000", "engine=fused", "workers=2")  # auto measures first: hours

@@ -77,6 +77,7 @@ def entries(made: recorder.Watch, epoch: int = 1) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- reports
 @pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.sample(12)
 def test_every_difference_is_compared_and_no_bit_of_the_search_changes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

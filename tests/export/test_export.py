@@ -32,6 +32,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["plain", "averaged"])
+@pytest.mark.sample(1)
 def test_a_fresh_process_finds_the_same_accuracy(here: Path, name: str, tmp_path: Path) -> None:
     run, out = here / "runs" / name, tmp_path / "out"
     assert export.main([f"from={run}", f"out={out}"]) == 0
@@ -141,6 +142,7 @@ def test_onnx_and_torch_export_give_equal_outputs(here: Path, tmp_path: Path) ->
     assert all(name in card for name in ("model.safetensors", "model.onnx", "model.pt2"))
 
 
+@pytest.mark.slow
 def test_two_exports_have_the_same_bytes_and_no_path_of_this_machine(here: Path, tmp_path: Path) -> None:
     """Also in another process, where hashes have another order."""
     formats = ("safetensors", "onnx", "torch")

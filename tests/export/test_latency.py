@@ -138,6 +138,7 @@ def test_an_operation_costs_what_copies_cost_more_than_one(
     assert measuring.error(found)[0] < 1e-9
 
 
+@pytest.mark.slow
 def test_each_runtime_runs_the_whole_module() -> None:
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)

@@ -134,6 +134,7 @@ def test_a_run_that_has_not_recorded_the_preparation_is_exported_with_it(run: Pa
     assert runtime.load(old / "export").facts["preprocessing"] == [["square"], ["resize", 32, "nearest"]]
 
 
+@pytest.mark.slow
 def test_int8_has_a_fourth_of_the_weights_and_is_compared_in_a_table(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,14 +21,14 @@ from nasx.searcher.memory import Memory
 
 arithmetic.skipped()
 SETTINGS: dict[str, tuple[str, ...]] = {
-    "nb201": ("space=nb201", "space.layers=3"),
-    "bf16": ("space=nb201", "space.layers=2", "engine.precision=bf16"),
+    "nb201": ("space=nb201", "space.layers=2"),
+    "bf16": ("space=nb201", "space.layers=1", "engine.precision=bf16"),
     "checkpoint": ("space=nb201", "space.layers=2", "engine.checkpoint=true"),
     "naive": ("space=nb201", "space.layers=1", "engine=naive"),
     "second order": ("space=nb201", "space.layers=1", "method.order=2"),
     "random_ws": ("space=nb201", "space.layers=1", "method=random_ws"),
     "lambda": ("space=nb201", "space.layers=1", "method=lambda", "search.batch=128"),
-    "darts": ("space=darts", "space.layers=4"),
+    "darts": ("space=darts", "space.layers=3"),
     "pc_darts": ("space=darts", "method=pc_darts", "search.batch=64", "space.layers=3"),
     "nb1shot1": ("space=nb1shot1_1", "method=drnas", "space.layers=3"),
 }

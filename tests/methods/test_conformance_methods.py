@@ -288,6 +288,7 @@ def test_one_pass_gives_both_gradients(name: str) -> None:
 # -------------------------------------------------------------------------------------------------- real spaces
 @pytest.mark.parametrize("space", [*agree.SPACES, *agree.TEXT])
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.sample(48)
 def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
     method, built = BUILT[name], {**agree.SPACES, **agree.TEXT}[space]

@@ -51,6 +51,7 @@ def drawn(space: Space, seed: int) -> nn.Module:
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("name", CASES)
+@pytest.mark.sample(10)
 def test_equals_the_reference(name: str, space: str) -> None:
     method, reference = CASES[name]
     found = []

@@ -28,6 +28,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here / "runs" / "whole"
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_all_and_the_same_command_resumes_to_the_same_bits(whole: Path, tmp_path: Path) -> None:
     code, err = disturbed(tmp_path, 1, signal.SIGKILL)
     assert code == 2

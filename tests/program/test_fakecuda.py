@@ -23,7 +23,7 @@ SLACK = 1.1
 """How many times the launches and the memory of ceilings.csv a step may take (versions of torch differ)."""
 REPLAY = 40
 """Launches around a replay: batches, numbers and seeds that are filled in, values that are copied out."""
-FEW = "darts:amended,darts:pc_darts,s4:darts,s4:snas,nb1shot1_1:darts,nb1shot1_1:drnas,darts_rnn:gdas"
+FEW = "darts:pc_darts,s4:snas,nb1shot1_1:drnas,darts_rnn:gdas"
 """Pairs of each kind of network for every run of the tests; nb201 has all methods there, the rest is slow."""
 COMMANDS = (
     "graphs",

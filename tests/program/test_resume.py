@@ -37,6 +37,7 @@ def untouched(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 # --------------------------------------------------------------------------------------------------- killed
 @pytest.mark.parametrize("untouched", COMMANDS, indirect=True)
+@pytest.mark.sample(1)
 def test_killed_at_several_points_and_resumed(untouched: Run, tmp_path: Path) -> None:
     for update in (1, 6, 9):  # in the first epoch, about its end, in the second
         job = jobs.Job(tmp_path, *untouched.command)

@@ -128,6 +128,7 @@ STATE = ("w", "a", "w_opt", "a_opt", "train", "val", "updates")
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow) if name in ("darts 1", "amended") else name for name in METHODS]
 )
+@pytest.mark.sample(1)
 def test_a_search_lowers_perplexity_and_resumes_bit_for_bit(
     name: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def start(tmp_path: Path) -> Callable[[Sequence[str]], Forked]:
 
 
 @pytest.mark.parametrize("name", ["nb201-darts", "retrain-nb201", "sweep"])
+@pytest.mark.sample(1)
 def test_killed_at_random_moments_every_run_ends_as_if_untouched(
     name: str, start: Callable[[Sequence[str]], Forked], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

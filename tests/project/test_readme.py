@@ -157,8 +157,13 @@ def table(path: Path) -> None:
     path.write_text("\n".join(rows) + "\n")
 
 
+def tier(title: str) -> list[pytest.MarkDecorator]:
+    """README.md and the tutorial on adding a method are in every run; other pages are slow."""
+    return [pytest.mark.slow] if title.startswith("docs/") and not title.endswith("add-a-method.md") else []
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")
-@pytest.mark.parametrize("section", SECTIONS, ids=[section.title for section in SECTIONS])
+@pytest.mark.parametrize("section", [pytest.param(own, id=own.title, marks=tier(own.title)) for own in SECTIONS])
 def test_every_command_runs(section: Section, tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()

@@ -183,6 +183,7 @@ def refused(command: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
+@pytest.mark.sample(30)
 def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> None:
     """The file's own for one seed, and of its rows' the one with the most words."""
     head = HEADS[name]
@@ -264,6 +265,7 @@ def finish(
         )
 
 
+@pytest.mark.slow
 def test_finished_runs_stand_next_to_the_rows_that_their_experiments_name_and_no_others(tmp_path: Path) -> None:
     """One run for each way in which a file's rows are computed, of all files together."""
     loader, ways = preflight.make_loader(), []

@@ -47,6 +47,7 @@ COUNTED: dict[str, tuple[Space, dict[str, Any], tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize("name", COUNTED)
+@pytest.mark.sample(4)
 def test_one_hot_mixtures_cost_what_torch_counts_of_their_networks(name: str) -> None:
     space, size, shape = COUNTED[name]
     gen = torch.Generator().manual_seed(1)
@@ -115,6 +116,7 @@ def test_a_table_of_all_cells_follows_the_operations_of_each_edge() -> None:
     ("name", "activation"),
     [("darts_three", torch.sigmoid), ("nb1shot1_1", torch.sigmoid), ("nb1shot1_3", small.softmax)],
 )
+@pytest.mark.sample(1)
 def test_expected_cost_is_the_mean_over_each_kept_edge_s_operations(
     name: str, activation: Callable[[Tensor], Tensor]
 ) -> None:

@@ -28,6 +28,7 @@ def rows(out: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in row.items() if key != "wall_s"} for row in found]
 
 
+@pytest.mark.slow
 def test_the_cost_that_is_found_follows_the_target(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = []
     for target in ("0.3", "0.7"):

@@ -250,6 +250,7 @@ def test_a_short_run_has_the_bits_of_an_eager_one(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.sample(7)
 def test_the_first_steps_of_every_method_are_those_without_a_rehearsal(method: str) -> None:
     """Rehearsed steps leave nothing in the method, the problem, the optimizers or the streams."""
     found = []

@@ -93,6 +93,7 @@ def same(pair: Pair, method: Any, steps: int = 5, first: int = 0) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.sample(13)
 def test_one_graph_serves_steps_of_all_epochs_rates_and_seeds(name: str) -> None:
     """Random mixtures too (gdas, snas, sdarts, drnas, random_ws), and Lambda's one-sided steps, which take turns."""
     both = pair(SPACES["nb201"], BUILT[name])
@@ -105,6 +106,7 @@ def test_one_graph_serves_steps_of_all_epochs_rates_and_seeds(name: str) -> None
     [(Darts(layers=3, channels=4), {"drop_path": 0.3}), (S4, {}), (S4, {"drop_path": 0.2, "skip_dropout": 0.5})],
 )
 @pytest.mark.parametrize("name", ["darts", "gdas"])
+@pytest.mark.sample(3)
 def test_what_a_network_draws_is_replayed_from_each_batch(space: Darts, options: dict[str, float], name: str) -> None:
     both = pair(space, BUILT[name], **options)
     same(both, BUILT[name])

@@ -138,6 +138,7 @@ WORDS = (
 )
 
 
+@pytest.mark.slow
 def test_a_killed_search_of_two_processes_resumes_to_the_same_bits(tmp_path: Path) -> None:
     for name in ("whole", "alone"):
         code, out, err = ended(nasx(tmp_path, *WORDS, f"name={name}", f"devices={2 if name == 'whole' else 1}"))

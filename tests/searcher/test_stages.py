@@ -227,6 +227,7 @@ def drnas(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return untouched(tmp_path_factory.mktemp("drnas"), (*DRNAS, "seed=1"))
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_bits(drnas: Path, tmp_path: Path) -> None:
     killed_everywhere((*DRNAS, "seed=1"), 2, drnas, tmp_path)
 

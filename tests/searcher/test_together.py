@@ -47,6 +47,7 @@ def test_each_is_the_search_of_its_seed_alone(alone: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.sample(1)
 def test_stopped_or_killed_all_go_on_with_the_same_bits(how: signal.Signals, alone: Path, tmp_path: Path) -> None:
     job = jobs.Job(tmp_path, *WORDS, "seed=3", "seeds_per_job=2")
     job.until(lambda: len(list((tmp_path / "runs").glob("*/checkpoints/*.ckpt"))) >= 3)

@@ -103,6 +103,7 @@ def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tens
 @pytest.mark.parametrize("pixels", [0, 13])
 @pytest.mark.parametrize("naive", [False, True])
 @pytest.mark.parametrize("name", [name for name in IMAGES if name not in ("nb201", "darts pc", "nb201 pc")])
+@pytest.mark.sample(25)
 def test_a_one_hot_mixture_computes_the_discrete_cell(name: str, naive: bool, pixels: int) -> None:
     """Cell by cell: supernets and retrained networks differ around the cells (norms behind pools, projections)."""
     space, data = tiny(name), small.batch(2, size=pixels or size(name))

@@ -147,6 +147,7 @@ with environment.prepared(torch.device("cpu"), threads=1, deterministic=False, s
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the system's allocator is not glibc's")
 @pytest.mark.parametrize(("chosen", "least", "most"), [({}, 0, 2000), ({"MALLOC_MMAP_MAX_": "65536"}, 50_000, 10**9)])
+@pytest.mark.sample(1)
 def test_freed_memory_is_used_again_unless_the_user_set_the_allocator(
     chosen: dict[str, str], least: int, most: int
 ) -> None:
