@@ -111,7 +111,7 @@ def compare(layers: int, channels: int, device: torch.device) -> dict[str, float
 
 
 def gradients_of(network: Any) -> list[Tensor]:
-    """Return the weight gradients, without those of the biases before norms, which are 0 but for rounding."""
+    """Return the weight gradients, without those of the biases before norms, which are 0 except for rounding."""
     named = network.named_parameters()
     return [p.grad for name, p in named if name != "arch_parameters" and not name.endswith("op.1.bias")]
 

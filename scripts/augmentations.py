@@ -1,10 +1,10 @@
-"""Draw what a recipe does to training images, one row an image: the original, the training view, cutout, MixUp, CutMix.
+"""Draw what a recipe does to training images, one row per image: original, training view, cutout, MixUp, CutMix.
 
     python scripts/augmentations.py FILE.png [key=value ...]   the dataset and the recipe, as nasx retrain reads them
 
-Each column adds to the one before it, from the draws of one batch of the training stream, except that MixUp and CutMix
-are shown side by side. The last column is the batch as the recipe itself makes it. A step that the recipe leaves out is
-drawn with the usual value and says so in its title.
+Each column adds a step to the previous one, with the random draws of one batch of the training stream, except that
+MixUp and CutMix are shown side by side. The last column is the batch as the recipe itself makes it. A step that the
+recipe omits is drawn with the usual value, and its title says so.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROWS, BATCH = 6, 32
 
 
 def shown(x: Tensor, said: dict[str, list[Any]]) -> np.ndarray:
-    """A normalized image (c, h, w) as pixels (h, w, c) in [0, 1]."""
+    """Convert a normalized image (c, h, w) to pixels (h, w, c) in [0, 1]."""
     pixels = x.permute(1, 2, 0).double().numpy() * np.array(said["std"]) + np.array(said["mean"])
     return np.clip(pixels, 0, 1)
 

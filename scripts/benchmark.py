@@ -1,12 +1,12 @@
-"""How fast the engine is, as ratios to the naive reference path measured side by side in one run.
+"""Speed of the engine, as ratios to the naive reference path, measured side by side in one run.
 
     uv run python scripts/benchmark.py --quick            # a few minutes on two cores
     uv run python scripts/benchmark.py --json out.json    # full sizes (a GPU, or patience)
 
-Each row interleaves A (naive) and B (the engine), so that a drifting machine hurts both alike, and gives the median of
-the pairwise ratios with their spread, and the seconds of the engine's first run, with compilation. Kernels are counted
-as dispatched operations other than views and allocations. Activation memory is the sum of tensors that autograd keeps
-for the backward pass. No test reads a time.
+Each row interleaves A (naive) and B (the engine), so that a drifting machine affects both equally, and gives the median
+of the pairwise ratios with their spread, and the seconds of the engine's first run, including compilation. Kernels are
+counted as dispatched operations other than views and allocations. Activation memory is the sum of tensors that autograd
+keeps for the backward pass. No test checks a time.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Kernels(TorchDispatchMode):
 
 
 def profiled(function: Callable[[], Any]) -> int:
-    """Kernels of a compiled function: generated ones and dispatched operations, by torch's profiler."""
+    """Count the kernels of a compiled function, generated ones and dispatched operations, with torch's profiler."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
         function()
     names = [e.name for e in profile.events() if not e.cpu_children]
@@ -116,7 +116,7 @@ def profiled(function: Callable[[], Any]) -> int:
 
 
 def saved_mb(function: Callable[[], Tensor]) -> float:
-    """Megabytes of distinct storages that autograd keeps for the backward pass of `function`."""
+    """Return the megabytes of distinct storages that autograd keeps for the backward pass of `function`."""
     seen: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:
@@ -129,7 +129,7 @@ def saved_mb(function: Callable[[], Tensor]) -> float:
 
 
 def pairs(a: Callable[[], Any], b: Callable[[], Any], runs: int, device: torch.device) -> dict[str, float]:
-    """Seconds of both, interleaved after one warm-up each, and the ratio a / b pair by pair."""
+    """Time both, interleaved after one warm-up each; return their seconds and the ratio a / b of the pairs."""
 
     def timed(function: Callable[[], Any]) -> float:
         if device.type == "cuda":
@@ -160,7 +160,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def build(space: Space, naive: bool, device: torch.device, engine: EngineSettings | None = None) -> Search:
-    """A search at the same weights for both paths."""
+    """Build a search with the same weights for both paths."""
     torch.manual_seed(0)
     net = space.supernet(10, naive=naive).to(device)
     problem = RelaxedProblem(space, net, softmax, engine=engine)
@@ -182,7 +182,7 @@ def batches(n: int, size: int, device: torch.device, count: int = 3) -> list[Bat
 
 
 def both(search: Search, batch: Batch) -> Tensor:
-    """One forward pass whose loss depends on weights and mixture."""
+    """Run one forward pass whose loss depends on weights and mixture."""
     mix = detached(search.problem.relax(search.a), requires_grad=True)
     return search.problem.outcome(search.w, mix, batch).loss
 
@@ -206,7 +206,7 @@ def engines(args: argparse.Namespace) -> dict[str, EngineSettings]:
 
 
 def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Forward and backward of one supernet for each engine setting."""
+    """Measure the forward and backward passes of one supernet for each engine setting."""
     device, rows = args.device, []
     batch = batches(n, 32, device, 1)[0]
     naive = build(space, True, device)
@@ -239,7 +239,7 @@ def network_rows(name: str, space: Space, n: int, runs: int, args: argparse.Name
 
 
 def step_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """A whole outer step of every method, for each engine setting."""
+    """Measure a whole outer step of every method for each engine setting."""
     rows: list[dict[str, Any]] = []
     data = batches(n, 32, args.device)
     moved = [Batch(b.x.to(memory_format=torch.channels_last), b.y, b.seed) for b in data]
@@ -256,7 +256,7 @@ def step_rows(name: str, space: Space, n: int, runs: int, args: argparse.Namespa
 
 
 def data_row(n: int, runs: int, device: torch.device) -> dict[str, Any]:
-    """Batches from bytes on the device against PIL transforms image by image."""
+    """Compare batches from bytes on the device with PIL transforms image by image."""
     from PIL import Image
     from torchvision import transforms
 
@@ -321,22 +321,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="smaller steps and fewer runs")
     parser.add_argument("--compile", action="store_true", help="also compiled engines (minutes of warm-up on a CPU)")
-    parser.add_argument("--kernels", action="store_true", help="count those of compiled engines; they compile longer")
+    parser.add_argument("--kernels", action="store_true", help="also for compiled engines; they compile longer")
     parser.add_argument("--only", choices=("network", "steps", "data"), help="one part")
-    parser.add_argument("--method", default="", help="steps of methods whose label holds this text")
-    parser.add_argument("--engine", default="", help="engines whose label holds this text")
+    parser.add_argument("--method", default="", help="steps of methods whose label contains this text")
+    parser.add_argument("--engine", default="", help="engines whose label contains this text")
     parser.add_argument("--runs", type=int, help="pairs of runs for each row")
     parser.add_argument("--space", choices=("nb201", "darts"), help="one space")
     parser.add_argument("--device", type=torch.device, default=environment.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
     torch._inductor.config.cpp.enable_kernel_profile = args.kernels  # type: ignore[attr-defined]
-    with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
+    with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # as in a run
         measure(args)
 
 
 def measure(args: argparse.Namespace) -> None:
-    """All rows, printed and written."""
+    """Measure, print and write all rows."""
     runs = args.runs or (3 if args.quick else 9)
     full, small = (64, 8) if args.quick else (64, 64)
     networks = {"nb201 N=5 C=16": (Nb201(), full), "darts L=8 C=16": (Darts(), small)}

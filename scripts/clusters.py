@@ -1,4 +1,4 @@
-"""A sweep of small searches through a cluster that loses jobs, compared bit for bit with the same sweep run plainly.
+"""A sweep of small searches on a cluster that loses jobs, compared bit for bit with the same sweep without a cluster.
 
     scripts/local_slurm.sh start DIR && export SLURM_CONF=DIR/slurm.conf
     NASX_DATA=DIR uv run python scripts/clusters.py slurm OUT
@@ -6,9 +6,9 @@
     NASX_DATA=DIR uv run python scripts/clusters.py joblib OUT
 
 slurm: when two jobs have written a checkpoint, a job in the partition `high` preempts one, and Slurm's warning of a
-time limit (SIGUSR2, by scancel) is sent to another; both must go back into the queue. ray: two nodes of one CPU each
-on this machine; when the job on the second has written a checkpoint, that node is killed. joblib: two processes.
-Prints what happened, one JSON object; exit code 1 where a run differs.
+time limit (SIGUSR2, by scancel) is sent to another; both must be requeued. ray: two nodes with one CPU each on this
+machine; when the job on the second has written a checkpoint, that node is killed. joblib: two processes.
+Prints what happened as one JSON object; the exit code is 1 if a run differs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from nasx.tracking import checkpoints, records
 
 
 def words(args: argparse.Namespace, out: Path) -> list[str]:
-    """The sweep: two methods, `seeds` seeds, tiny nets, one thread a job."""
+    """Return the words of the sweep: two methods, `seeds` seeds, tiny networks, one thread per job."""
     seeds = ",".join(map(str, range(args.seeds)))
     return [
         "nasx",
@@ -55,7 +55,7 @@ def words(args: argparse.Namespace, out: Path) -> list[str]:
 
 
 def begun(out: Path, updates: int) -> dict[Path, int]:
-    """Unfinished runs with a checkpoint at or beyond `updates`, and the process that holds each."""
+    """Return the unfinished runs with a checkpoint at or beyond `updates`, and the process that works on each."""
     found = {}
     for folder in map(Path, records.run_folders(out)):
         held = re.match(r"process (\d+) ", (folder / "lock").read_text()) if (folder / "lock").exists() else None
@@ -66,7 +66,7 @@ def begun(out: Path, updates: int) -> dict[Path, int]:
 
 
 def until(ready: Callable[[], Any], sweep: subprocess.Popen[str], seconds: float = 600) -> Any:
-    """What `ready` gives as soon as it gives something; None where the sweep has ended before."""
+    """Return the first true result of `ready`; None if the sweep ends first or the time is up."""
     end = time.monotonic() + seconds
     while time.monotonic() < end and sweep.poll() is None:
         if value := ready():
@@ -92,7 +92,7 @@ def slurm(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     until(lambda: "PD" in told("squeue", "-h", "-o", "%t", "-j", ",".join(running)).split(), sweep)
     left = told("squeue", "-h", "-t", "R", "-p", "low", "-o", "%i").split()
     if left:
-        subprocess.run(["scancel", "--signal=USR2", left[-1]], check=False)  # it says that the job is gone: it is
+        subprocess.run(["scancel", "--signal=USR2", left[-1]], check=False)  # fails if the job is gone
     code = sweep.wait()
     jobs = {
         found[1]: int(found[2])
@@ -141,7 +141,7 @@ def joblib(args: argparse.Namespace, out: Path) -> dict[str, Any]:
 
 
 def resumed(folder: Path) -> list[str]:
-    """Where a run was taken up again, by its log."""
+    """Return the updates at which a run was resumed, from its log."""
     return re.findall(r"resuming at update (\d+ of \d+)", (folder / "log.txt").read_text(encoding="utf-8"))
 
 
@@ -150,7 +150,7 @@ def main() -> int:
     parser.add_argument("cluster", choices=("slurm", "ray", "joblib"))
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=150, help="weight updates in an epoch")
+    parser.add_argument("--updates", type=int, default=150, help="weight updates per epoch")
     parser.add_argument("--dataset", default="cifar10")
     args = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"

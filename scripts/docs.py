@@ -99,13 +99,13 @@ def math(latex: str, display: str) -> str:
 
 # ------------------------------------------------------------------------------------------------------------- links
 def resolved(page: str, target: str) -> str:
-    """The path, from the root of the repository, of the file that a page links to."""
+    """Return the path, from the root of the repository, of the file that a page links to."""
     folder = "" if page in COPIES else posixpath.join("docs", posixpath.dirname(page))
     return posixpath.normpath(posixpath.join(folder, target))
 
 
 def sources(page: str, text: str) -> Iterator[str]:
-    """The files outside docs/ that a page links to, those of generated tables included."""
+    """Yield the files outside docs/ that a page links to, including those in generated tables."""
     for group in re.findall(r"<!-- choices: (\S+) -->", text):
         yield from (f"conf/{group}/{path.name}" for path in (ROOT / "conf" / group).glob("*.yaml"))
     for match in LINK.finditer(text):
@@ -115,14 +115,14 @@ def sources(page: str, text: str) -> Iterator[str]:
 
 
 def code(source: str) -> str:
-    """A page with the text of a file."""
+    """Return a page with the text of a file."""
     text = (ROOT / source).read_text(encoding="utf-8")
     head = f"---\ntitle: {source}\nsearch:\n  exclude: true\nhide: [toc]\n---\n\n# {source}\n\n"
     return f"{head}````{LANGUAGES.get(Path(source).suffix, 'text')}\n{text.rstrip()}\n````\n"
 
 
 def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
-    """A notebook as Markdown, and the pictures in it by name."""
+    """Return a notebook as Markdown, and its pictures by name."""
     text, resources = MarkdownExporter().from_filename(str(path), resources={"unique_key": path.stem})
     head, _, rest = re.sub(r"\n(\s*\n){3,}", "\n\n", text.lstrip()).partition("\n")
     return f"{head}\n\n[Download this notebook]({path.name})\n{rest}", resources["outputs"]
@@ -130,7 +130,7 @@ def notebook(path: Path) -> tuple[str, dict[str, bytes]]:
 
 # --------------------------------------------------------------------------------------------------- generated parts
 def commands() -> str:
-    """The help of every command."""
+    """Return a page with the help of every command."""
     parts = [
         "# Commands\n\nThis page shows the `--help` of each command. If a command also chooses components, it lists "
         "their settings, with defaults and sources: `nasx search method=idarts space=s2 --help`.\n"
@@ -146,7 +146,7 @@ def commands() -> str:
 
 
 def settings(choice: str, meanings: str) -> str:
-    """The settings of a file in conf/: the table of meanings that a page gives, with defaults and sources added.
+    """Return the settings of a file in conf/: the table of meanings in a page, with defaults and sources added.
 
     Raises PluginError for a setting that the file does not have.
     """
@@ -165,7 +165,7 @@ def settings(choice: str, meanings: str) -> str:
 
 
 def deviations(module: str) -> str:
-    """The numbered deviations in a module's docstring, as a list."""
+    """Return the numbered deviations in a module's docstring as a list."""
     doc = ast.get_docstring(ast.parse((ROOT / "nasx" / "methods" / f"{module}.py").read_text(encoding="utf-8"))) or ""
     found = re.search(r"^Deviations?:?\s*(.*)\Z", doc, re.M | re.S)
     if found is None:
@@ -176,7 +176,7 @@ def deviations(module: str) -> str:
 
 
 def choices(group: str, page: str) -> str:
-    """The choices of a group as a table, for a page of docs/."""
+    """Return the choices of a group as a table, for a page in docs/."""
     folder = posixpath.relpath(f"conf/{group}", posixpath.join("docs", posixpath.dirname(page)))
     rows = [
         f"| [`{entry.name}`]({folder}/{entry.name}.yaml) | {cell(entry.line)} |"
@@ -186,7 +186,7 @@ def choices(group: str, page: str) -> str:
 
 
 def experiment_table() -> str:
-    """All experiments as a table that an input filters."""
+    """Return all experiments as a table with an input that filters it."""
     rows = ["| experiment | what it is | cost |", "|---|---|---|"]
     for name in plugins.choices("experiment", ROOT / "conf"):
         found = experiments.find(name)
@@ -207,12 +207,12 @@ def experiment_table() -> str:
 
 
 def cell(text: str) -> str:
-    """Text in a cell of a Markdown table."""
+    """Escape text for a cell of a Markdown table."""
     return html.escape(text, quote=False).replace("|", "\\|")
 
 
 def prose(text: str) -> str:
-    """Text of a docstring in Markdown: outside `code`, stars, underscores and angle brackets stay as they are."""
+    """Convert the text of a docstring to Markdown: outside `code`, escape stars, underscores and angle brackets."""
     parts = text.split("`")
     parts[::2] = [re.sub(r"([*_<])", r"\\\1", part) for part in parts[::2]]
     return "`".join(parts)

@@ -1,13 +1,13 @@
-"""One experiment of every printed table and of every system (method and stages), reduced: that its command runs from
-end to end, and that its run then stands beside the rows that its file names.
+"""Run a reduced experiment for every printed table and for every system (method and stages), and check that its command
+runs to its end and that its run is then compared with the rows that its file names.
 
     NASX_DATA=DIR uv run python scripts/experiments.py OUT
 
-One experiment serves several tables: those that serve most come first, each with the words of that row; then a file for
-each system that none of them has.
-Searches and retrainings are tiny (one to three cells, 4 channels, a few updates), on CIFAR-10 where that is the
-experiment's dataset, else on images and a text that are made here. OUT holds the runs; OUT/experiments.md tells of
-each command what it gave and beside which rows it stands. Commands that are finished are not repeated.
+One experiment may cover several tables: those that cover most come first, each with the overrides of its row; then one
+file follows for each system that none of them has.
+Searches and retrainings are tiny (one to three cells, 4 channels, a few updates), on CIFAR-10 if that is the
+experiment's dataset, otherwise on images and a text generated here. OUT contains the runs; OUT/experiments.md lists the
+result of each command and the rows with which it is compared. Finished commands are not repeated.
 """
 
 from __future__ import annotations
@@ -65,18 +65,18 @@ PLACES = ["device=cpu", "threads=1", "quiet=true"]
 
 
 def table(printed: experiments.Printed) -> str:
-    """`iDARTS, Table 1` of a row's name."""
+    """Return the paper and table in a row's name, such as `iDARTS, Table 1`."""
     return ", ".join(printed.row.split(", ")[:2])
 
 
 def system(head: experiments.Experiment) -> tuple[str | None, str | None]:
-    """What searches: method and stages."""
+    """Return the system that searches: method and stages."""
     return head.choices.get("method"), head.choices.get("stages")
 
 
 def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed, list[str]]]:
-    """(name, experiment, row, the tables that it stands for); those first that stand for most, by the papers' own rows
-    if they can."""
+    """Yield (name, experiment, row, tables that it covers), those that cover most first, with the papers' own rows if
+    possible."""
     found = {name: experiments.find(name) for name in plugins.choices("experiment", conf_dir())}
     lines = targets.load()
     lines = lines[
@@ -116,13 +116,13 @@ def chosen() -> Iterator[tuple[str, experiments.Experiment, experiments.Printed,
 
 
 def made(folder: Path) -> Path:
-    """A small set of images in ImageNet's layout and a text in the Penn Treebank's, all noise."""
+    """Write a small set of images in the layout of ImageNet and a text in that of the Penn Treebank, all noise."""
     rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     for part, count in (("train", 300), ("valid", 40), ("test", 40)):
         lines = (" ".join(rng.choice(list("abcdefgh"), 6)) for _ in range(count))
         (folder / f"{part}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for part, count in (("train", 40), ("val", 2)):  # a fortieth of each class is an image
+    for part, count in (("train", 40), ("val", 2)):  # a fortieth of each class is one image
         for kind in range(4):
             (folder / part / f"n{kind}").mkdir(parents=True, exist_ok=True)
             for i in range(count):
@@ -131,7 +131,7 @@ def made(folder: Path) -> Path:
 
 
 def small(verb: str, words: list[str], head: experiments.Experiment, images: Path) -> list[str]:
-    """The overrides that make a command small."""
+    """Return the overrides that make a command small."""
     settings = {**head.choices, **dict(word.split("=", 1) for word in words)}
     given = {word.partition("=")[0] for word in words}
     if settings["dataset"] == "ptb":
@@ -141,7 +141,7 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
         word
         for word in SMALL[family(settings["space"])]
         if word != "space.layers=3" or settings["space"] != "amended_s2"
-    ]  # cells of their own: as many as trained
+    ]  # untied cells: as many as in the retrained network
     if "pdarts" in stages:  # each stage has its own depth
         sizes = ["stages.space.layers=[3,4,5]" if word == "space.layers=3" else word for word in sizes]
     if stages == "drnas_darts":  # 1/6 and 1/4 of the channels
@@ -149,7 +149,7 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
     added = [*PLACES, *(SEARCH + sizes if verb != "retrain" else [])]
     added += RETRAIN if verb != "search" else []
     added += STUDY if verb == "study" else []
-    if "study=best_of_four" in words:  # fewer searches than four are beside no such number
+    if "study=best_of_four" in words:  # fewer than four searches are not compared with such a number
         added.remove("study.searches=1")
     if settings.get("retrain") == "imagenet_600m":  # which chooses the channels
         added = [word.replace("retrain.channels=4", "retrain.max_macs=40000000") for word in added]
@@ -161,12 +161,12 @@ def small(verb: str, words: list[str], head: experiments.Experiment, images: Pat
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", default="", help="these experiments of the sample, comma-separated")
+    parser.add_argument("--only", default="", help="only these experiments of the sample, comma-separated")
     parser.add_argument("--fork", action="store_true", help="fork the commands instead of starting Python for each")
     args = parser.parse_args()
     start = Server().command if args.fork else Command
     images = made(args.out / "images")
-    lines, bad = ["| experiment | command | seconds | stands beside |", "|---|---|---|---|"], 0
+    lines, bad = ["| experiment | command | seconds | compared with |", "|---|---|---|---|"], 0
     only = set(filter(None, args.only.split(",")))
     for name, head, printed, places in chosen():
         if only and name not in only:
@@ -187,12 +187,12 @@ def main() -> int:
         lines.append(f"| {name} | `{commands[-1]}` | {time.monotonic() - began:.0f} | {told} |")
         print(lines[-1], *places, sep="\n    ", flush=True)
     (args.out / "experiments.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{len(lines) - 2 - bad} of {len(lines) - 2} ran and stand beside a printed row")
+    print(f"{len(lines) - 2 - bad} of {len(lines) - 2} ran and are compared with a printed row")
     return int(bool(bad))
 
 
 def beside_which(out: Path, papers: set[str]) -> list[str]:
-    """The printed rows that the runs of a folder stand beside."""
+    """Return the printed rows with which the runs of a folder are compared."""
     ours, found = summary(collect(out), reference=False), []
     for paper, short in targets.SHORT.items():
         if short in papers:

@@ -1,7 +1,7 @@
-"""Commands without the seconds that imports take: forked from a process that has imported torch and computed nothing.
+"""Commands without the time that imports take: forked from a process that has imported torch and computed nothing.
 
-A fork is as good as a fresh start, but for the seed of Python's hashes, which all forks of a server have in common:
-what is compared takes two servers. Pictures are left out.
+A fork is equivalent to a fresh start except for the seed of Python's hashes, which all forks of a server share, so the
+two sides of a comparison use different servers. Pictures are not drawn.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IMPORTED = (
 
 
 class Server:
-    """A process that forks one command after the other."""
+    """A process that forks one command after another."""
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
@@ -61,7 +61,7 @@ class Server:
 
 
 class Forked:
-    """`nasx WORDS`, as kills.Command: in a process group of its own, on one thread, without output."""
+    """`nasx WORDS`, like kills.Command: in its own process group, on one thread, without output."""
 
     def __init__(self, server: Server, pid: int) -> None:
         self.server, self.pid = server, pid
@@ -80,12 +80,12 @@ class Forked:
 
 
 def starters(fork: bool) -> tuple[Callable[[Sequence[str]], Any], Callable[[Sequence[str]], Any]]:
-    """What starts the commands of the two sides that are compared: fresh processes, or forks of a server each."""
+    """Return what starts the commands of each side of a comparison: fresh processes, or forks of one server each."""
     return (Server().command, Server().command) if fork else (Command, Command)
 
 
 def serve() -> None:
-    """Fork for each line of words; say the child's number, then its exit code and what it said on standard error."""
+    """Fork for each line of words; print the child's number, then its exit code and its standard error."""
     for name in IMPORTED:
         importlib.import_module(name)
     for line in sys.stdin:
@@ -93,7 +93,7 @@ def serve() -> None:
         pid = os.fork()
         if not pid:
             run(json.loads(line), told)
-        os.setpgid(pid, pid)  # here, so that whoever reads the number may kill the group
+        os.setpgid(pid, pid)  # here, so that the reader of the number can kill the group
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         said = os.pread(told, 100_000, 0).decode(errors="replace")

@@ -1,26 +1,26 @@
-"""Everything that has to be seen on a GPU, in one call of at most 12 minutes (sized for an H200).
+"""Everything that must be checked on a GPU, in one call of at most 12 minutes (sized for an H200).
 
     python scripts/gpu_once.py --out gpu.json             # all parts
     python scripts/gpu_once.py --parts speed,memory       # some
     python scripts/gpu_once.py --dry-run                  # tiny sizes on the fake CUDA runtime (tests/fakecuda), no GPU
 
 tests   60 s   tests/program/test_gpu.py, as many tests as fit
-speed   240 s  steps of whole searches (data, step, running means) on nb201 and darts for each setting of the engine, by
-               turns with engine=naive: milliseconds, and ratios turn by turn
+speed   240 s  steps of whole searches (data, step, running means) on nb201 and darts for each engine setting, in turn
+               with engine=naive: milliseconds, and ratios for each turn
 memory  60 s   peak memory of a step
-search  300 s  a whole first-order search on NAS-Bench-201, 50 epochs, with look-up: on CIFAR-10 where NASX_DATA has it,
-               else on random images of its shape
+search  300 s  a whole first-order search on NAS-Bench-201, 50 epochs, with look-up: on CIFAR-10 if NASX_DATA has it,
+               otherwise on random images of its shape
 
-The file is written after each setting and epoch, so that a broken end loses nothing. What does not fit into the time of
-its part is skipped or stopped, and listed under `skipped`.
+The file is written after each setting and epoch, so that an abrupt end loses nothing. Work that does not fit into the
+time of its part is skipped or stopped, and listed under `skipped`.
 
 A machine needs Python 3.11 or later, torch 2.11 or later with torchvision, numpy, rich, PyYAML and (for the tests)
-pytest and hypothesis; no drawing package. nasx runs from the checkout. Not on every machine: hydra-core, omegaconf,
-antlr4-python3-runtime, pydantic, pydantic-core, annotated-types, typing-inspection, typing-extensions. To bring them,
-make wheels by `pip wheel --no-deps -w wheels NAME==VERSION ...` for the machine's Python and platform, in the versions
-that `uv pip freeze` prints (antlr4-python3-runtime comes as source; its wheel fits everywhere), install them there by
-`pip install --no-index --no-deps --target site wheels/*.whl`, or unzip them into `site`, and start with
-`PYTHONPATH=site python scripts/gpu_once.py`.
+pytest and hypothesis, but no drawing package. nasx runs from the checkout. Some machines lack hydra-core, omegaconf,
+antlr4-python3-runtime, pydantic, pydantic-core, annotated-types, typing-inspection and typing-extensions. In that case,
+build wheels with `pip wheel --no-deps -w wheels NAME==VERSION ...` for the machine's Python and platform, in the
+versions that `uv pip freeze` prints (antlr4-python3-runtime is distributed as source; its wheel fits every platform),
+install them there with `pip install --no-index --no-deps --target site wheels/*.whl`, or unzip them into `site`, and
+start with `PYTHONPATH=site python scripts/gpu_once.py`.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT)]
 BUDGET_S = {"tests": 60.0, "speed": 240.0, "memory": 60.0, "search": 300.0}
 TURNS = (3, 15)
-"""Fewest and most turns of a comparison."""
+"""Minimum and maximum number of turns in a comparison."""
 WARM = 4
-"""Steps before a measurement: optimizers are set up, kernels chosen, a graph is recorded and replayed."""
+"""Steps before a measurement: optimizers are set up, kernels are chosen, a graph is recorded and replayed."""
 GRAPHS = ("engine.graphs=on",)
 LAST = ("engine.channels_last=true",)
 COMPILED_S = 60.0
@@ -64,7 +64,7 @@ ENGINES: dict[str, tuple[str, ...]] = {
     "compiled, channels_last": (*LAST, "engine.compile=on"),
     "graphs, compiled, channels_last": (*GRAPHS, *LAST, "engine.compile=on"),
 }
-"""What is compared, in order of importance. tf32 and bf16 compute other numbers: they are reported, never chosen."""
+"""What is compared, in order of importance. tf32 and bf16 change the numbers: they are reported, never chosen."""
 MEMORY: dict[str, tuple[str, ...]] = {
     "eager": (),
     "graphs": GRAPHS,
@@ -79,7 +79,7 @@ SPACES = ("nb201", "darts")
 
 # ----------------------------------------------------------------------------------------------------------- parts
 def tests(report: Report, sizes: Sizes, seconds: float) -> None:
-    """tests/program/test_gpu.py, as far as it comes."""
+    """Run tests/program/test_gpu.py, as far as time allows."""
     words = [sys.executable, "-m", "pytest", "-o", "addopts=", "-p", "no:cacheprovider", "-q"]
     words += ["tests/program/test_gpu.py"]
     words += ["--collect-only"] if sizes.dry else ["-m", "gpu", "-v", "--tb=line", "--maxfail=25"]
@@ -90,7 +90,7 @@ def tests(report: Report, sizes: Sizes, seconds: float) -> None:
             with limited(seconds):
                 lines += map(str.rstrip, job.stdout)
         except TimeUp:
-            report.skip("tests", "the rest of tests/program/test_gpu.py", "its time was over")
+            report.skip("tests", "the rest of tests/program/test_gpu.py", "its time was up")
         finally:
             job.kill()
     ends = re.findall(r"\b(PASSED|FAILED|ERROR|SKIPPED)\b", "\n".join(line for line in lines if "::" in line))
@@ -103,7 +103,7 @@ def tests(report: Report, sizes: Sizes, seconds: float) -> None:
 
 
 def speed(report: Report, sizes: Sizes, seconds: float) -> None:
-    """Steps of each engine by turns with the naive path: first what needs no compiler, then what does."""
+    """Time steps of each engine in turn with the naive path: first those without a compiler, then those with one."""
     for space in SPACES:
         with contextlib.ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=sizes.folder)))
@@ -117,7 +117,7 @@ def speed(report: Report, sizes: Sizes, seconds: float) -> None:
                             turns = TURNS[0] if sizes.dry else TURNS[1]
                             compared(report, space, {name: ready[name] for name in ("naive", *new)}, turns, left)
             except TimeUp:
-                report.skip("speed", f"{space}, what is not listed", "its time was over")
+                report.skip("speed", f"{space}, all that is not listed", "its time was up")
 
 
 def warmed(
@@ -130,7 +130,7 @@ def warmed(
     ready: dict[str, Prepared],
     left: Callable[[], float],
 ) -> bool:
-    """Whether an engine has taken its first steps; else why not is reported."""
+    """Return whether an engine has taken its first steps; if not, report the reason."""
     least = COMPILED_S if "compiled" in name else 10.0
     if sizes.dry and "compiled" in name:
         report.skip("speed", f"{space}, {name}", "the fake runtime does not compile")
@@ -140,7 +140,7 @@ def warmed(
         try:
             one = Prepared(stack, folder, sizes.steps(space, *ENGINES[name]))
             warm = [one.seconds() for _ in range(WARM)]
-        except Exception as error:  # noqa: BLE001  the other settings go on
+        except Exception as error:  # noqa: BLE001  the other settings continue
             report.skip("speed", f"{space}, {name}", f"{type(error).__name__}: {error}")
         else:
             ready[name] = one
@@ -157,7 +157,7 @@ def warmed(
 
 
 def compared(report: Report, space: str, ready: dict[str, Prepared], turns: int, left: Callable[[], float]) -> None:
-    """Median milliseconds of each, and ratios to the naive path, over turns in which each takes a step."""
+    """Report the median milliseconds of each, and ratios to the naive path, over turns in which each takes a step."""
     times: dict[str, list[float]] = {name: [] for name in ready}
     for n in range(turns):
         if n >= TURNS[0] and left() < (COMPILED_S if "eager" in ready else 5):
@@ -179,7 +179,7 @@ def compared(report: Report, space: str, ready: dict[str, Prepared], turns: int,
 
 
 def memory(report: Report, sizes: Sizes, seconds: float) -> None:
-    """Peak memory of a step, one search alone on the device."""
+    """Report the peak memory of a step, with a single search on the device."""
     import torch
 
     with limited(seconds) as left:
@@ -195,7 +195,7 @@ def memory(report: Report, sizes: Sizes, seconds: float) -> None:
                     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=sizes.folder)))
                     one = Prepared(stack, folder, sizes.steps(space, *words))
                     for _ in range(WARM):
-                        one.seconds()  # which begins a new peak
+                        one.seconds()  # this starts a new peak
                     report.add(
                         "memory",
                         space=space,
@@ -208,7 +208,7 @@ def memory(report: Report, sizes: Sizes, seconds: float) -> None:
 
 
 def search(report: Report, sizes: Sizes, seconds: float) -> None:
-    """A whole search with the fastest engine that computes the usual numbers."""
+    """Run a whole search with the fastest engine that computes the usual numbers."""
     rows = [r for r in report.values["parts"].get("speed", []) if r["space"] == "nb201" and "ratio" in r]
     exact = {r["engine"]: r["ratio"] for r in rows if not any(word in r["engine"] for word in ("tf32", "bf16"))}
     best = max(exact, key=exact.__getitem__, default="graphs")
@@ -240,7 +240,7 @@ def search(report: Report, sizes: Sizes, seconds: float) -> None:
                         )
                     shown = len(job.watch.rows)
         except TimeUp:
-            report.skip("search", f"the epochs after {shown}", "its time was over; those before are kept")
+            report.skip("search", f"the epochs after {shown}", "its time was up; those before are kept")
         else:
             report.add(
                 "search",
@@ -260,7 +260,7 @@ PARTS: dict[str, Callable[[Report, Sizes, float], None]] = {
 
 
 def fake(words: list[str]) -> None:
-    """Start again on the fake CUDA runtime, where it is not loaded yet; then skip what needs arithmetic."""
+    """Restart on the fake CUDA runtime if it is not loaded yet; then skip what needs arithmetic."""
     sys.path.append(str(ROOT / "tests"))
     if "libfakecuda" not in os.environ.get("LD_PRELOAD", ""):
         from fakecuda import runtime
@@ -276,9 +276,9 @@ def fake(words: list[str]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="the file of figures (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help="file for figures (default: %(default)s)")
     parser.add_argument("--parts", default=",".join(PARTS), help="of %(default)s")
-    parser.add_argument("--minutes", type=float, default=11.0, help="time of all parts together (default: %(default)g)")
+    parser.add_argument("--minutes", type=float, default=11.0, help="total time of all parts (default: %(default)g)")
     parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the fake CUDA runtime")
     args = parser.parse_args()
     names = args.parts.split(",")
@@ -311,8 +311,8 @@ def main() -> int:
             try:
                 PARTS[name](report, sizes, BUDGET_S[name] * share)
             except TimeUp:
-                report.skip(name, "its end", "its time was over")
-            except Exception as error:  # noqa: BLE001  the next part goes on
+                report.skip(name, "its end", "its time was up")
+            except Exception as error:  # noqa: BLE001  the next part continues
                 traceback.print_exc()
                 report.values.setdefault("errors", []).append(f"{name}: {type(error).__name__}: {error}")
             report.values.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)

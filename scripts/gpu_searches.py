@@ -13,11 +13,11 @@ from typing import Any, NoReturn
 
 
 class TimeUp(BaseException):
-    """The time of a part is over. No Exception: nothing on the way may take it for a fault."""
+    """The time of a part is up. Not an Exception, so that no handler on the way takes it for a fault."""
 
 
 class Report:
-    """The figures so far, in a file that is always whole."""
+    """The figures so far, in a file that is always complete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -41,7 +41,7 @@ class Report:
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[Callable[[], float]]:
-    """Raises TimeUp in the block after so many seconds; gives the seconds that are left."""
+    """Raise TimeUp in the block after this many seconds; yield a function that returns the seconds left."""
     end = time.monotonic() + seconds
 
     def up(number: int, frame: Any) -> NoReturn:
@@ -58,7 +58,7 @@ def limited(seconds: float) -> Iterator[Callable[[], float]]:
 
 # -------------------------------------------------------------------------------------------------------- searches
 class Sizes:
-    """What a search is measured on: full sizes, or tiny ones."""
+    """The sizes at which a search is measured: full or tiny."""
 
     def __init__(self, *, dry: bool, folder: Path) -> None:
         self.dry, self.folder = dry, folder
@@ -68,7 +68,7 @@ class Sizes:
         return (f"space.layers={1 if space == 'nb201' else 3}",) if self.dry else ()
 
     def images(self, count: int, test: int) -> str:
-        """A file of random images of CIFAR-10's shape, written once."""
+        """Return a file of random images of CIFAR-10's shape, written once."""
         import numpy as np
 
         path, draw = self.folder / f"random-{count}.npz", np.random.RandomState(0)
@@ -83,7 +83,7 @@ class Sizes:
         return str(path)
 
     def steps(self, space: str, *words: str) -> tuple[str, ...]:
-        """The words of a search of which single steps are taken."""
+        """Return the words of a search that takes single steps."""
         data = self.images(64 if self.dry else 2048, 16)
         return (
             "method=darts",
@@ -98,7 +98,7 @@ class Sizes:
         )
 
     def whole(self) -> tuple[str, ...]:
-        """The words of a search from its beginning to its end."""
+        """Return the words of a search that runs to its end."""
         data: tuple[str, ...] = ("dataset=cifar10", "dataset.download=false")
         held = Path(os.environ.get("NASX_DATA") or "~/.cache/nasx").expanduser()
         if self.dry or not any((held / f"cifar-10-batches-{kind}").is_dir() for kind in ("py", "bin")):
@@ -109,7 +109,7 @@ class Sizes:
 
 
 class Prepared:
-    """A search as `nasx search` sets it up, that is taken step by step."""
+    """A search, set up as by `nasx search`, that is run step by step."""
 
     def __init__(self, stack: contextlib.ExitStack, folder: Path, words: tuple[str, ...]) -> None:
         from hydra.types import RunMode
@@ -131,7 +131,7 @@ class Prepared:
         self.device = here.device
 
     def prepared(self) -> contextlib.AbstractContextManager[None]:
-        """What the process has for this search (another one may have had the turn)."""
+        """Return the process settings for this search (another one may have run in between)."""
         from nasx.tracking import environment
 
         return environment.prepared(
@@ -139,7 +139,7 @@ class Prepared:
         )
 
     def seconds(self) -> float:
-        """The time of one step, the device's work included."""
+        """Return the time of one step, including the device's work."""
         import torch
 
         with self.prepared():
@@ -150,6 +150,6 @@ class Prepared:
             return time.perf_counter() - start
 
     def replayed(self) -> str:
-        """Whether steps are replayed, or why not."""
+        """Return `yes` if steps are replayed, otherwise the reason why not."""
         step = self.turn.job.loop.advance
         return str(getattr(step, "why", "not asked for") or "yes")

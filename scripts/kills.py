@@ -1,4 +1,4 @@
-"""What the scripts that kill runs share: a command in a process of its own, two run folders compared bit for bit."""
+"""Shared by the scripts that kill runs: a command in its own process, and the comparison of run folders bit for bit."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ OWN = {
     "darts_pt": ["method.tune=1", "method.batches=2"],
     **{name: ["method.candidates=30"] for name in ("synflow", "naswot", "snip", "grasp", "zen")},
 }
-"""What a method needs besides to be small."""
+"""What else a method needs to be small."""
 CLOCK = ("elapsed_s", "started", "finished", "seconds", "images_per_s", "peak_mb")
-"""What a clock or the process says, and no two starts have in common; besides all that ends in _s."""
+"""Values of a clock or a process, which differ from start to start, in addition to all names that end in _s."""
 MACHINE = ("command", "overrides", "hardware", "versions", "commit", "together", "seal")
 
 
 def equal_rows(out: Path) -> list[dict[str, Any]]:
-    """What earlier starts of a script have left in OUT/rows.jsonl, less what did not end equal."""
+    """Return the rows that earlier starts of a script left in OUT/rows.jsonl, without those that were not equal."""
     done = out / "rows.jsonl"
     lines = done.read_text(encoding="utf-8").splitlines() if done.exists() else []
     return [row for row in map(json.loads, lines) if row["outcome"] == "equal"]
 
 
 def add(row: dict[str, Any], rows: list[dict[str, Any]], out: Path) -> None:
-    """Take a row up, print it, and leave all rows in OUT/rows.jsonl."""
+    """Add a row, print it, and write all rows to OUT/rows.jsonl."""
     rows.append(row)
     print(json.dumps(row), flush=True)
     (out / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
 
 def told(rows: Sequence[Mapping[str, Any]], lines: Sequence[str], path: Path) -> int:
-    """Write the table and say how many rows are equal; the exit code."""
+    """Write the table, print how many rows are equal, and return the exit code."""
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     equal = sum(row["outcome"] == "equal" for row in rows)
     print(f"{equal} of {len(rows)} equal")
@@ -59,23 +59,23 @@ def told(rows: Sequence[Mapping[str, Any]], lines: Sequence[str], path: Path) ->
 
 
 def target(group: str, name: str) -> str:
-    """The class that a YAML names."""
+    """Return the class that a YAML file names."""
     found: str = yaml.safe_load((conf_dir() / group / f"{name}.yaml").read_text(encoding="utf-8"))["_target_"]
     return found
 
 
 def family(space: str) -> str:
-    """Which of the small sizes a space takes, from the class that its YAML names."""
+    """Return which of the small sizes a space takes, from the class that its YAML file names."""
     return target("space", space).split(".")[2]
 
 
 def small(method: str, space: str) -> list[str]:
-    """The overrides that make a search of a method on a space small."""
+    """Return the overrides that make the search of a method on a space small."""
     return [f"method={method}", f"space={space}", *SMALL[family(space)], *OWN.get(method, [])]
 
 
 class Command:
-    """`nasx WORDS` in a process group of its own, on one thread, without output."""
+    """`nasx WORDS` in its own process group, on one thread, without output."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.process = subprocess.Popen(
@@ -95,18 +95,18 @@ class Command:
         return self.process.poll() is None
 
     def kill(self) -> None:
-        """kill -9 of the whole group."""
+        """kill -9 the whole group."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.communicate()
 
     def end(self) -> tuple[int, str]:
-        """Its exit code and what it said on standard error, when it has ended."""
+        """Wait for its end; return its exit code and its standard error."""
         _, said = self.process.communicate()
         return self.process.returncode, said
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested dictionaries and lists as dotted names and values, without what a clock says."""
+    """Yield dotted names and values of nested dictionaries and lists, without the values of a clock."""
     if isinstance(value, Mapping):
         for key, item in value.items():
             if str(key) not in CLOCK and not str(key).endswith("_s"):
@@ -119,8 +119,8 @@ def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """The last checkpoint, the metrics rows and the record of a run, flat: tensors and plain values."""
-    newest = checkpoints.found(folder)[-1:]  # none where nothing is trained
+    """Return the last checkpoint, the metrics rows and the record of a run, flat: tensors and plain values."""
+    newest = checkpoints.found(folder)[-1:]  # none if nothing is trained
     result = files.read_json(folder / "result.json") or {}
     saved = [checkpoints.read(path) or {} for path in newest]
     for found in saved:
@@ -144,6 +144,6 @@ def same(x: Any, y: Any) -> bool:
 
 
 def compared(one: Path, two: Path) -> tuple[int, list[str]]:
-    """How many values two runs have, and the names of those that differ or that one of them lacks."""
+    """Return how many values two runs have, and the names of those that differ or that one of them lacks."""
     x, y = state(one), state(two)
     return len(x), sorted(k for k in x.keys() | y.keys() if k not in x or k not in y or not same(x[k], y[k]))

@@ -1,9 +1,9 @@
-"""Finite differences against double backward on CIFAR-10, by the probe's length: NASX_DATA=DIR python scripts/kinks.py.
+"""Finite differences against double backward on CIFAR-10, by probe length: NASX_DATA=DIR python scripts/kinks.py.
 
-A supernet of NAS-Bench-201 (one cell a stage, 16 channels), first-order DARTS on batches of 64, protocol v1, one
-thread. Before the first update and after others, for each length: cosine to double backward and relative length, mean
-over batches, of M v and H v (probes of the weights) and of Lambda-DARTS' penalty (probes of the mixture). The weights
-of a run do not depend on what is measured.
+A supernet of NAS-Bench-201 (one cell per stage, 16 channels), first-order DARTS on batches of 64, protocol v1, one
+thread. Before the first update and after later ones, for each length: cosine with double backward and relative length,
+means over batches, of M v and H v (probes of the weights) and of Lambda-DARTS' penalty (probes of the mixture). The
+weights of a run do not depend on what is measured.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Found = dict[str, list[tuple[float, float]]]
 
 
 def measured(search: Search, train: Batch, val: Batch, args: argparse.Namespace) -> Found:
-    """What the probes of the chosen products give on one batch."""
+    """Return the results of the probes of the chosen products on one batch."""
     w, mix = detached(search.w, requires_grad=True), detached(search.mixture(search.a, train), requires_grad=True)
     v, _ = gradients(search.outcome(w, search.a, val).loss, w, search.a)
     _, delta = Lambda().align(search, gradient(search.problem.outcome(w, mix, train).loss, mix))

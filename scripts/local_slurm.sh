@@ -5,8 +5,8 @@
 #   export SLURM_CONF=DIR/slurm.conf    and sinfo, sbatch, nasx search --multirun launch=slurm ... work
 #   scripts/local_slurm.sh stop DIR     ends the daemons that it started
 #
-# A job in `high` preempts those in `low`: they are told by SIGTERM, ended 5 s later and put back into the queue.
-# Everything lies in DIR (state, logs, a munge of its own); a Slurm that is installed on the machine is not touched.
+# A job in `high` preempts those in `low`: they receive SIGTERM, are ended 5 s later and requeued.
+# Everything is in DIR (state, logs, its own munge); a Slurm that is installed on the machine is not touched.
 set -euo pipefail
 verb=${1:?start or stop}
 mkdir -p "${2:?the folder for its files}"

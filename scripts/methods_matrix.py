@@ -2,9 +2,9 @@
 
     NASX_DATA=DIR uv run python scripts/methods_matrix.py OUT --spaces nb201,darts --jobs 2
 
-For each pair one search runs through, and a second one of the same configuration in another folder is killed at a
+For each pair, one search runs to its end, and a second one with the same configuration in another folder is killed at a
 random moment (seeded) and started again with the same command. Weights, architecture and optimizer states of the last
-checkpoints, metrics and records (times apart) must be equal bit for bit. A table is printed and written to
+checkpoints, metrics and records (except times) must be equal bit for bit. A table is printed and written to
 OUT/matrix.md; pairs found equal before are not repeated.
 """
 
@@ -29,7 +29,7 @@ from nasx.tracking import checkpoints, records
 
 
 def refused(method: str, space: str) -> bool:
-    """Whether the space lacks what the method needs: weights of edges, skip connections, networks of images."""
+    """Return whether the space lacks what the method needs: edge weights, skip connections, networks for images."""
     kind = family(space)
     return (
         (method == "pc_darts" and kind not in ("darts", "nb201"))
@@ -39,7 +39,7 @@ def refused(method: str, space: str) -> bool:
 
 
 def command(method: str, space: str, args: argparse.Namespace, out: Path) -> list[str]:
-    """One search: small, one thread, a checkpoint every few seconds."""
+    """Return the words of one search: small, one thread, a checkpoint every few seconds."""
     return [
         "search",
         *small(method, space),
@@ -59,7 +59,7 @@ def command(method: str, space: str, args: argparse.Namespace, out: Path) -> lis
 
 
 def killed(start: Callable[[list[str]], Any], words: list[str], out: Path, delay: float) -> bool:
-    """Start the search, wait for a new checkpoint and `delay` seconds, and kill -9 it; False where it had ended."""
+    """Start the search, wait for a new checkpoint and `delay` seconds, and kill -9 it; False if it ended first."""
     folder = out / "run"
     before, job = set(checkpoints.found(folder)), start(words)
     while job.running() and not set(checkpoints.found(folder)) - before:
@@ -71,9 +71,9 @@ def killed(start: Callable[[list[str]], Any], words: list[str], out: Path, delay
 
 
 def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
-    """Run through; kill and resume; compare."""
+    """Run to the end; kill and resume; compare."""
     base = args.out / f"{method}-{space}"
-    shutil.rmtree(base, ignore_errors=True)  # what an interrupted or failed check has left, maybe of another version
+    shutil.rmtree(base, ignore_errors=True)  # left by an interrupted or failed check, maybe of another version
     draw = random.Random(f"{args.seed}-{method}-{space}")
     began = time.monotonic()
     code, said = args.through(command(method, space, args, base / "through")).end()
@@ -81,7 +81,7 @@ def check(method: str, space: str, args: argparse.Namespace) -> dict[str, Any]:
     if code:
         return {"method": method, "space": space, "outcome": "failed: " + said.strip()[-300:]}
     kills, words = 0, command(method, space, args, base / "killed")
-    for attempt in range(4 * args.kills):  # a short run may end before its moment: again, sooner, from nothing
+    for attempt in range(4 * args.kills):  # a short run may end before the kill: start over, kill earlier
         kills += killed(args.killed, words, base / "killed", draw.random() * 0.3 * whole / 2**attempt)
         if kills == args.kills or method == "random":
             break
@@ -110,12 +110,12 @@ def main() -> int:
     parser.add_argument("--methods", default=",".join(sorted(p.stem for p in (conf_dir() / "method").glob("*.yaml"))))
     parser.add_argument("--spaces", default="nb201,darts", help="comma-separated, or all")
     parser.add_argument("--epochs", type=int, default=2)
-    parser.add_argument("--updates", type=int, default=100, help="weight updates in an epoch")
+    parser.add_argument("--updates", type=int, default=100, help="weight updates per epoch")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--kills", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--checkpoint-s", type=float, default=4, help="seconds between checkpoints")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments to kill at")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     parser.add_argument("--fork", action="store_true", help="fork the searches, one job at a time")
     args = parser.parse_args()
     args.through, args.killed = starters(args.fork)

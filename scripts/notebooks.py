@@ -1,7 +1,7 @@
 """Run the notebooks of docs/notebooks and write their outputs into them: python scripts/notebooks.py [NAME ...].
 
-Each runs in an empty folder, as in tests/project/test_notebooks.py. What differs from call to call without meaning
-(execution times, versions) is left out.
+Each runs in an empty folder, as in tests/project/test_notebooks.py. Meaningless differences between calls (execution
+times, versions) are left out.
 """
 
 from __future__ import annotations

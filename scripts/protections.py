@@ -1,10 +1,11 @@
-"""Every fault that nasx is protected against: the protection, and a test that fails when it is taken out.
+"""Every fault that nasx is protected against: the protection, and a test that fails without it.
 
-    uv run python scripts/protections.py                     all, one after the other (a quarter of an hour)
+    uv run python scripts/protections.py                     all, one after another (a quarter of an hour)
     uv run python scripts/protections.py --only "full disk"
 
-In a copy of the checkout the tests are run once as it is, then for each row with a line or two replaced: its test must
-fail. The rows are in protections.yaml. A table is printed; exit code 1 where a test passes without its protection.
+In a copy of the checkout, the tests run once unchanged and then once for each row with a line or two replaced: the test
+of the row must fail. The rows are in protections.yaml. A table is printed; the exit code is 1 if a test passes without
+its protection.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 class Row(NamedTuple):
-    """A fault; in which file what stands for the protection, what replaces it, and the test that tells."""
+    """A fault; the file of its protection, the code there, the code that replaces it, and the test that then fails."""
 
     fault: str
     file: str
@@ -38,7 +39,7 @@ ROWS = [Row(**row) for row in yaml.safe_load((ROOT / "scripts" / "protections.ya
 
 
 def passes(copy: Path, tests: list[str]) -> tuple[bool, str]:
-    """Whether the tests pass in the copy, and pytest's last line."""
+    """Return whether the tests pass in the copy, and pytest's last line."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *(f"tests/{test}" for test in tests)],
         cwd=copy,

@@ -1,8 +1,8 @@
-"""How long tables and reports of many runs take: python scripts/report_speed.py [RUNS] [EPOCHS].
+"""Time tables and reports of many runs: python scripts/report_speed.py [RUNS] [EPOCHS].
 
-Writes RUNS synthetic searches (default 2,000, of 50 epochs each) by nasx.tracking.run_folder into a temporary folder:
-40 settings of 50 seeds. Then times `nasx table` and `nasx report` in their own processes, three times each. Prints wall
-seconds, CPU seconds (which depend less on other work on the machine) and the size of the page.
+Writes RUNS synthetic searches (default 2,000, of 50 epochs each) with nasx.tracking.run_folder to a temporary folder:
+40 settings with 50 seeds each. Then times `nasx table` and `nasx report` in their own processes, three times each.
+Prints wall seconds, CPU seconds (which depend less on other work on the machine) and the size of the page.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_
 
 
 def write(root: Path, number: int, epochs: int) -> None:
-    """One finished search with its rows and its record."""
+    """Write one finished search with its rows and its record."""
     draw = random.Random(number)
     setting, seed = divmod(number, 50)
     method, lr = METHODS[setting % len(METHODS)], 0.01 * (1 + setting // len(METHODS))
@@ -74,7 +74,7 @@ def write(root: Path, number: int, epochs: int) -> None:
 
 
 def processor() -> float:
-    """Seconds that processes started here have computed, those of the system for them included."""
+    """Return the CPU seconds of the processes started here, including those of the system on their behalf."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -90,7 +90,7 @@ def main() -> None:
             began, spent = time.perf_counter(), processor()
             subprocess.run([sys.executable, "-m", "nasx", *words], check=True, stdout=subprocess.DEVNULL)
             wall, cpu = time.perf_counter() - began, processor() - spent
-            print(f"nasx {words[0]}: {wall:.2f} s, {cpu:.2f} s of the processor, for {count} runs of {epochs} epochs")
+            print(f"nasx {words[0]}: {wall:.2f} s, {cpu:.2f} s of CPU time, for {count} runs of {epochs} epochs")
         print(f"page: {page.stat().st_size / 1e6:.2f} MB")
 
 

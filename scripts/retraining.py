@@ -2,13 +2,14 @@
 
     NASX_DATA=DIR uv run python scripts/retraining.py OUT [--seeds 0,1,2] [--jobs 2] [--fast] [layers=5 channels=8 ...]
 
-DIR holds cifar-10-batches-bin. All networks follow the recipe of DARTS (cutout, drop-path, auxiliary head, cosine).
-tests/reference/retraining.py, the independent network and loop, uses nothing of nasx and draws other random numbers, so
-the accuracies of one seed are not equal; means over seeds are compared by Welch's test. The random cells are the first
-two draws of the space (seeds 0, 1, ...) whose number of parameters differs by at most 10 % from that of DARTS_V2.
+DIR contains cifar-10-batches-bin. All networks follow the recipe of DARTS (cutout, drop-path, auxiliary head, cosine).
+tests/reference/retraining.py, the independent network and loop, uses nothing from nasx and draws other random numbers,
+so the accuracies for one seed are not equal; means over seeds are compared with Welch's test. The random cells are the
+first two draws from the space (seeds 0, 1, ...) whose number of parameters differs by at most 10 % from that of
+DARTS_V2.
 
---fast uses channels_last in both codes. Every run has one thread; `--jobs` run at a time. The
-runs that OUT holds are not repeated, and a run of nasx that was killed continues. The table is written to OUT/table.md.
+--fast uses channels_last in both codes. Every run has one thread; `--jobs` runs execute at a time. Runs that are
+already in OUT are not repeated, and a killed run of nasx resumes. The table is written to OUT/table.md.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a search costs against cells, channels, batch and seeds taken by turns.
+"""Cost of a search by the number of cells, channels, images per batch, and seeds that take turns.
 
     uv run python scripts/scaling.py --space nb201 --quick
     uv run python scripts/scaling.py --space darts --json out.json
 
 Each row changes one size of the base setting and gives the median seconds of one first-order step, its ratio to the
-base measured by turns with it in the same run, and the activations that autograd keeps. Seeds: seconds of one step of
-each of k searches by turns, over k times the base.
+base, measured in turn with it in the same run, and the activations that autograd keeps. Seeds: seconds of one step of
+each of k searches that take turns, over k times the base.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPACES: dict[str, Callable[..., Any]] = {"nb201": Nb201, "darts": Darts}
 
 
 def steps(name: str, size: dict[str, int], device: torch.device, seeds: int = 1) -> tuple[Callable[[], None], float]:
-    """One first-order step of `seeds` searches by turns, and the megabytes that autograd keeps for one."""
+    """Return a first-order step of `seeds` searches that take turns, and the megabytes that autograd keeps for one."""
     method, data = Method(), batches(size["batch"], 32, device)
     space = SPACES[name](layers=size["layers"], channels=size["channels"])
     found = [build(space, False, device, EngineSettings()) for _ in range(seeds)]
@@ -49,12 +49,12 @@ def main() -> None:
     parser.add_argument("--device", type=torch.device, default=environment.device("auto"))
     parser.add_argument("--json", help="write all figures to this file")
     args = parser.parse_args()
-    with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # what a run has
+    with environment.prepared(args.device, threads=None, deterministic=False, seed=0):  # as in a run
         measure(args)
 
 
 def measure(args: argparse.Namespace) -> None:
-    """All rows, printed and written."""
+    """Measure, print and write all rows."""
     base, runs = (QUICK if args.quick else BASE)[args.space], 3 if args.quick else 7
     first, kept = steps(args.space, base, args.device)
     rows: list[dict[str, Any]] = []
@@ -69,7 +69,7 @@ def measure(args: argparse.Namespace) -> None:
         timed = pairs(other, first, runs, args.device)
         rows.append(
             {
-                "what": f"{seeds} seeds by turns, each",
+                "what": f"{seeds} seeds in turn, each",
                 "mb": mb,
                 **timed,
                 "ratio": timed["ratio"] / seeds,
@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace) -> None:
         f"{args.space}: {sizes}; {hardware['name']}, {hardware['threads']} threads, torch {torch.__version__}, "
         f"commit {environment.commit()}, n={runs}\n"
     )
-    print(f"| what | seconds a step | ratio to base | activations MB (base {kept:.0f}) |\n|---|---|---|---|")
+    print(f"| what | seconds per step | ratio to base | activations MB (base {kept:.0f}) |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row['what']} | {row['naive_s']:.3g} | {row['ratio']:.2f} | {row['mb']:.0f} |")
     if args.json:

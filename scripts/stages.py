@@ -2,9 +2,9 @@
 
     NASX_DATA=DIR uv run python scripts/stages.py OUT
 
-Each search runs once through; the same command in another folder is killed after the first checkpoint of each stage
-(the last one included) and started again. Checkpoints, metrics and records of all stages (times apart) must be equal
-bit for bit. A table is printed and written to OUT/stages.md; what was found equal before is not repeated.
+Each search runs once to its end; the same command in another folder is killed after the first checkpoint of each stage
+(including the last one) and started again. Checkpoints, metrics and records of all stages (except times) must be equal
+bit for bit. A table is printed and written to OUT/stages.md; searches found equal before are not repeated.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from nasx.tracking import checkpoints, records
 
 
 class Case(NamedTuple):
-    """A search: how it is called, its words, its stages."""
+    """A search: its name, its words, its number of stages."""
 
     name: str
     method: str
@@ -85,7 +85,7 @@ def command(case: Case, args: argparse.Namespace, out: Path) -> list[str]:
 
 
 def folders(run: Path, case: Case) -> list[Path]:
-    """The folder of each stage, the last one's first."""
+    """Return the folder of each stage, the last stage first."""
     return [run, *(run / stages.name(i) for i in range(case.count - 1))]
 
 
@@ -130,7 +130,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--epochs", type=int, default=2, help="of each stage")
-    parser.add_argument("--updates", type=int, default=6, help="weight updates in an epoch")
+    parser.add_argument("--updates", type=int, default=6, help="weight updates per epoch")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--fork", action="store_true", help="fork the searches instead of starting Python for each")
     args = parser.parse_args()

@@ -1,11 +1,12 @@
-"""Search and training on a text that is made here: what perplexity becomes, and that both resume bit for bit.
+"""Search and training on a generated text: the perplexity that they reach, and whether both resume bit for bit.
 
     uv run python scripts/text.py OUT
 
-The text is that of tests/support/texts.py: the alphabet of eight letters, a few letters a line from a random one on;
-whoever guesses has a perplexity of nine. For each method one search and the training of its cell run through; the same
-commands in another folder are killed with kill -9 after some checkpoint of each and started again. Checkpoints, metrics
-and records (times apart) must be equal bit for bit. A table is printed and written to OUT/text.md.
+The text is that of tests/support/texts.py: an alphabet of eight letters, a few of them per line, in order from a random
+one on; guessing gives a perplexity of nine. For each method, one search and the training of its cell run to their end;
+the same commands in another folder are killed with kill -9 after some checkpoint of each and started again.
+Checkpoints, metrics and records (except times) must be equal bit for bit. A table is printed and written to
+OUT/text.md.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ METHODS = {
     "TSE-DARTS": ("method=tse", "method.T=3", "search.clip=0.25"),
     "random search": ("method=random",),
 }
-"""What searches; the last as a reference."""
+"""The methods; the last one is a reference."""
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
-"""What the verdict says of all cells of NAS-Bench-201, and what these are worth: python scripts/verdict_cells.py.
+"""The verdict on all cells of NAS-Bench-201, and the accuracies of these cells: python scripts/verdict_cells.py.
 
-Of each reason for calling a cell collapsed: how many cells it holds for, their median validation accuracy on CIFAR-10,
-and how many of them lie below the median of all cells (and below the mean, which a random cell has). Deterministic.
+For each reason to call a cell collapsed: the number of cells to which it applies, their median validation accuracy on
+CIFAR-10, and how many of them lie below the median of all cells (and below the mean, which a random cell has on
+average). Deterministic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whole nasx commands on the fake device, each in a forked child: runtime.py commands.py FOLDER [NAME...]
 
 For each command: its exit status and output, what breaks a recording, and waits inside a step (search) or an update
-(retraining) after the first four, but for those of recordings. The last line of the output is the rows as JSON.
+(retraining) after the first four, except those of recordings. The last line of the output contains the rows as JSON.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ LARGE = "space.channels=16 space.layers=5 search.batch=64 dataset.size=32"
 
 
 class Command(NamedTuple):
-    """The words of a command, and how it is expected to end."""
+    """The words of a command, and its expected end."""
 
     words: str
     says: str = ""
-    """A pattern of its output."""
+    """A pattern that its output must match."""
     exit: int = 0
     after: str = ""
     """The command that runs before it."""
@@ -152,11 +152,11 @@ COMMANDS: dict[str, Command] = {
     ),
 }
 LIMIT_S = 600.0
-"""A command that takes longer hangs."""
+"""A command that takes longer is considered hung."""
 
 
 def photos(folder: Path) -> None:
-    """Two classes of images on the disk."""
+    """Write two classes of images to the disk."""
     from PIL import Image
 
     draw = np.random.RandomState(0)
@@ -170,7 +170,7 @@ def photos(folder: Path) -> None:
 
 
 def marked(step: Callable[..., Any], name: str = "step", first: int = 4) -> Callable[..., Any]:
-    """`step` in a phase of its own, after the `first` calls."""
+    """Return `step` with its own phase, after the `first` calls."""
     count = 0
 
     def inside(*a: Any, **k: Any) -> Any:
@@ -243,7 +243,7 @@ def child(command: Command, log: Path) -> None:
 
 
 def run(name: str, folder: Path) -> dict[str, Any]:
-    """One command in a child, and what is wrong with it."""
+    """Run one command in a child; return its results and what is wrong with them."""
     command, log = COMMANDS[name], folder / "logs" / f"{name}.log"
     pid, end = os.fork(), time.monotonic() + LIMIT_S
     if not pid:
@@ -269,7 +269,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
 
 
 def ordered(names: list[str]) -> list[str]:
-    """The commands with those that have to run before them."""
+    """Return the commands together with those that must run before them."""
     found: list[str] = []
     for name in names:
         chain = [name]

@@ -1,7 +1,7 @@
-"""Events of the fake CUDA runtime: which line of nasx waits for the device, copies, or breaks a capture.
+"""Events of the fake CUDA runtime: the lines of nasx that wait for the device, copy, or break a capture.
 
 `listen()` starts, `seen` counts events by (phase, kind, what, line of nasx, line of torch). Events of the backward
-pass, which runs in a C++ thread of its own, have no Python line.
+pass, which runs in its own C++ thread, have no Python line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ KIND = {
     MALLOC: "MALLOC",
     D2D: "D2D",
 }
-"""OUTSIDE: work on a stream that is not captured while another one is."""
+"""OUTSIDE: work on a stream that is not being captured while another one is."""
 DEFAULT = SYNC | H2D | D2H | VIOLATION | OUTSIDE
 REPO = Path(__file__).resolve().parent.parent.parent
 
@@ -35,7 +35,7 @@ HOOK = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_ulonglong)
 
 
 class Event(NamedTuple):
-    """What happened in a phase, and where."""
+    """What happened in a phase, and where it happened."""
 
     phase: str
     kind: str
@@ -52,7 +52,7 @@ phase = ["-"]
 
 
 def lines() -> tuple[str, str]:
-    """The innermost line of nasx below the event, and the innermost line of torch below it."""
+    """Return the innermost line of nasx below the event, and the innermost line of torch below it."""
     try:
         frame = sys._getframe(2)
     except ValueError:  # a thread without Python frames
@@ -84,17 +84,17 @@ def deaf() -> None:
 
 
 def launches() -> int:
-    """Kernels, memsets and graphs launched so far."""
+    """Return the number of kernels, memsets and graphs launched so far."""
     return int(lib.fake_count(LAUNCH))
 
 
 def replays() -> int:
-    """Graphs launched so far."""
+    """Return the number of graphs launched so far."""
     return int(lib.fake_replays())
 
 
 def of(prefix: str, *kinds: str) -> dict[str, int]:
-    """Events of these kinds in the phases that start with `prefix`, as text -> how often."""
+    """Return the events of these kinds in the phases whose names start with `prefix`, as text -> count."""
     found: collections.Counter[str] = collections.Counter()
     for event, n in seen.items():
         if event.phase.startswith(prefix) and event.kind in kinds:

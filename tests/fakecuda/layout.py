@@ -1,8 +1,8 @@
-"""Memory layouts of gradients with channels_last: do they equal those of their weights? runtime.py layout.py [--plant]
+"""Memory layouts of gradients with channels_last: do they match those of the weights? runtime.py layout.py [--plant]
 
-Fused optimizers need that (`trees.like` copies a gradient that differs). Steps run in FakeTensorMode on the CUDA
+Fused optimizers need this (`trees.like` copies a gradient that differs). Steps run in FakeTensorMode on the CUDA
 device, whose convolutions return the layouts of cuDNN. Strides of dimensions of length 1 are not compared. The last
-line of the output is the rows as JSON. `--plant` takes a slice of a weight, whose gradient is always contiguous.
+line of the output contains the rows as JSON. `--plant` takes a slice of a weight, whose gradient is always contiguous.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def moved(self: torch.nn.Module, *a: Any, memory_format: Any = None, **k: Any) -
 
 
 def differing(on: str, words: tuple[str, ...], *, last: bool) -> dict[str, Any]:
-    """How many gradients of one step there are, and those whose layout is not their weight's."""
+    """Return the number of gradients in one step, and those whose layout differs from that of their weight."""
     space, method, settings = composed("method=darts", f"space={on}", *words)
     wrong: dict[str, str] = {}
     total = 0

@@ -1,6 +1,6 @@
-"""Predicted against measured peak memory of steps on the device: runtime.py memory.py [NAME...]
+"""Compare predicted and measured peak memory of steps on the device: runtime.py memory.py [NAME...]
 
-The last line of the output is the rows as JSON.
+The last line of the output contains the rows as JSON.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "pc_darts": ("space=darts", "method=pc_darts", "search.batch=64", "space.layers=3"),
     "nb1shot1": ("space=nb1shot1_1", "method=drnas", "space.layers=3"),
 }
-"""Kinds of spaces, passes and engines; fewer cells than usual where that is enough."""
+"""Kinds of spaces, passes and engines; fewer cells than usual where they are enough."""
 
 
 def row(name: str) -> dict[str, Any]:
-    """Peak memory of the third step in bytes, and its prediction."""
+    """Return the peak memory of the third step in bytes, and its prediction."""
     space, method, settings, engine = composed(*SETTINGS[name], groups=("space", "method", "search", "engine"))
     search = started(space, method, settings, engine)
     for i in range(3):

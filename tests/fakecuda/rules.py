@@ -1,7 +1,7 @@
-"""Does the fake runtime keep CUDA's rules? Does nasx.searcher.cuda_graphs end a broken recording? runtime.py rules.py
+"""Does the fake runtime follow CUDA's rules? Does nasx.searcher.cuda_graphs end a broken recording? runtime.py rules.py
 
-Each rule of stream capture is broken once, which has to be found; a recording that keeps them has to pass before and
-after. The last line of the output is {check: detail where it failed, else null} as JSON.
+Each rule of stream capture is broken once, which must be detected; a recording that follows them must pass before and
+after. The last line of the output is {check: detail if it failed, else null} as JSON.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def check(name: str, fine: bool, detail: object = "failed") -> None:
 
 
 def recorded(work: Callable[[], object], **options: Any) -> str:
-    """The error of a recording by torch, empty where there is none."""
+    """Return the error of a recording by torch; empty if there is none."""
     graph = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(graph, stream=torch.cuda.Stream(), **options):
@@ -65,7 +65,7 @@ def pinned() -> None:
 
 
 def allocator() -> int:
-    """MiB that fifty tensors take which another stream uses and which are freed one after the other."""
+    """Return the MiB taken by fifty tensors that another stream uses and that are freed one after another."""
     other = torch.cuda.Stream()
     torch.cuda.empty_cache()
     before = torch.cuda.memory_reserved()
@@ -118,7 +118,7 @@ def runtime() -> None:
 
 
 def nasx() -> None:
-    """Recordings of nasx.searcher.cuda_graphs: other threads, random numbers, and what is left after they break."""
+    """Check recordings of nasx.searcher.cuda_graphs: other threads, random numbers, and the state after a break."""
     record = cuda_graphs.cuda(DEVICE)
     record(lambda: threaded(pinned), [])
     check("nasx: another thread pins memory during a recording", True)

@@ -1,11 +1,12 @@
 """The fake CUDA runtime: built once per environment, then preloaded into Python processes.
 
-    python tests/fakecuda/runtime.py SCRIPT.py [ARGUMENT...]    a script of this folder, or any other
+    python tests/fakecuda/runtime.py SCRIPT.py [ARGUMENT...]    a script in this folder, or any other
     python tests/fakecuda/runtime.py nasx search ...            a whole nasx command (command.py)
 
-Needs Linux on x86-64, gcc, nm, and the CUDA wheel of torch, whose packages bring the headers and the symbol tables; no
-GPU, driver or CUDA toolkit. `missing()` says what is absent. FAKE_GB=40 sets the memory of the device, FAKE_DEVICES=2
-the number of devices, FAKE_REPORT=FILE makes a command write every wait and copy with its line to FILE.
+Needs Linux on x86-64, gcc, nm, and the CUDA wheel of torch, whose packages include the headers and the symbol tables,
+but no GPU, driver or CUDA toolkit. `missing()` returns what is absent. FAKE_GB=40 sets the memory of the device,
+FAKE_DEVICES=2 the number of devices, and FAKE_REPORT=FILE makes a command write every wait and copy with its line to
+FILE.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ FLAGS = ("-O1", "-g", "-w", "-fno-builtin", "-fPIC")
 
 
 def site() -> Path:
-    """The folder of the installed packages."""
+    """Return the folder of the installed packages."""
     found = find_spec("torch")
     assert found is not None
     assert found.origin is not None
@@ -40,19 +41,19 @@ def site() -> Path:
 
 
 def torch_version() -> tuple[str, str | None]:
-    """Versions of torch and of the CUDA that it is built for (None: without CUDA)."""
+    """Return the versions of torch and of the CUDA it is built for (None: without CUDA)."""
     values = runpy.run_path(str(site() / "torch" / "version.py"))
     return values["__version__"], values["cuda"]
 
 
 def headers() -> list[Path]:
-    """Include folders of the CUDA packages, then of Triton, which has the headers that these leave out (crt/)."""
+    """Return the include folders of the CUDA packages, then of Triton, which has the headers that they lack (crt/)."""
     folders = [*site().glob("nvidia/cu*/include"), *site().glob("nvidia/cuda_runtime/include")]
     return [f for f in sorted(folders) if (f / "cuda_runtime_api.h").is_file()]
 
 
 def missing() -> str | None:
-    """Why the runtime cannot be built here, None where it can."""
+    """Return the reason why the runtime cannot be built here; None if it can."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return "the fake CUDA runtime needs Linux on x86-64"
     for tool in ("gcc", "nm"):
@@ -69,13 +70,13 @@ def missing() -> str | None:
 
 
 def symbols(path: Path, *options: str) -> set[str]:
-    """Names in the dynamic symbol table of a library, without their versions."""
+    """Return the names in the dynamic symbol table of a library, without their versions."""
     text = subprocess.run(["nm", "-D", *options, str(path)], check=True, capture_output=True, text=True).stdout
     return {line.split()[-1].split("@")[0] for line in text.splitlines() if line.strip()}
 
 
 def compiled(source: Path, target: Path, *flags: str) -> set[str]:
-    """Compile a C source; the functions that the object file defines (headers rename some)."""
+    """Compile a C source; return the functions that the object file defines (headers rename some)."""
     subprocess.run(["gcc", *FLAGS, *flags, "-c", str(source), "-o", str(target)], check=True)
     text = subprocess.run(["nm", "--defined-only", str(target)], check=True, capture_output=True, text=True).stdout
     return {line.split()[-1] for line in text.splitlines() if line.split()[-2] == "T"}
@@ -117,7 +118,7 @@ def build(folder: Path) -> None:
 
 
 def built() -> Path:
-    """The folder of the libraries for this environment and these sources, built on the first call."""
+    """Return the folder of the libraries for this environment and these sources, built on the first call."""
     sources = b"".join((HERE / name).read_bytes() for name in (*SOURCES, Path(__file__).name))
     key = hashlib.sha256(sources + repr((str(site()), torch_version())).encode()).hexdigest()[:16]
     folder = Path(tempfile.gettempdir()) / f"nasx-fakecuda-{os.getuid()}-{key}"
@@ -132,7 +133,7 @@ def built() -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """The environment of a process on the fake runtime."""
+    """Return the environment of a process on the fake runtime."""
     folder = str(built())
     folders = (HERE, REPO / "tests" / "support", REPO / "tests", REPO)
     path = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
@@ -152,7 +153,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def words(name: str, *arguments: str) -> list[str]:
-    """The command line of a script of this folder, of another script, or (`nasx`) of a nasx command."""
+    """Return the command line of a script in this folder, of another script, or (`nasx`) of a nasx command."""
     script = HERE / ("command.py" if name == "nasx" else name)
     return [sys.executable, str(script if script.is_file() else name), *arguments]
 

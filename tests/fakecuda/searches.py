@@ -24,20 +24,20 @@ SPACES: dict[str, tuple[str, ...]] = {
 
 
 def configuration(*words: str) -> dict[str, Any]:
-    """The configuration of `nasx search WORDS`."""
+    """Return the configuration of `nasx search WORDS`."""
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         c: Any = OmegaConf.to_container(compose("search", list(words)), resolve=True)
     return c  # type: ignore[no-any-return]
 
 
 def composed(*words: str, groups: tuple[str, ...] = ("space", "method", "search")) -> tuple[Any, ...]:
-    """Components of `nasx search WORDS`."""
+    """Return the components of `nasx search WORDS`."""
     c = configuration(*words)
     return tuple(instantiate.build(c[group]) for group in groups)
 
 
 def started(space: Any, method: Method, settings: Any, engine: EngineSettings | None = None) -> Search:
-    """A search in the middle of its second epoch, with the optimizers of nasx."""
+    """Return a search in the middle of its second epoch, with the optimizers of nasx."""
     torch.manual_seed(0)
     with DEVICE:
         net = space.supernet(10, naive=engine is not None and engine.supernet == "naive")
@@ -75,6 +75,6 @@ def batch(space: Any, seed: int, n: int, size: int) -> Batch:
 
 
 def batches(space: Any, method: Method, first: int = 0, n: int = 2, size: int = 16) -> tuple[list[Batch], Batch]:
-    """The training batches of one step, and its validation batch."""
+    """Return the training batches of one step, and its validation batch."""
     made = [batch(space, first + i, n, size) for i in range(method.train_batches + 1)]
     return made[:-1], made[-1]

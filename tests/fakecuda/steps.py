@@ -1,9 +1,9 @@
 """Whole steps of methods on spaces, eagerly and replayed: runtime.py steps.py --space nb201,darts --method darts,gdas
 
 For each pair: tensors of two devices in one operation and other errors; waits and copies inside a step after the
-first; what breaks a recording, or works outside of it; launches and peak memory of an eager step; launches of a replay.
-The last line of the output is the rows as JSON. `--plant` adds a fault to every step, which its check has to find;
-`--ceilings` writes launches and peak memory into ceilings.csv, above which later steps must not be.
+first; what breaks a recording, or works outside it; launches and peak memory of an eager step; launches of a replay.
+The last line of the output contains the rows as JSON. `--plant` adds a fault to every step, which its check must find;
+`--ceilings` writes launches and peak memory to ceilings.csv; later steps must not exceed them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ arithmetic.skipped()
 Row = dict[str, Any]
 CEILINGS = Path(__file__).resolve().parent / "ceilings.csv"
 WIDELY = ("nb201", "darts")
-"""Spaces on which all variants of methods are walked; on others the methods of conf/method."""
+"""Spaces on which all variants of methods are tested; on others, only the methods in conf/method."""
 
 
 def planted(method: Method, plant: str) -> Method:
-    """The method with a fault in its step."""
+    """Return the method with a fault in its step."""
 
     def step(search: Any, train: Any, val: Any) -> Any:
         out = type(method).step(method, search, train, val)
@@ -70,7 +70,7 @@ def given(space: Any, method: Method, settings: Any, i: int) -> tuple[Any, Any]:
 
 
 def eager(space: Any, method: Method, settings: Any, tag: str) -> Row:
-    """Three steps; what the third does."""
+    """Take three steps; return what the third does."""
     search, row = started(space, method, settings), {}
     for i in range(3):
         train, val = given(space, method, settings, i)
@@ -89,7 +89,7 @@ def eager(space: Any, method: Method, settings: Any, tag: str) -> Row:
 
 
 def replayed(space: Any, method: Method, settings: Any, tag: str) -> Row:
-    """Five steps: eager, recorded and compared, replayed three times, once in a new epoch."""
+    """Take five steps: eager, recorded and compared, replayed three times, once in a new epoch."""
     search = started(space, method, settings)
     problem: Any = search.problem
     replay = cuda_graphs.Replayed(method, problem, cuda_graphs.cuda(DEVICE))
@@ -115,7 +115,7 @@ def replayed(space: Any, method: Method, settings: Any, tag: str) -> Row:
 
 
 def walked(on: str, name: str, plant: str) -> Row | None:
-    """One pair; None where the space has no such method or the method trains nothing."""
+    """Test one pair; return None if the space has no such method or the method trains nothing."""
     base, *words = VARIANTS[name]
     try:
         space, method, settings = composed(f"method={base}", f"space={on}", *SPACES[on], *words)
@@ -158,13 +158,13 @@ def walk(pairs: list[tuple[str, str]], plant: str = "", show: Callable[[Row], No
 
 
 def ceilings() -> dict[tuple[str, str], tuple[int, int]]:
-    """(space, method) -> launches and peak memory in KiB of an eager step, as they were."""
+    """Return (space, method) -> launches and peak memory in KiB of an eager step, as recorded earlier."""
     with CEILINGS.open(encoding="utf-8") as file:
         return {(r["space"], r["method"]): (int(r["launches"]), int(r["peak_kib"])) for r in csv.DictReader(file)}
 
 
 def write(rows: list[Row]) -> None:
-    """Put the rows of these pairs into ceilings.csv."""
+    """Write the rows of these pairs to ceilings.csv."""
     known = ceilings() if CEILINGS.exists() else {}
     known |= {(row["space"], row["method"]): (row["launches"], row["peak_kib"]) for row in rows if "error" not in row}
     with CEILINGS.open("w", encoding="utf-8", newline="") as file:

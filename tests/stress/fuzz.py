@@ -1,9 +1,9 @@
-"""Fuzz the parsers: valid samples, twisted by hypothesis, until anything but a UserError is raised or the time is over.
+"""Fuzz the parsers: valid samples, twisted by hypothesis, until anything but a UserError is raised or the time is up.
 
     uv run python tests/stress/fuzz.py [TARGET ...] [--seconds 300] [--seed 0]
 
-Targets: those of tests/support/fuzz_targets.py, by default all, one after the other. Prints one JSON line a target:
-executions, seconds, and what was found, shrunk to the smallest sample; exit code 1 where something was found.
+Targets: those in tests/support/fuzz_targets.py, by default all, one after another. Prints one JSON line per target:
+executions, seconds, and the finding, if any, shrunk to the smallest sample; the exit code is 1 if something was found.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from fuzz_targets import TARGETS
 from fuzzing import Escaped, fed, warm
 
 LIMIT = 12 << 30
-"""Bytes of address space: a sample that asks for more fails by itself, not the machine."""
+"""Bytes of address space: a sample that requests more fails alone, without affecting the machine."""
 BATCH = 200
-"""Executions for one seed of hypothesis; the next batch has the next."""
+"""Executions per seed of hypothesis; the next batch has the next seed."""
 
 
 def fuzz(name: str, seconds: float, seed: int, phases: list[Phase]) -> dict[str, Any]:
-    """Feed a target until the time is over; the first finding ends it."""
+    """Feed a target until the time is up or something is found."""
     target, count, began = TARGETS[name], 0, time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -64,7 +64,7 @@ def fuzz(name: str, seconds: float, seed: int, phases: list[Phase]) -> dict[str,
 
             try:
                 feed()
-            except (Exception, Escaped) as error:  # noqa: BLE001 (this is what it looks for)
+            except (Exception, Escaped) as error:  # noqa: BLE001 (this is what the fuzzer looks for)
                 frames = [f for f in traceback.extract_tb(error.__traceback__) if "hypothesis" not in f.filename]
                 return {
                     "target": name,

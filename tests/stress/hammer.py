@@ -1,14 +1,14 @@
-"""Writers and readers hammer one results folder, writers being killed all the while: no record is lost, none is torn.
+"""Writers and readers hammer one results folder while writers are killed: no record may be lost or torn.
 
     uv run python tests/stress/hammer.py OUT --seconds 60
 
-Four writers work on runs in one folder, as `nasx search` would, less the arithmetic: they take a run that is not
-finished (often one that another writer is at, too), go on from its checkpoint, append a row an epoch, save, and write
-the record after the last epoch. Every so often one is killed with kill -9 and replaced. Two readers ask all the time
-for what `nasx table` and `nasx status` show, and look at every record. At the end every record that a writer has
-written must be there as it was written, with all its rows, and no two writers may ever have been in one run at once
-(each holds a second lock there, of another kind, which must always have been free). Exit code 1 where anything is
-wrong.
+Four writers work on runs in one folder, as `nasx search` would, but without the arithmetic: they take an unfinished run
+(often one on which another writer is working too), continue from its checkpoint, append one row per epoch, save, and
+write the record after the last epoch. Every so often one is killed with kill -9 and replaced. Two readers constantly
+request what `nasx table` and `nasx status` show, and look at every record. At the end, every record that a writer has
+written must be there as it was written, with all its rows, and no two writers may ever have been in one run at the same
+time (each holds a second lock there, of another kind, which must always have been free). The exit code is 1 if anything
+is wrong.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ from nasx.tracking import checkpoints, lock, records, run_folder
 
 CONTEXT = multiprocessing.get_context("fork")
 EPOCHS, OPEN = 4, 3
-"""Epochs of a run, and runs that are open at a time: fewer than writers, so that these often meet."""
+"""Epochs per run, and runs that are open at a time: fewer than the writers, so that these often meet."""
 LONG = 0.05
-"""The share of epochs that last longer than another start waits for the lock: it is refused then."""
+"""The share of epochs that last longer than another start waits for the lock, so that it is refused."""
 
 
 def sealed(**facts: Any) -> dict[str, Any]:
-    """Facts with a checksum and some weight."""
+    """Return facts with a checksum and some filler."""
     facts["filler"] = "x" * 2000
     return {**facts, "check": hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()}
 
 
 def whole(facts: dict[str, Any]) -> bool:
-    """Whether sealed facts are as they were sealed."""
+    """Return whether sealed facts are unchanged."""
     own = {key: value for key, value in facts.items() if key not in ("seal", "format")}  # of the run's files
     return sealed(**{key: value for key, value in own.items() if key not in ("check", "filler")}) == own
 
 
 class Notes:
-    """Counts and faults of one process, in a file of its own that a kill cannot tear: one short write a line."""
+    """Counts and faults of one process, in its own file, which a kill cannot tear: one short write per line."""
 
     def __init__(self, path: Path) -> None:
         self.handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -67,7 +67,7 @@ class Notes:
 
 
 def until_killed(what: Callable[[Path, Notes, int], None], out: Path, note: Notes, seed: int) -> None:
-    """One process's work, which has no end: what ends it but a kill is a fault, and told."""
+    """Do the work of one process, which only a kill may end: any other end is noted as a fault."""
     try:
         what(out, note, seed)
     except BaseException as error:
@@ -76,7 +76,7 @@ def until_killed(what: Callable[[Path, Notes, int], None], out: Path, note: Note
 
 
 def write(out: Path, note: Notes, seed: int) -> None:
-    """A writer, until it is killed."""
+    """Work as a writer until killed."""
     draw = random.Random(seed)
     while True:
         done = sum((out / f"run-{i}" / "result.json").exists() for i in range(len(os.listdir(out))))
@@ -91,10 +91,10 @@ def write(out: Path, note: Notes, seed: int) -> None:
 
 
 def work(run: run_folder.Run, note: Notes, draw: random.Random) -> None:
-    """The run from its checkpoint to its end."""
+    """Take the run from its checkpoint to its end."""
     inside = os.open(run.folder / "inside", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.lockf(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, and let go by a kill as well
+        fcntl.lockf(inside, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not flock, which nasx uses; a kill releases it too
     except OSError:
         note(f"fault two writers are in {run.folder.name}")
     try:
@@ -124,7 +124,7 @@ def work(run: run_folder.Run, note: Notes, draw: random.Random) -> None:
 
 
 def read(out: Path, note: Notes, seed: int) -> None:
-    """A reader, until it is killed."""
+    """Work as a reader until killed."""
     while True:
         before = {path.parent.name for path in out.glob("*/result.json")}
         frame, counted = collect.collect(out), runs_in_table(out)
@@ -149,7 +149,7 @@ def read(out: Path, note: Notes, seed: int) -> None:
 
 
 def runs_in_table(out: Path) -> int:
-    """How many runs `nasx table` counts; none where it says so, as it does until the first one is finished."""
+    """Return how many runs `nasx table` counts; 0 if it says so, as it does until the first one is finished."""
     try:
         with contextlib.redirect_stdout(io.StringIO()) as told:
             table.main({"out": str(out), "format": "csv"})
@@ -161,7 +161,7 @@ def runs_in_table(out: Path) -> int:
 
 
 def verify(out: Path, finished: dict[str, str]) -> list[str]:
-    """What is wrong with the folder when all is quiet, given the seals of the records that writers have written."""
+    """Return what is wrong with the folder at rest, given the seals of the records that writers have written."""
     faults = []
     expected = torch.zeros(1000)
     for epoch in range(1, EPOCHS + 1):
@@ -188,7 +188,7 @@ def verify(out: Path, finished: dict[str, str]) -> list[str]:
 
 
 def hammer(out: Path, seconds: float, writers: int, readers: int, seed: int) -> dict[str, Any]:
-    """Let them work, killing one of the writers every so often; counts and faults."""
+    """Let them work, killing one of the writers every so often; return counts and faults."""
     draw, number = random.Random(seed), 0
     (out / "runs").mkdir(parents=True)
     (out / "notes").mkdir()

@@ -1,4 +1,4 @@
-"""What a command leaves, compared with what it leaves untouched."""
+"""Compare what a disturbed command leaves with what an undisturbed one leaves."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ APART = ("lock", "log.txt")
 
 
 def differing(whole: Path, found: Path) -> list[str]:
-    """What of an outcome differs from the untouched one."""
+    """Return how an outcome differs from the undisturbed one."""
     faults = []
     names, there = (set(power.tree(root)) for root in (whole, found))
     faults += [f"no {name}" for name in sorted(names - there) if Path(name).name not in APART]
@@ -63,7 +63,7 @@ def differing(whole: Path, found: Path) -> list[str]:
 
 
 def state(found: power.Tree) -> str:
-    """What tells one state of the disk from another: names and contents, but for the random names of temporary files
+    """Return what distinguishes states of the disk: names and contents, except for the random names of temporary files
     and for what a clock, a process or a log says."""
     digest = hashlib.sha256()
     for path, content in sorted(found.items()):

@@ -1,16 +1,16 @@
-"""The file operations of one command: counted, killed at one of them, and replayed into what a power loss leaves.
+"""The file operations of one command: counted, interrupted by a kill, or replayed to the state after a power loss.
 
-`watch` interposes the functions of `os` by which nasx writes (core/files.py and lock.py use no others). With `kill`
-the process ends by `os._exit` before operation number `kill` (from 0), a write optionally after half of its bytes.
-With `notes` every operation is appended to that file, which `Disk` replays:
+`watch` interposes the functions of `os` with which nasx writes (core/files.py and lock.py use no others). With `kill`,
+the process ends with `os._exit` before operation number `kill` (from 0), a write optionally after half of its bytes.
+With `notes`, every operation is appended to that file, which `Disk` replays:
 
-- The data of a file is durable as it was at the last fsync of that file, the entries of a folder (a file made, renamed,
-  removed; a folder made) as they were at the last fsync of that folder. Nothing else is, not even the order.
-- `Disk.lost(None)` is what is left where nothing that was not synced survives; with a generator a random subset of the
-  unsynced operations does: each later write of a file whole, in part, or not at all (its place is zeros), each change
-  of a folder or not, but none that builds upon a lost one of the same name.
+- The data of a file is durable as of the last fsync of that file, the entries of a folder (a file made, renamed,
+  removed; a folder made) as of the last fsync of that folder. Nothing else is durable, not even the order.
+- `Disk.lost(None)` is the state in which nothing unsynced survives; with a generator, a random subset of the unsynced
+  operations survives: each later write to a file completely, in part, or not at all (its place is zeros), and each
+  change of a folder or not, except changes that build upon a lost one of the same name.
 
-What is there before the command is durable.
+Everything that exists before the command is durable.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Tree = dict[str, bytes | None]
 
 # ------------------------------------------------------------------------------------------------------- watch
 def watch(root: str, notes: str | None = None, kill: int | None = None, half: bool = False) -> None:
-    """Interpose on this process's file operations at and below `root`, from now on."""
+    """From now on, interpose on the file operations of this process at and below `root`."""
     whole = {
         name: getattr(os, name)
         for name in ("open", "close", "write", "fsync", "replace", "mkdir", "unlink", "rmdir", "ftruncate")
@@ -41,7 +41,7 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
     log = None if notes is None else whole["open"](notes, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
     def inside(path: Any) -> str | None:
-        """The path relative to the root; None where it is elsewhere."""
+        """Return the path relative to the root; None if it is elsewhere."""
         if not isinstance(path, (str, os.PathLike)):
             return None
         text = os.path.join(os.path.realpath(os.path.dirname(os.fspath(path)) or "."), os.path.basename(path))
@@ -49,7 +49,7 @@ def watch(root: str, notes: str | None = None, kill: int | None = None, half: bo
         return os.path.relpath(text, top) if text == top or text.startswith(top + os.sep) else None
 
     def counted(op: Op, act: Callable[[], Any], part: Callable[[], Any] | None = None) -> Any:
-        """Do one operation, unless this is the one to die before."""
+        """Do one operation, unless the process must die before it."""
         nonlocal done
         if done == kill:
             if half and part is not None:
@@ -143,7 +143,7 @@ def _appends(handle: int) -> bool:
 
 
 def read(notes: Path) -> list[Op]:
-    """The operations that a command has noted; those that only open something do not count."""
+    """Return the operations that a command has noted; those that only open something do not count."""
     found = []
     with notes.open("rb") as file:
         while True:
@@ -154,14 +154,14 @@ def read(notes: Path) -> list[Op]:
 
 
 def counts(op: Op) -> bool:
-    """Whether an operation is one that changes something, which a kill can come before."""
+    """Return whether an operation changes something, so that a kill can precede it."""
     return op[0] != "open" or bool(op[3])
 
 
 # -------------------------------------------------------------------------------------------------------- disk
 @dataclass
 class File:
-    """What is in a file, what of it is durable, and the writes in between."""
+    """The content of a file, its durable content, and the writes in between."""
 
     now: bytearray = field(default_factory=bytearray)
     durable: bytes = b""
@@ -171,7 +171,7 @@ class File:
 
 @dataclass
 class Folder:
-    """The entries of a folder, those that are durable, and the changes in between."""
+    """The entries of a folder, its durable entries, and the changes in between."""
 
     now: dict[str, File | Folder] = field(default_factory=dict)
     durable: dict[str, File | Folder] = field(default_factory=dict)
@@ -180,7 +180,7 @@ class Folder:
 
 
 class Disk:
-    """A file system that holds a tree of files, all of it durable, and takes operations."""
+    """A file system that starts with a tree of files, all of it durable, and takes operations."""
 
     def __init__(self, tree: Mapping[str, bytes | None]) -> None:
         self.root, self.open = Folder(), {}
@@ -206,7 +206,7 @@ class Disk:
         _apply(folder.now, change)
 
     def do(self, op: Op) -> None:
-        """Take one operation."""
+        """Perform one operation."""
         match op:
             case ("open", path, token, makes):
                 if makes:
@@ -240,11 +240,11 @@ class Disk:
         _put(held.now, place, data)
 
     def now(self) -> Tree:
-        """What is there, as a kill leaves it."""
+        """Return what is there, as a kill leaves it."""
         return dict(_walk(self.root, lambda folder: folder.now, lambda file: bytes(file.now)))
 
     def lost(self, draw: random.Random | None) -> Tree:
-        """What a power loss leaves: see the top of this module."""
+        """Return what a power loss leaves: see the top of this module."""
         return dict(_walk(self.root, lambda folder: _entries(folder, draw), lambda file: _content(file, draw)))
 
 
@@ -306,14 +306,14 @@ def _walk(
 
 # -------------------------------------------------------------------------------------------------------- trees
 def tree(root: Path) -> Tree:
-    """What is in a folder."""
+    """Return what is in a folder."""
     return {
         str(path.relative_to(root)): None if path.is_dir() else path.read_bytes() for path in sorted(root.rglob("*"))
     }
 
 
 def put(found: Mapping[str, bytes | None], root: Path) -> None:
-    """Make a folder that holds a tree."""
+    """Write a tree to a new folder."""
     root.mkdir(parents=True)
     for path, content in sorted(found.items()):
         if content is None:

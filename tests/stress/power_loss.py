@@ -1,26 +1,27 @@
-"""A kill and a power loss at every file operation of seven commands on digits: the same command ends as if untouched.
+"""A kill and a power loss at every file operation of seven commands on digits: repeated, each ends as if undisturbed.
 
-    uv run python tests/stress/power_loss.py OUT                       all, from where an earlier start has come to
+    uv run python tests/stress/power_loss.py OUT                       all, from where an earlier start left off
     uv run python tests/stress/power_loss.py OUT --only search,table
     uv run python tests/stress/power_loss.py OUT --share 0/4           the first of four processes that share the trials
 
-Each command runs once untouched while its file operations are noted (tests/stress/power.py). Then, for each of them:
+Each command runs once undisturbed while its file operations are noted (tests/stress/power.py). Then, for each of them:
 
-    kill     the command again, in a fresh folder, ends by os._exit before the operation, and once more in the middle
-             of it where it is a write
-    lost     the folder is what a power loss before the operation leaves, where nothing unsynced survives
-    subset   the same, where a random subset of the unsynced operations survives (seeded by the operation's number)
+    kill     the command, run again in a fresh folder, ends with os._exit before the operation, and once more in the
+             middle of it if it is a write
+    lost     the folder is what a power loss before the operation leaves if nothing unsynced survives
+    subset   the same if a random subset of the unsynced operations survives (seeded by the operation's number)
 
-In what is left the same command runs to its end. What it leaves must equal the untouched outcome: checkpoints, rows,
-genotype and record of every run bit for bit (clocks apart), pictures of cells, tables, reports and exports byte for
-byte, the other pictures whole, the same files, and no temporary file. A state that is, byte for byte, one that was
-tried before is counted and not tried again (`seen`).
+The same command then runs to its end in the folder that is left. What it leaves must equal the undisturbed outcome:
+checkpoints, rows, genotype and record of every run bit for bit (except clocks), pictures of cells, tables, reports and
+exports byte for byte, the other pictures complete, the same files, and no temporary file. A state that equals, byte for
+byte, one tried before is counted but not tried again (`seen`).
 
 A command is forked from one process that has imported torch and computed nothing. It is what the installed script
 runs after Hydra has composed its configuration (`nasx.cli.invoke.work`); tests/program/test_power.py runs whole
 command lines.
 
-OUT/trials-*.jsonl has a line per trial; OUT/power_loss.md a line per command. Exit code 1 where anything differs.
+OUT/trials-*.jsonl has one line per trial, OUT/power_loss.md one line per command. The exit code is 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -93,11 +94,11 @@ RETRAIN = (
 )
 CELL = "|nor_conv_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|avg_pool_3x3~0|none~1|nor_conv_3x3~2|"
 HOW = ("kill", "half", "lost", "subset")
-"""Files of a run that are no part of its outcome."""
+"""Kinds of trials."""
 
 
 class Case(NamedTuple):
-    """A command, the commands that make what it starts from, and whether pictures are drawn."""
+    """A command, the commands that make its starting point, and whether pictures are drawn."""
 
     name: str
     words: tuple[str, ...]
@@ -121,7 +122,7 @@ CASES = (
 # ----------------------------------------------------------------------------------------------------- a command
 @functools.cache
 def job(words: tuple[str, ...]) -> Callable[[], Any]:
-    """What a command line does after it was read and composed."""
+    """Return what a command line does after it has been read and composed."""
     from hydra.types import RunMode
 
     from nasx.cli import commands, invoke
@@ -142,7 +143,7 @@ def job(words: tuple[str, ...]) -> Callable[[], Any]:
 
 
 def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
-    """`act` in a process of its own, in the folder `here`; its exit code. What it prints goes to the file `told`."""
+    """Run `act` in its own process, in the folder `here`; return its exit code. Its output goes to a file."""
     pid = os.fork()
     if pid:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -156,7 +157,7 @@ def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
         code = 0
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except BaseException:  # noqa: BLE001 (told in the trial's row)
+    except BaseException:  # noqa: BLE001 (reported in the trial's row)
         traceback.print_exc()
     finally:
         sys.stdout.flush()
@@ -166,7 +167,7 @@ def forked(here: Path, act: Callable[[], Any], told: Path) -> int:
 
 
 def command(case: Case, words: tuple[str, ...], **how: Any) -> Callable[[], Any]:
-    """The command `words`, watched as `how` says, where it says anything."""
+    """Return the command `words`, watched with the options `how`, if there are any."""
 
     def act() -> None:
         from nasx.jobs import search
@@ -193,7 +194,7 @@ class Trial(NamedTuple):
 
 
 def prepared(case: Case, out: Path) -> tuple[power.Tree, list[power.Op]]:
-    """What a command starts from, and its operations; its untouched outcome is in OUT/<case>/whole."""
+    """Return what a command starts from, and its operations; its undisturbed outcome is in OUT/<case>/whole."""
     base, whole, notes = (out / case.name / name for name in ("base", "whole", "operations"))
     if not (out / case.name / "ready").exists():
         shutil.rmtree(out / case.name, ignore_errors=True)
@@ -209,7 +210,7 @@ def prepared(case: Case, out: Path) -> tuple[power.Tree, list[power.Op]]:
 
 
 def trials(case: Case, ops: Sequence[power.Op]) -> Iterator[Trial]:
-    """All trials of a command."""
+    """Yield all trials of a command."""
     counted = [op for op in ops if power.counts(op)]
     for at, op in enumerate([*counted, ("end",)]):
         of = " ".join(str(part) for part in op[:2] if not isinstance(part, bytes))
@@ -220,7 +221,7 @@ def trials(case: Case, ops: Sequence[power.Op]) -> Iterator[Trial]:
 
 
 def left(trial: Trial, case: Case, base: power.Tree, ops: Sequence[power.Op], here: Path) -> power.Tree:
-    """What a kill or a power loss leaves, in the folder `here`."""
+    """Write to the folder `here`, and return, what a kill or a power loss leaves."""
     if trial.how in ("kill", "half"):
         power.put(base, here)
         how = {"kill": trial.at, "half": trial.how == "half"}
@@ -274,13 +275,13 @@ def tried(
 
 # ---------------------------------------------------------------------------------------------------------- all
 def rows(out: Path) -> list[dict[str, Any]]:
-    """What all starts have tried so far."""
+    """Return what all starts have tried so far."""
     lines = (line for path in sorted(out.glob("trials-*.jsonl")) for line in path.read_text().splitlines())
     return [json.loads(line) for line in lines]
 
 
 def table(found: Sequence[Mapping[str, Any]], operations: Mapping[str, int]) -> str:
-    """One line per command."""
+    """Return a table with one line per command."""
     heads = ["command", "file operations", *(f"{how} ({'tried' if how else ''} + seen)" for how in HOW), "differ"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     for name, count in operations.items():

@@ -3,23 +3,24 @@
     NASX_DATA=DIR uv run python tests/stress/torture.py OUT                    100 kills of single runs, 20 of a sweep
     NASX_DATA=DIR uv run python tests/stress/torture.py OUT --only nb201-darts --kills 10
 
-Each case runs once untouched. Then the same command in another folder is killed and started again, as often as chance
-wants, until it ends; everything that it leaves (last checkpoint, metrics rows, genotype, record; clocks apart) must be
-equal bit for bit to the untouched run's; and again from nothing, until the case has had its share of the kills. The
+Each case runs once undisturbed. Then the same command in another folder is killed and started again, as often as chance
+has it, until it ends; everything that it leaves (last checkpoint, metrics rows, genotype, record; except clocks) must
+equal that of the undisturbed run bit for bit. This starts over until the case has had its share of the kills. The
 moment is drawn (seeded): half of the time uniformly over the life of the command, half of the time at most a second
 after something happened on the disk, because writing takes little of the time. What a kill has hit is read from the
 folder that it leaves:
 
-    start-up          nothing of this start is on the disk yet: Python, imports, configuration
-    set-up            the lock is taken: data, network, the checkpoint of the start before
+    start-up          this start has left nothing on the disk yet: Python, imports, configuration
+    set-up            the lock is taken: data, network, the checkpoint of the previous start
     training          between two writes
-    checkpoint        half a checkpoint lies beside the others
-    epoch's end       a metrics row that no checkpoint counts yet
-    result            the genotype is written, the record is not
-    pictures          the record is written, not all pictures are
-    end               everything is written, the process has not ended
+    checkpoint        half a checkpoint lies next to the others
+    epoch's end       there is a metrics row that no checkpoint counts yet
+    result            the genotype is written, but the record is not
+    pictures          the record is written, but not all pictures are
+    end               everything is written, but the process has not ended
 
-A table is printed and written to OUT/torture.md, a line a kill to OUT/kills.jsonl. Exit code 1 where anything differs.
+A table is printed and written to OUT/torture.md, one line per kill to OUT/kills.jsonl. The exit code is 1 if anything
+differs.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ SWEPT = ("darts,gdas,random_ws,tse", "0,1")
 
 
 class Started(Protocol):
-    """A command that runs."""
+    """A running command."""
 
     @property
     def pid(self) -> int: ...
@@ -67,7 +68,7 @@ class Started(Protocol):
 
 
 class Case(NamedTuple):
-    """A command that is killed: its words without `out`, the runs it leaves, the part of its life that a kill takes."""
+    """A command that is killed: its words without `out`, the runs it leaves, the part of its life for kills."""
 
     name: str
     words: tuple[str, ...]
@@ -76,7 +77,7 @@ class Case(NamedTuple):
 
 
 def cases(data: str, updates: int) -> list[Case]:
-    """Searches of six methods on three spaces, retrainings, both in one, in stages, two seeds in one, and the sweep."""
+    """Return searches (six methods, three spaces), retrainings, both in one, stages, two seeds in one, the sweep."""
     each = (f"search.updates_per_epoch={updates}", *SEARCH, f"dataset={data}", *COMMON)
     pairs = [
         ("nb201", "darts"),
@@ -129,7 +130,7 @@ def cases(data: str, updates: int) -> list[Case]:
 
 
 def sweep(each: Sequence[str]) -> Case:
-    """A sweep over four methods and two seeds."""
+    """Return a sweep over four methods and two seeds."""
     methods, seeds = SWEPT
     return Case(
         "sweep",
@@ -141,7 +142,7 @@ def sweep(each: Sequence[str]) -> Case:
 
 # ------------------------------------------------------------------------------------------------- what is on the disk
 class Sight(NamedTuple):
-    """What an onlooker sees of the run that is worked on: names and times, no contents."""
+    """What an observer sees of the run in progress: names and times, no contents."""
 
     lock: bytes
     saved: tuple[str, ...]
@@ -154,7 +155,7 @@ class Sight(NamedTuple):
 
 
 def sight(folder: Path) -> Sight:
-    """One look at a run folder."""
+    """Take one look at a run folder."""
     try:
         names = {path.name: path for path in folder.iterdir()}
         inside = [path.name for path in (folder / "checkpoints").iterdir()]
@@ -180,7 +181,7 @@ def sight(folder: Path) -> Sight:
 
 
 def busy(out: Path) -> Path:
-    """The run under `out` that was written last."""
+    """Return the run under `out` that was written to last."""
     found = [Path(folder) for folder in records.run_folders(out)]
     times = {
         folder: max(
@@ -195,7 +196,7 @@ NOTHING = sight(Path("/nowhere"))
 
 
 def sights(out: Path) -> dict[Path, Sight]:
-    """One look at every run under `out`."""
+    """Take one look at every run under `out`."""
     return {Path(folder): sight(Path(folder)) for folder in records.run_folders(out)}
 
 
@@ -210,11 +211,11 @@ EVENTS: dict[str, Callable[[Sight, Sight], bool]] = {
     "half a picture": lambda a, b: b.drawing,
 }
 LONG = ("its begin", "the lock is taken")
-"""What a kill may come long after; after the others it comes within a second, because writing takes little time."""
+"""Events that a kill may follow much later; it follows others within a second, because writing is quick."""
 
 
 def phase(before: Sight, after: Sight, folder: Path, pid: int) -> str:
-    """What a kill has hit, from what was there at the start and what is there now."""
+    """Return what a kill has hit, from what was there at the start and what is there now."""
     if not after.lock.startswith(f"process {pid} on ".encode()):
         return "end" if after.result and not after.lock and before.lock != after.lock else "start-up"
     if after.result:
@@ -234,7 +235,7 @@ Start = Callable[[Sequence[str]], Started]
 
 
 def moment(started: Started, out: Path, before: dict[Path, Sight], draw: random.Random, life_s: float) -> str:
-    """Wait for a random moment of a command, within `life_s` seconds of its begin or of something; what it was."""
+    """Wait for a random moment of a command, within `life_s` seconds of its start or an event; return which."""
     name = draw.choices(list(EVENTS), (6, 6, 4, 4, 3, 1, 1, 1))[0]
     until = time.monotonic() + 600
     while started.running() and time.monotonic() < until:
@@ -258,7 +259,7 @@ def trial(
     most: int,
     tell: Callable[[dict[str, Any]], None],
 ) -> tuple[int, list[str]]:
-    """Kill and start again until the command ends (after at most `most` kills untouched); (values compared, faults)."""
+    """Kill and restart until the command ends (undisturbed after `most` kills); return (values compared, faults)."""
     out = base / "killed"
     shutil.rmtree(out, ignore_errors=True)
     kills = 0
@@ -299,7 +300,7 @@ def torture(
     seed: int,
     tell: Callable[[dict[str, Any]], None] = lambda row: None,
 ) -> dict[str, Any]:
-    """All trials of one case."""
+    """Run all trials of one case."""
     draw, began = random.Random(f"{seed}-{case.name}"), time.monotonic()
     shutil.rmtree(base, ignore_errors=True)
     code, said = start([*case.words, f"out={base / 'whole'}", *(["name=run"] if case.runs == 1 else [])]).end()
@@ -325,7 +326,7 @@ def torture(
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """One line a case."""
+    """Return a table with one line per case."""
     heads = ["case", "kills", *PHASES, "ended runs compared", "values", "outcome"]
     lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
     total: Counter[str] = Counter()

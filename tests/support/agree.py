@@ -35,17 +35,17 @@ TRAIN, VAL = small.batch(1, size=8), small.batch(2, size=8)
 
 
 def real_search(name: str, lr: float = 0.05, momentum: float = 0.0) -> Search:
-    """A search on the small supernet of `SPACES[name]` (or of `TEXT[name]`)."""
+    """Return a search on the small supernet of `SPACES[name]` (or of `TEXT[name]`)."""
     return small.search({**SPACES, **TEXT}[name], lr=lr, momentum=momentum)
 
 
 def loss(problem: Problem, batch: Batch) -> methods.Loss:
-    """L(w, a) of one batch."""
+    """Return L(w, a) of one batch."""
     return lambda w, a: problem.outcome(w, problem.relax(a), batch).loss
 
 
 def mixed_loss(problem: Problem, batch: Batch) -> methods.Loss:
-    """L(w, mix) of one batch."""
+    """Return L(w, mix) of one batch."""
     return lambda w, mix: problem.outcome(w, mix, batch).loss
 
 
@@ -58,7 +58,7 @@ def mixture(search: Search) -> Tree:
 
 
 def relative(got: Tree, expected: Tree) -> float:
-    """||got - expected|| / ||expected|| over all leaves; the expected tree is not zero."""
+    """Return ||got - expected|| / ||expected|| over all leaves; the expected tree is not zero."""
     assert got.keys() == expected.keys()
     length = torch.linalg.vector_norm(toy.flat(expected))
     assert length > 1e-8, "nothing to compare with"
@@ -66,23 +66,23 @@ def relative(got: Tree, expected: Tree) -> float:
 
 
 def same(x: Tree, y: Tree) -> bool:
-    """Bit for bit."""
+    """Return whether two trees are equal bit for bit."""
     return x.keys() == y.keys() and all(torch.equal(x[k].detach(), y[k].detach()) for k in x)
 
 
 def near(got: Tree | Tensor, expected: object, tolerance: float = 1e-8) -> None:
-    """Absolute agreement of a tree or tensor with a list of numbers."""
+    """Assert that a tree or tensor agrees with a list of numbers, up to an absolute tolerance."""
     vector = toy.flat(got) if isinstance(got, dict) else got.detach().reshape(-1)
     numbers = torch.as_tensor(expected, dtype=torch.float64).reshape(-1)
     torch.testing.assert_close(vector, numbers, rtol=0, atol=tolerance)
 
 
 def smoothed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every relu of the supernets becomes a softplus, so that losses are smooth wherever nothing pools by maximum."""
+    """Replace every relu in the supernets with a softplus, so that losses are smooth where nothing max-pools."""
     monkeypatch.setattr(F, "relu", lambda x, inplace=False: F.softplus(x, beta=5.0))
 
 
 def gumbel(seed: int, a: Tree) -> Tree:
-    """The noise of one batch, drawn name by name."""
+    """Return the noise of one batch, drawn name by name."""
     gen = torch.Generator().manual_seed(seed)
     return {k: -torch.log(-torch.log(torch.rand(x.shape, generator=gen, dtype=torch.float64))) for k, x in a.items()}

@@ -1,4 +1,4 @@
-"""Run `nasx bench` and small searches in processes of their own, with tables in a folder of the test."""
+"""Run `nasx bench` and small searches in their own processes, with tables in a folder of the test."""
 
 from __future__ import annotations
 

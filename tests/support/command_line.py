@@ -1,4 +1,4 @@
-"""Start the command line in a process of its own, in an empty folder."""
+"""Start the command line in its own process, in an empty folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def call(folder: Path, *words: str, code: str = WATCH, **env: str) -> subprocess
     variables = {**os.environ, "COLUMNS": "160", "NASX_DATA": str(folder / "no-data"), **env}
     if "NASX_DEBUG" not in env:
         variables.pop("NASX_DEBUG", None)
-    if UNIX and env.keys() <= {"NASX_DEBUG"}:  # others are for the interpreter
+    if UNIX and env.keys() <= {"NASX_DEBUG"}:  # other variables are for the interpreter
         return light.run(code, *words, folder=folder, env=variables)
     return subprocess.run(
         [sys.executable, "-c", code, *words],

@@ -17,7 +17,7 @@ def composed(command: str, *overrides: str, config_dir: Path | None = None) -> t
 
 
 def faults(*overrides: str, command: str = "search", config_dir: Path | None = None) -> list[str]:
-    """The lines of the error that the command line gives; empty where it is right."""
+    """Return the lines of the error for a command line; empty if it is valid."""
     words = [*overrides] + ([] if config_dir is None else [f"--config-dir={config_dir}"])
     try:
         preflight.check_line(command, preflight.normalize(command, arguments.split_options(words)))

@@ -1,4 +1,4 @@
-"""Synthetic searches to draw, and the words of a drawing."""
+"""Synthetic searches to draw, and the words in a drawing."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def words(svg):
-    """All text of an SVG file, which must be well-formed."""
+    """Return all text in an SVG file, which must be well-formed."""
     return [" ".join("".join(node.itertext()).split()) for node in ET.parse(svg).iter() if node.tag.endswith("}text")]
 
 
 def writer(tmp_path: Path) -> Callable[..., Path]:
-    """Write a synthetic search: its folder holds metrics.jsonl, config.yaml and genotype.txt."""
+    """Return a function that writes a synthetic search: a folder with metrics.jsonl, config.yaml and genotype.txt."""
 
     def write(name="run", epochs=4, seed=0, space="nb201", lookup=True):
         folder = tmp_path / name

@@ -46,7 +46,7 @@ def ended(started: subprocess.Popen[str], seconds: float = 300) -> tuple[int, st
 
 
 def ranks(starter: int, owner: int) -> list[int]:
-    """The processes of a job, the owner first."""
+    """Return the processes of a job, the owner first."""
     found = []
     for child in map(int, Path(f"/proc/{starter}/task/{starter}/children").read_text().split()):
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
@@ -57,8 +57,8 @@ def ranks(starter: int, owner: int) -> list[int]:
 def disturbed(
     here: Path, whom: int | None, number: int, count: int = 2, words: Sequence[str] = WORDS
 ) -> tuple[int, str]:
-    """Exit code and messages of a run that gets a signal after its first checkpoint; `whom`: a rank, None: "
-    "the starter."""
+    """Return the exit code and messages of a run that receives a signal after its first checkpoint; `whom` is a rank,
+    or None for the starter."""
     folder, started = here / "runs" / "torn", nasx(here, *words, "name=torn", f"devices={count}", "quiet=true")
     end = time.monotonic() + 200
     while not list(folder.glob("checkpoints/0*.ckpt")):
@@ -68,6 +68,6 @@ def disturbed(
     owner = int((folder / "lock").read_text().split()[1])
     os.kill(started.pid if whom is None else ranks(started.pid, owner)[whom], number)
     code, _, err = ended(started, 60)
-    assert not Path(f"/proc/{owner}").exists() or whom is None  # a killed starter's processes see it a moment later
+    assert not Path(f"/proc/{owner}").exists() or whom is None  # a killed starter's processes notice it later
     assert not (folder / "result.json").exists()
     return code, err

@@ -1,4 +1,4 @@
-"""Searches on small real spaces in the middle of an epoch, and how far two of them are apart."""
+"""Searches on small real spaces in the middle of an epoch, and the distance between two of them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPACES: dict[str, Space] = {
 
 
 def prepared(space: Space, method: Method, *, naive: bool = False, engine: EngineSettings | None = None) -> Search:
-    """A search in the middle of an epoch, with momentum and clipping, on either path."""
+    """Return a search in the middle of an epoch, with momentum and clipping, on either path."""
     net = small.build(space, naive=naive)
     problem = RelaxedProblem(space, net, method.activate, engine=engine)
     gen = torch.Generator().manual_seed(0)
@@ -54,7 +54,7 @@ def position(search: Search) -> Tree:
 
 
 def apart(got: Tree, expected: Tree) -> float:
-    """Largest relative distance, of the weights' moves and of the architecture's."""
+    """Return the largest relative distance between the moves of the weights, and of the architecture."""
 
     def distance(kind: str) -> float:
         far = toy.flat({k: got[k] - expected[k] for k in got if k.startswith(kind)})

@@ -1,4 +1,4 @@
-"""The files of experiments, and finished runs of them."""
+"""Experiment files, and finished runs of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HEADS = {name: experiments.read(file.read_text(encoding="utf-8")) for name, file
 
 
 def record(folder: Path, number: int, choices: dict[str, Any], settings: dict[str, Any], **fields: Any) -> None:
-    """A finished run, as its record and its configuration tell of it. Its accuracy on all sets: 50 + number / 10."""
+    """Write the record and configuration of a finished run. Its accuracy on all datasets is 50 + number / 10."""
     folder.mkdir(parents=True)
     protocol = {"nb201_v1": "nb201-v1"}.get(str(choices.get("search")), str(choices.get("search")))
     held = {

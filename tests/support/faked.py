@@ -1,4 +1,4 @@
-"""Code for other processes that replaces the jobs of nasx by a function `search(cfg, info)` defined in the code."""
+"""Code for other processes that replaces the jobs of nasx with a function `search(cfg, info)` defined in the code."""
 
 JOBS = """
 import sys, types

@@ -8,7 +8,7 @@ CELL = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_con
 
 
 def writer(tmp_path):
-    """A function that writes the record of one finished run; keywords replace its fields."""
+    """Return a function that writes the record of one finished run; keywords replace its fields."""
     count = iter(range(10_000))
 
     def write(method="darts", seed=0, valid=90.0, **fields):

@@ -1,4 +1,4 @@
-"""A finished search, of which only the folder is made."""
+"""A finished search that exists only as a folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def asked(tmp_path: Path, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def made(tmp_path: Path) -> Path:
-    """The folder of a finished search with its pictures."""
+    """Make the folder of a finished search with its pictures."""
     cfg, choices = asked(tmp_path)
     folder = tmp_path / "one"
     folder.mkdir()
@@ -49,6 +49,6 @@ def made(tmp_path: Path) -> Path:
 
 
 def drawn(folder: Path, name: str) -> None:
-    """Pictures without anything on them, whole."""
+    """Write complete pictures with nothing on them."""
     (folder / f"{name}.svg").write_text("<svg></svg>\n")
     (folder / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\0IEND" + zlib.crc32(b"IEND").to_bytes(4, "big"))

@@ -16,7 +16,7 @@ CLOCK = {"wall_s", "seconds", "elapsed_s", "started", "compile_s"}
 
 
 def timeless(value: Any) -> Any:
-    """`value` without what a clock says, at any depth."""
+    """Return `value` without clock values, at any depth."""
     return {k: timeless(v) for k, v in value.items() if k not in CLOCK} if isinstance(value, dict) else value
 
 
@@ -25,14 +25,14 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def state(folder: Path) -> dict[str, Any]:
-    """The last checkpoint: weights, architecture, optimizers, positions, counters."""
+    """Return the last checkpoint: weights, architecture, optimizers, positions, counters."""
     data = sorted((folder / "checkpoints").glob("[0-9]*.ckpt"))[-1].read_bytes()
     found = torch.load(io.BytesIO(data[len(checkpoints.MAGIC) + 65 :]), weights_only=True)
     return {**timeless(found), "metrics": [timeless(row) for row in records.parsed(found["metrics"])]}
 
 
 def same(one: Any, two: Any, where: str = "state") -> None:
-    """Equal values; tensors to the last bit."""
+    """Assert that values are equal, tensors to the last bit."""
     assert type(one) is type(two), where
     if isinstance(one, torch.Tensor):
         assert one.dtype == two.dtype, where
@@ -50,7 +50,7 @@ def same(one: Any, two: Any, where: str = "state") -> None:
 
 
 def equal(one: Path, two: Path) -> None:
-    """Two run folders hold the same run."""
+    """Assert that two folders contain the same run."""
     same(state(one), state(two))
     same(rows(one), rows(two))
     for key in ("supernet", "test_accuracy"):
@@ -59,5 +59,5 @@ def equal(one: Path, two: Path) -> None:
 
 
 def reached(here: Path, update: int) -> bool:
-    """Whether a checkpoint of `update` or a later one is there."""
+    """Return whether there is a checkpoint of `update` or a later one."""
     return any(int(path.stem) >= update for path in (here / "runs").glob("*/checkpoints/[0-9]*.ckpt"))

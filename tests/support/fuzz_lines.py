@@ -50,7 +50,7 @@ def read_genotype(root: Path, text: str) -> None:
     for space in _cached("spaces", _spaces):
         with contextlib.suppress(UserError):
             assert space.parse(str(space.parse(text))) == space.parse(text)
-    with contextlib.suppress(ValueError):  # what `nasx bench query` tells as a UserError
+    with contextlib.suppress(ValueError):  # `nasx bench query` turns it into a UserError
         graph = graph_of(text)
         prune(*graph) if graph is not None else None
     cell_code(text)
@@ -120,7 +120,7 @@ WORDS = [
 
 def examined(root: Path, asked: tuple[str, list[str]]) -> None:
     name, words = asked
-    if any("\x00" in word for word in words):  # no shell can say it
+    if any("\x00" in word for word in words):  # no shell can pass it
         return
     line = arguments.split_options(words)
     preflight.check_line(name, preflight.normalize(name, line))
@@ -156,7 +156,7 @@ def plans(root: Path) -> st.SearchStrategy[Any]:
     """Files of stages and of studies whose values are wrong rather than their text."""
     trees = {
         group: [
-            OmegaConf.to_container(OmegaConf.load(path))  # which reads 6e-4 as a number
+            OmegaConf.to_container(OmegaConf.load(path))  # OmegaConf reads 6e-4 as a number
             for path in sorted((paths.conf_dir() / group).glob("*.yaml"))
         ]
         for group in ("stages", "study")

@@ -129,7 +129,7 @@ SAMPLES = [
 
 
 def write_run(root: Path, drawn: list[Any]) -> None:
-    """A run folder of what was drawn (record, rows, configuration), beside one that is right."""
+    """Write a run folder with what was drawn (record, rows, configuration), next to a valid one."""
     right = [_record(name="right", seed=1, identity="1" * 8), [_row(1), _row(2)], SAMPLES[0][2]]
     for name, parts in (("runs/right", right), ("runs/a", drawn)):
         (root / name / "checkpoints").mkdir(parents=True)

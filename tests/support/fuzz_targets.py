@@ -53,7 +53,7 @@ def nb201_tables(root: Path) -> st.SearchStrategy[Any]:
 
 
 def _plain(tree: Any) -> Any:
-    """Plain values of a state, epochs before the last left out: quick to twist."""
+    """Return the plain values of a state without the epochs before the last, which is quick to twist."""
     if isinstance(tree, dict):
         return {
             key: _plain(value)
@@ -207,8 +207,8 @@ def spoken(root: Path) -> st.SearchStrategy[Any]:
 
 def obey(root: Path, words: list[str]) -> None:
     if any("0" * 2 in word or len([c for c in word if c.isdigit()]) > 8 for word in words):
-        return  # sizes that nobody could compute are no finding
-    if any("\x00" in word for word in words):  # no shell can say it
+        return  # sizes that nobody could compute are not a finding
+    if any("\x00" in word for word in words):  # no shell can pass it
         return
     write_run(root, SAMPLES[0])
     main.dispatch(words)

@@ -1,8 +1,8 @@
-"""Mutate valid samples, and watch what parsers do with them.
+"""Mutate valid samples, and watch how parsers handle them.
 
 hypothesis draws the mutation of a sample (cut, doubled, replaced by hostile values), so that a finding has a seed and
 can be shrunk. `watched` checks with an audit hook of Python, below everything that a parser can call, that no
-code is executed and no file outside of a folder is written.
+code is executed and no file outside a folder is written.
 """
 
 from __future__ import annotations
@@ -96,11 +96,11 @@ TEXTS = [
 
 
 class Escaped(BaseException):
-    """Something was executed, or written outside: no handler of the code may swallow this."""
+    """Something was executed, or written outside: no handler in the code may swallow this."""
 
 
 class Target(NamedTuple):
-    """What is drawn, and what reads it (UserError apart, it raises nothing)."""
+    """What is drawn, and what reads it (it raises nothing but UserError)."""
 
     draw: Callable[[Path], st.SearchStrategy[Any]]
     feed: Callable[[Path, Any], None]
@@ -170,7 +170,7 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
 
 
 def warm() -> None:
-    """Import what a parser may import, and set the hook: what an import writes (byte code, caches) is no finding."""
+    """Import what a parser may import, then set the hook: files that imports write (byte code, caches) do not count."""
     global _hooked
     if not _hooked:
         for name in IMPORTED:
@@ -181,7 +181,7 @@ def warm() -> None:
 
 @contextlib.contextmanager
 def watched(root: Path) -> Iterator[None]:
-    """Within, nothing may be executed, and nothing written outside `root`, which is the current folder meanwhile."""
+    """In the block, nothing may be executed or written outside `root`, which is the current folder meanwhile."""
     global _inside
     warm()
     before, environment, tempfile.tempdir = Path.cwd(), dict(os.environ), str(root)
@@ -199,7 +199,7 @@ def watched(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def enclosed(tmp_path: Path) -> Iterator[Path]:
-    """The current folder, tmp_path/here: nothing is executed, and nothing is written outside it."""
+    """Make tmp_path/here the current folder; nothing may be executed, and nothing written outside it."""
     root = tmp_path / "here"
     root.mkdir()
     with watched(root):
@@ -208,7 +208,7 @@ def enclosed(tmp_path: Path) -> Iterator[Path]:
 
 
 def fed(target: Target, root: Path, sample: Any) -> None:
-    """Feed one sample in a folder of its own. Raises what is a finding."""
+    """Feed one sample in its own folder. Raises any finding."""
     with watched(root), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         try:
             with contextlib.suppress(UserError):
@@ -221,7 +221,7 @@ def fed(target: Target, root: Path, sample: Any) -> None:
 # -------------------------------------------------------------------------------------------------- twisting
 @st.composite
 def mangled(draw: Any, samples: list[Any], tokens: list[Any] | None = None) -> Any:
-    """A text (or bytes) of the samples, cut, doubled, joined with others' parts and with hostile tokens."""
+    """Draw a text (or bytes) from the samples: cut, doubled, joined with parts of others and with hostile tokens."""
     text = draw(st.sampled_from(samples))
     binary = isinstance(text, bytes)
     tokens = tokens or TEXTS
@@ -248,7 +248,7 @@ def mangled(draw: Any, samples: list[Any], tokens: list[Any] | None = None) -> A
 
 @st.composite
 def twisted(draw: Any, samples: list[Any]) -> Any:
-    """A tree of the samples with some of its parts replaced, removed, added, renamed or wrapped."""
+    """Draw a tree from the samples with some of its parts replaced, removed, added, renamed or wrapped."""
     tree = [copy.deepcopy(draw(st.sampled_from(samples)))]
     for _ in range(draw(st.integers(0, 4))):
         node: Any = tree
@@ -271,5 +271,5 @@ def twisted(draw: Any, samples: list[Any]) -> Any:
 
 
 def as_json(value: Any) -> bytes:
-    """JSON as a careless or hostile writer would write it: NaN, surrogates and all."""
+    """Return JSON as a careless or hostile writer would write it: NaN, surrogates and all."""
     return json.dumps(value).encode()

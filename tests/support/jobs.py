@@ -59,13 +59,13 @@ TINY = (
     "threads=1",
     "out=runs",
 )
-"""A search of seconds: twelve updates on digits of 16 x 16 pixels."""
+"""A search that takes seconds: twelve updates on digits of 16 x 16 pixels."""
 TINY_NB201 = ("search", "space=nb201", "space.layers=1", *TINY)
 TINY_DARTS = ("search", "space=darts", "space.layers=3", *TINY)
 
 
 def nothing() -> None:
-    """What is done before a command where nothing is asked for."""
+    """The default preparation of a command."""
 
 
 class Done:
@@ -81,9 +81,9 @@ class Done:
 
 
 class Job:
-    """`nasx WORDS` in the folder `here`, running from now on; without `pictures`, which take longer than the search.
+    """`nasx WORDS` in the folder `here`, already running; `pictures` would take longer than the search.
 
-    `prepare` is called in its process before it begins (a function of a module's top level, or a partial of one).
+    `prepare` is called in its process before it begins (a function at the top level of a module, or a partial of one).
     """
 
     count = 0
@@ -112,7 +112,7 @@ class Job:
         return self.process.pid
 
     def wait(self, seconds: float = 300) -> Done:
-        """Its end; a job that takes longer is killed and fails the test."""
+        """Wait for its end; a job that takes longer is killed and fails the test."""
         self.process.join(seconds)
         if self.process.exitcode is None:
             self.process.kill()
@@ -121,14 +121,14 @@ class Job:
         return Done(self.process.exitcode, self.notes, self.number)
 
     def until(self, ready: Callable[[], bool], seconds: float = 300) -> None:
-        """Wait until `ready()`, looked at every millisecond, or until the job has ended."""
+        """Wait until `ready()`, checked every millisecond, or until the job has ended."""
         end = time.monotonic() + seconds
         while not ready() and self.process.is_alive():
             assert time.monotonic() < end, f"not ready after {seconds} s"
             time.sleep(0.001)
 
     def kill(self) -> None:
-        """kill -9, at whatever moment this is."""
+        """kill -9, at any moment."""
         self.process.kill()
         self.process.join()
 
@@ -140,19 +140,19 @@ def nasx(
     pictures: bool = False,
     prepare: Callable[[], object] = nothing,
 ) -> Done:
-    """`nasx WORDS` in the folder `here`, to its end."""
+    """Run `nasx WORDS` in the folder `here` to its end."""
     return Job(here, *words, env=env, pictures=pictures, prepare=prepare).wait()
 
 
 def result(here: Path, runs: str = "runs") -> dict[str, Any]:
-    """The record of the one run under `runs`."""
+    """Return the record of the only run under `runs`."""
     [path] = (here / runs).glob("*/result.json")
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
 def folder(here: Path, runs: str = "runs") -> Path:
-    """The one run folder under `runs`."""
+    """Return the only run folder under `runs`."""
     [path] = [path for path in (here / runs).iterdir() if not path.name.startswith(".")]
     return path
 
@@ -160,7 +160,7 @@ def folder(here: Path, runs: str = "runs") -> Path:
 def _main(
     here: str, note: str, words: tuple[str, ...], env: dict[str, str], pictures: bool, prepare: Callable[[], object]
 ) -> None:
-    """In the new process."""
+    """Run in the new process."""
     os.chdir(here)
     os.environ.update({"NASX_DATA": str(Path(here) / "no-data"), "COLUMNS": "160", **env})
     for name, stream in (("out", sys.stdout), ("err", sys.stderr)):
@@ -178,12 +178,12 @@ def _main(
         main.main(list(words))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(bool(end.code))
-    except BaseException:  # noqa: BLE001 (a bug of the command: told as Python tells it)
+    except BaseException:  # noqa: BLE001 (a bug in the command: printed as by Python)
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()  # as at the end of an interpreter, whose faults go to standard error
+        atexit._run_exitfuncs()  # as at the end of an interpreter; faults go to standard error
     sys.stderr.flush()
     os._exit(code)

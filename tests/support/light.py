@@ -47,13 +47,13 @@ for line in sys.stdin:
 
 @functools.cache
 def server() -> tuple[subprocess.Popen[str], TemporaryDirectory[str]]:
-    """The process that forks, which ends with this one, and a folder for what is printed."""
+    """Return the process that forks, which ends with this one, and a folder for the output."""
     started = subprocess.Popen([sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return started, TemporaryDirectory()
 
 
 def run(code: str, *words: str, folder: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """`python -c CODE WORDS` in a folder, with these variables alone."""
+    """Run `python -c CODE WORDS` in a folder, with only these environment variables."""
     process, notes = server()
     assert process.stdin is not None
     assert process.stdout is not None

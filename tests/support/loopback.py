@@ -8,12 +8,12 @@ from typing import Any
 
 
 class Server:
-    """A web server of files by name, which may cut answers, ignore ranges, or answer with a status."""
+    """A web server that serves files by name and may cut answers, ignore ranges, or answer with a status."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.cuts: list[int | None] = []
-        """Of the next answers, after how many bytes the connection is cut (None: not)."""
+        """For each of the next answers, the number of bytes after which the connection is cut (None: never)."""
         self.ranges, self.status, self.asked = True, 200, list[str]()
 
         class Handler(BaseHTTPRequestHandler):

@@ -24,7 +24,7 @@ VALID, TEST, PARAMS = 0.9241786599159241, 0.9211738705635071, 8_555_530
 
 
 def divided(byte: int) -> int:
-    """Eight steps of the division by the polynomial of CRC-32C."""
+    """Take eight steps of the division by the polynomial of CRC-32C."""
     for _ in range(8):
         byte = (byte >> 1) ^ (0x82F63B78 if byte & 1 else 0)
     return byte
@@ -59,7 +59,7 @@ def varint(value: int) -> bytes:
 
 
 def message(valid: float, test: float, params: int = PARAMS, seconds: float = 1000.0, evaluations: int = 3) -> bytes:
-    """A ModelMetrics message, with fields that the reader must skip."""
+    """Return a ModelMetrics message, with fields that the reader must skip."""
     out = b""
     for i in range(evaluations):
         part = i / 2 if i < 2 else 1.0

@@ -1,4 +1,4 @@
-"""Files of NAS-Bench-201: the public ones, and small ones in the official structures and in columns of the field."""
+"""NAS-Bench-201 files: the public ones, and small ones in the official structures and in common columns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ NAMES = {"cifar10-valid": "cifar10", "cifar10": "cifar10", "cifar100": "cifar100
 
 
 def accuracy(cell: str, trained_on: str, split: str, hp: str, seed: int) -> float:
-    """Validation after 200 epochs as published; everything else made up, but a count of images."""
+    """Return an accuracy: as published for validation after 200 epochs, otherwise made up, but a count of images."""
     dataset, kind = NAMES[trained_on], "valid" if split == "x-valid" else "test"
     if kind == "valid" and hp == "200":
         known = Table.read(EMBEDDED).per_seed(dataset, "valid")[seed][cell_code(cell)]
@@ -119,7 +119,7 @@ def official(cells: tuple[str, ...] = SAMPLE) -> dict[str, Any]:
 
 
 def write_pth(path: Path, content: Any) -> Path:
-    """As torch 1.x and numpy 1.x wrote it: no zip archive, numpy's old module names."""
+    """Write a file as torch 1.x and numpy 1.x did: no zip archive, numpy's old module names."""
     torch.save(content, path, _use_new_zipfile_serialization=False)
     path.write_bytes(path.read_bytes().replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n"))
     return path
@@ -135,7 +135,7 @@ def write_folder(path: Path, protocol: int = 4, cells: tuple[str, ...] = SAMPLE)
 
 
 def made_up(valid: float) -> float:
-    """A made-up test accuracy of a cell with that validation accuracy."""
+    """Make up a test accuracy for a cell with this validation accuracy."""
     return min(round(valid) + 1.25, 100.0)
 
 
@@ -143,7 +143,7 @@ FOREIGN = ("CIFAR10TestAccuracy200Epochs", "CIFAR100TestAccuracy200Epochs", "Ima
 
 
 def foreign_csv(path: Path, order: list[int] | None = None) -> Path:
-    """Test accuracies alone, in the columns of a public table; `order` gives each cell another one's numbers."""
+    """Write test accuracies only, in the columns of a public table; `order` gives each cell the numbers of another."""
     table = Table.read(EMBEDDED)
     means = [table.statistics(name, "valid")[:, 0].tolist() for name in DATASETS]
     lines = [",".join([*FOREIGN, "ArchitectureString", "UniqueString"])]

@@ -1,4 +1,4 @@
-"""A realistic folder of user images: three classes, every kind of file, names with spaces and unicode.
+"""A realistic folder of user images: three classes, every kind of file, names with spaces and Unicode characters.
 
 `KINDS` maps a kind to the bytes of a file and its RGB pixels (h, w, 3), known by construction; `BAD` has the bytes of
 files that only look like images.
@@ -21,7 +21,7 @@ LAYOUTS = {
     "training_set/test_set": ("training_set", "test_set"),
     "flat": ("", None),
 }
-"""Layout -> its folders of training and test images; None: there is none."""
+"""Layout -> its folders of training and test images (None: there is no folder)."""
 WIDTH, HEIGHT = 14, 11
 
 
@@ -39,7 +39,7 @@ def saved(image: Image.Image, kind: str, **how: Any) -> bytes:
 
 
 def colours(seed: int = 0) -> np.ndarray:
-    """Random colours."""
+    """Return random colours."""
     return np.random.RandomState(seed).randint(0, 256, (HEIGHT, WIDTH, 3)).astype(np.uint8)
 
 
@@ -47,7 +47,7 @@ def in_grey(grey: np.ndarray) -> np.ndarray:
     return np.repeat(grey.astype(np.uint8)[..., None], 3, axis=2)
 
 
-TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF: how what is stored becomes what is shown
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # EXIF: from the stored to the shown image
     2: lambda x: x[:, ::-1],
     3: lambda x: x[::-1, ::-1],
     4: lambda x: x[::-1],
@@ -122,7 +122,7 @@ SKIPPED = (
     ".DS_Store",
     "@eaDir/plain.png",
 )
-"""What systems leave in folders of images."""
+"""Files that operating systems leave in folders of images."""
 
 
 def write(path: Path, content: bytes) -> None:
@@ -131,8 +131,8 @@ def write(path: Path, content: bytes) -> None:
 
 
 def own_images(root: Path, layout: str = "train/val", *, held: int = 2) -> dict[str, np.ndarray]:
-    """Write images of each kind, all good, in a layout of `LAYOUTS`: those of a kind in every class, `held` plain ones
-    of each class for the test. Returns the pixels (h, w, 3) that each file shows, by its path below the root."""
+    """Write images of each kind, all valid, in a layout of `LAYOUTS`: each kind in every class, and `held` plain ones
+    of each class for the test. Return the pixels (h, w, 3) that each file shows, by its path below the root."""
     train, test = LAYOUTS[layout]
     shown = {}
     for name in CLASSES:

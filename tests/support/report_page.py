@@ -15,7 +15,7 @@ EMPTY = {"meta", "img", "link", "br", "wbr", "input"}
 
 
 def writer(tmp_path: Path) -> Callable[..., None]:
-    """Write one finished search of three epochs by nasx.tracking.run_folder; keywords replace fields of its record."""
+    """Return a writer of finished searches of three epochs (with run_folder); keywords replace fields of the record."""
     count = iter(range(1000))
 
     def write(method="darts", seed=0, valid=90.0, epochs=3, settings=None, **fields):
@@ -87,7 +87,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        if self.tags[-1:] == ["wbr"] and self.texts:  # one word, which may be broken here
+        if self.tags[-1:] == ["wbr"] and self.texts:  # a single word that may be broken here
             self.texts[-1] += data
         elif not self.open or self.open[-1] not in ("style", "script"):
             self.texts.append(data)

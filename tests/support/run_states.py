@@ -1,4 +1,4 @@
-"""Run folders in every state, and what `nasx status` says of them."""
+"""Run folders in every state, and what `nasx status` says about them."""
 
 from __future__ import annotations
 

@@ -35,20 +35,20 @@ class Killed(Exception):
 
 
 def configured(*words: str) -> tuple[dict[str, Any], JobInfo]:
-    """(configuration, info) of a search, as the command gives them to nasx.jobs.search."""
+    """Return (configuration, info) of a search, as the command passes them to nasx.jobs.search."""
     cfg, choices = composed("search", *words)
     return cfg, JobInfo(choices=choices, overrides=list(words), command="nasx search")
 
 
 def search(words: list[str]) -> dict[str, Any]:
-    """Check a line and run its search; returns what the job returns."""
+    """Check a line and run its search; return what the job returns."""
     cfg, info = configured(*words)
     check.check(cfg, info.choices, words)
     return jobs_search.search(cfg, info)
 
 
 def recorded(out: Path, *words: str, base: list[str] = NB201, name: str = "run") -> dict[str, Any]:
-    """Run a search into `out/name`, unchecked; returns its record."""
+    """Run a search in `out/name`, unchecked; return its record."""
     jobs_search.search(*configured(*base, *words, f"out={out}", f"name={name}"))
     record: dict[str, Any] = json.loads((out / name / "result.json").read_text())
     return record

@@ -26,7 +26,7 @@ def softmax(logits: Tensor) -> Tensor:
 
 
 def protocol(**values: object) -> Any:
-    """The search protocol of these settings; all others are neutral."""
+    """Return the search protocol with these settings; all others are neutral."""
     neutral = {"epochs": 1, "lr": 1.0, "lr_min": 0.0, "schedule": "cosine", "diagnose_order": 1}
     off = ("arch_weight_decay", "arch_warmup", "warmup_epochs", "diagnose_every", "diagnose_steps", "probe_every")
     return SimpleNamespace(**neutral | dict.fromkeys(off, 0) | values)
@@ -39,14 +39,14 @@ def batch(seed: int, n: int = 4, size: int = 16, classes: int = 10) -> Batch:
 
 
 def words(seed: int, n: int = 4, steps: int = 5, vocabulary: int = 10) -> Batch:
-    """Segments of text, nothing carried."""
+    """Return segments of text without a carried state."""
     gen = torch.Generator().manual_seed(seed)
     x, y = (torch.randint(vocabulary, (n, steps), generator=gen) for _ in range(2))
     return Batch(x, y, seed)
 
 
 def given(space: Space, seed: int, n: int = 4, size: int = 16) -> Batch:
-    """A batch that the networks of a space read."""
+    """Return a batch that the networks of a space can read."""
     return words(seed, n) if space.data == "text" else batch(seed, n, size)
 
 
@@ -56,7 +56,7 @@ def build(space: Space, *, naive: bool = False, seed: int = 0) -> Supernet:
 
 
 def mixture(space: Space, seed: int = 0, scale: float = 1.0) -> Tree:
-    """A random mixture with a copy of its own for each cell, as leaves."""
+    """Return a random mixture with a separate copy for each cell, as leaves."""
     gen = torch.Generator().manual_seed(seed)
     a = {k: scale * torch.randn(shape, generator=gen, dtype=torch.float64) for k, shape in space.shapes().items()}
     mix = space.relax(a, softmax)
@@ -67,7 +67,7 @@ def mixture(space: Space, seed: int = 0, scale: float = 1.0) -> Tree:
 
 
 def search(space: Space, *, seed: int = 0, lr: float = 0.05, momentum: float = 0.0, **settings: Any) -> Search:
-    """A search on a small float64 supernet, plain SGD on both trees."""
+    """Return a search on a small float64 supernet, with plain SGD on both trees."""
     net = build(space, seed=seed)
     problem = RelaxedProblem(space, net, softmax, classes=10, parallel=distributed.world_size() > 1)
     gen = torch.Generator().manual_seed(seed)
@@ -127,7 +127,7 @@ def put_bundle(edges: nn.ModuleList, bundle: MixedEdges) -> None:
 
 
 def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
-    """The naive reference supernet with the weights of `net`."""
+    """Return the naive reference supernet with the weights of `net`."""
     match space:
         case Nb201():
             ref: Any = supernets.Nb201Supernet(
@@ -184,7 +184,7 @@ def reference(space: Space, net: Any, **settings: Any) -> nn.Module:
 
 
 def renamed(mix: Tree) -> Tree:
-    """Names of the reference supernets, whose operation weights do not contain the edge weights."""
+    """Rename a mixture for the reference supernets, whose operation weights do not contain the edge weights."""
     mix = dict(mix)
     for kind in ("normal", "reduce", "cell"):
         if f"{kind}.edge" in mix:
@@ -195,7 +195,7 @@ def renamed(mix: Tree) -> Tree:
 
 
 class Fixed:
-    """A stream of one position."""
+    """A stream with a single position."""
 
     def __init__(self, first: int) -> None:
         self.position, self.first = 0, first

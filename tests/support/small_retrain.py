@@ -28,7 +28,7 @@ def images(n: int = 12, seed: int = 0) -> Batch:
 
 
 def composed(*overrides: str) -> tuple[dict[str, Any], JobInfo]:
-    """(configuration, info) of a command line, as the command gives them to nasx.jobs.search."""
+    """Return (configuration, info) of a command line, as the command passes them to nasx.jobs.search."""
     line = preflight.normalize("retrain", arguments.split_options(list(overrides)))
     loader = preflight.make_loader()
     cfg, choices = preflight.resolved(loader.load_configuration("retrain", list(line.overrides), RunMode.RUN))

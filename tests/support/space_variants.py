@@ -19,13 +19,13 @@ VARIANTS: dict[str, tuple[str, ...]] = dict.fromkeys(SPACES, ()) | {
     "darts imagenet": ("space.stem=imagenet",),
 }
 TEXT = {"darts_rnn"}
-"""Spaces whose networks read text: what is said of images alone is said of them in test_recurrent_space.py."""
+"""Spaces whose networks read text: tests for images only have their counterparts in test_recurrent_space.py."""
 IMAGES = [name for name in VARIANTS if name not in TEXT]
 
 
 @functools.cache
 def composed(name: str) -> dict[str, Any]:
-    """The configuration of a search on a space, without pair deltas (which may change the space)."""
+    """Return the configuration of a search on a space, without pair deltas (which may change the space)."""
     with initialize_config_dir(str(paths.conf_dir()), version_base="1.3"):
         cfg = compose("search", [f"space={name.split()[0]}", "~pair", *VARIANTS[name]])
     return OmegaConf.to_container(cfg, resolve=True)  # type: ignore[return-value]
@@ -36,7 +36,7 @@ def full(name: str, **changes: object) -> Any:
 
 
 def tiny(name: str) -> Any:
-    """The space with a supernet of few layers and channels; its architecture parameters keep their kinds."""
+    """Return the space with a supernet of few layers and channels; its architecture parameters keep their kinds."""
     fields = composed(name)["space"]
     layers = {"nb201": 1, "nb1shot1": 3}.get(fields["_target_"].split(".")[2], 4)
     depth = {"layers": layers} if "layers" in fields else {}

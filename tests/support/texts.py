@@ -1,4 +1,4 @@
-"""A text that can be learned: the alphabet of eight letters, a few letters per line from a random one on."""
+"""A text that can be learned: an alphabet of eight letters, a few of them per line, in order from a random one on."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 LETTERS = "abcdefgh"
 WORDS = len(LETTERS) + 1
-"""With the end of a line; whoever guesses has a perplexity of nine."""
+"""Including the end of a line; guessing gives a perplexity of nine."""
 
 
 def write(folder: Path, train: int = 300, rest: int = 40) -> Path:
-    """train.txt, valid.txt and test.txt of so many lines, the same at every call."""
+    """Write train.txt, valid.txt and test.txt with this many lines, the same for every call."""
     draw = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in (("train", train), ("valid", rest), ("test", rest)):

@@ -1,5 +1,5 @@
 # ruff: noqa: F401 (the problems of nasx.auditing are part of this module)
-"""More bilevel problems with closed forms, and what is expected of all of them. All in float64.
+"""More bilevel problems with closed forms, and the expectations for all of them. All in float64.
 
     Alignment       L = sum over cells of p_l' M_l w (+ curvature (sum of s'p_l)^2 ||w||^2 / 2)
     Counterexample  L1 = w'Hw / 2 + a (w_1 + w_2), L2 = v'w: the amended term opposes the exact one
@@ -56,7 +56,7 @@ S = real([1.0, -1.0, 0.5, 2.0])
 class Alignment(Toy):
     """T3 and, with `curvature`, T4. Three cells; w (3,). Validation batches give twice the loss of training batches.
 
-    With `split`, the four parameters of a cell are two names of two, which together describe the cell.
+    With `split`, the four parameters of a cell have two names with two each, which together describe the cell.
     """
 
     curvature: float = 0.0
@@ -133,7 +133,7 @@ class Correlation(Toy):
 class Smooth(Toy):
     """A classifier of 4 features in 3 classes: 2 cells, 2 edges, 3 operations (tanh, sine, softplus), shared weights.
 
-    `noise` scales a random operation's output, drawn anew from the batch's seed in every cell.
+    `noise` scales the output of a random operation, drawn again from the batch's seed in every cell.
     """
 
     activation: Activate = field(default=lambda logits: torch.softmax(logits, dim=-1))
@@ -219,7 +219,7 @@ COUNTEREXAMPLE: dict[str, float] = {"exact_term": -0.97, "amended_term_over_eta"
 # ------------------------------------------------------------------------------------------------------ search
 @dataclass
 class Watched:
-    """A problem that notes the batches it evaluates, in order, and whether statistics were tracked."""
+    """A problem that records the batches it evaluates, in order, and whether statistics were tracked."""
 
     problem: Toy
     seeds: list[int] = field(default_factory=list)
@@ -263,5 +263,5 @@ def selection(
     train: Iterable[Batch] = (),
     val: Iterable[Batch] = (),
 ) -> Selection:
-    """What a method gets to choose with."""
+    """Return the object with which a method chooses."""
     return Selection(score, iter(train), iter(val), torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""A search in the middle of an epoch on the smooth toy problem, and all that a step changes."""
+"""A search in the middle of an epoch on the smooth toy problem, and everything that a step changes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import toy
 
 
 def parts(method: Method, *, epoch: int = 1) -> tuple[toy.Watched, toy.Recorder, list[Any], Any]:
-    """(problem, search, training batches, validation batch) on the smooth toy, in the middle of a search."""
+    """Return (problem, search, training batches, validation batch) on the smooth toy, in the middle of a search."""
     problem = toy.Watched(toy.Smooth(noise=0.1, activation=method.activate))
     a = method.start(problem.a0())
     search = toy.search(
@@ -24,7 +24,7 @@ def parts(method: Method, *, epoch: int = 1) -> tuple[toy.Watched, toy.Recorder,
 
 
 def state(search: Search) -> list[Tensor]:
-    """Everything that a step may leave behind."""
+    """Return everything that a step may change."""
     found = [x.detach() for x in (*search.w.values(), *search.a.values())]
     for optimizer in (search.w_opt, search.a_opt):
         for values in optimizer.state.values():

@@ -15,7 +15,7 @@ from nasx.core import distributed
 
 
 def found(work: Callable[[], dict[str, Any]], folder: Path) -> list[dict[str, Any]]:
-    """Return what `work()`, a function at the top of a module, returns in each rank; files go to `folder`."""
+    """Return the results of `work()`, a function at the top level of a module, in each rank; files go to `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])

@@ -1,6 +1,6 @@
-"""Every method, and settings that change its steps: name -> method of conf/method and overrides.
+"""Every method, and settings that change its steps: name -> method in conf/method and overrides.
 
-Configurations are composed at first use, so that test collection composes none.
+Configurations are composed on first use, so that test collection composes none.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ SHORT: dict[str, tuple[str, ...]] = {
     "tse_drnas": ("tse_drnas", "method.inner.T=3"),
     "darts_pt": ("darts_pt", "method.tune=1", "method.batches=1"),
 }
-"""Chunks and tuning short enough for tests."""
+"""Chunks and tuning that are short enough for tests."""
 VARIANTS: dict[str, tuple[str, ...]] = {name: (name,) for name in METHODS} | SHORT | OTHER
 
 
 @functools.cache
 def method_of(name: str, *overrides: str) -> Any:
-    """The method of conf/method/NAME.yaml, built as the command line builds it (on the DARTS space: all have it)."""
+    """Build the method of conf/method/NAME.yaml as the command line does (on the DARTS space, which all support)."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -54,7 +54,7 @@ def method_of(name: str, *overrides: str) -> Any:
 
 
 def class_of(name: str) -> Any:
-    """The class of a variant, by the first `_target_` of its YAML."""
+    """Return the class of a variant, from the first `_target_` in its YAML file."""
     from hydra.utils import get_class
 
     text = (paths.conf_dir() / "method" / f"{VARIANTS[name][0]}.yaml").read_text(encoding="utf-8")

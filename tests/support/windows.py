@@ -1,5 +1,5 @@
-"""What nasx would find on Windows: no fcntl, no resource, not the names of `os` and `signal` that only Unix has, and
-files that can be neither renamed nor removed while they are open.
+"""What nasx would find on Windows: no fcntl, no resource, none of the names in `os` and `signal` that only Unix has,
+and files that can be neither renamed nor removed while they are open.
 
 `install()` imports nasx again, so that its modules see stand-ins for `os` and `signal`; all other packages keep theirs,
 which were built for this system. `python -m pytest -p windows FILES` runs tests that way.
@@ -30,7 +30,7 @@ LK_NBLCK = 2
 
 
 class StandIn(ModuleType):
-    """A module without some names, and with others of its own."""
+    """A module that lacks some names and defines others."""
 
     def __init__(self, whole: ModuleType, lacks: str, **has: Any) -> None:
         super().__init__(whole.__name__)
@@ -39,7 +39,7 @@ class StandIn(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in self._lacks:
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        return getattr(self._whole, name)  # at each use: tests replace functions of the whole one
+        return getattr(self._whole, name)  # at each use, because tests replace functions of the original
 
 
 def denied(path: Any) -> PermissionError:
@@ -47,7 +47,7 @@ def denied(path: Any) -> PermissionError:
 
 
 def unless_open(*paths: Any) -> None:
-    """Raises PermissionError where this process holds one of the files open."""
+    """Raise PermissionError if this process has one of the files open."""
     for path in filter(os.path.isfile, paths):
         for handle in map(int, os.listdir("/proc/self/fd")):
             try:
@@ -87,7 +87,7 @@ def touched(path: Any) -> None:
 
 
 def locking(handle: int, mode: int, count: int) -> None:
-    """msvcrt.locking for the one use that nasx makes of it."""
+    """msvcrt.locking, as far as nasx uses it."""
     assert (mode, count) == (LK_NBLCK, 1)
     assert os.lseek(handle, 0, os.SEEK_CUR) > 1 << 20, "what is locked cannot be read by others"
     try:
@@ -119,7 +119,7 @@ SEEN: Mapping[str, ModuleType | None] = {
 
 @contextmanager
 def seen() -> Iterator[None]:
-    """Within the block the stand-ins are imported."""
+    """In the block, imports give the stand-ins."""
     before = {name: sys.modules[name] for name in SEEN if name in sys.modules}
     sys.modules.update(SEEN)  # type: ignore[arg-type]  # None: cannot be imported
     try:
@@ -131,7 +131,7 @@ def seen() -> Iterator[None]:
 
 
 class Finder(MetaPathFinder):
-    """Gives the modules of nasx the stand-ins."""
+    """Give the modules of nasx the stand-ins."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name.partition(".")[0] != "nasx" or (spec := PathFinder.find_spec(name, path)) is None:
@@ -148,8 +148,8 @@ class Finder(MetaPathFinder):
 
 
 def install() -> None:
-    """From now on nasx is on Windows in this process."""
-    import torchvision.datasets  # noqa: F401 (what nasx uses is imported first, and keeps the whole modules)
+    """Make nasx believe that this process runs on Windows."""
+    import torchvision.datasets  # noqa: F401 (other packages are imported first, so they keep the original modules)
 
     for name in [name for name in sys.modules if name.partition(".")[0] == "nasx"]:
         del sys.modules[name]
