@@ -66,6 +66,7 @@ def trained(here: Path, found: nasx.SearchRun) -> nasx.RetrainRun:
 
 
 # --------------------------------------------------------------------------------------------------------- import
+@pytest.mark.slow
 def test_import_and_errors_come_without_torch(tmp_path: Path) -> None:
     code = (
         "import sys, nasx; dir(nasx)\n"
@@ -124,6 +125,7 @@ def test_a_call_is_the_run_of_the_same_command(here: Path, found: nasx.SearchRun
     assert [path.name for path in (here / "outputs").iterdir() if path.name.startswith("darts-")] == [found.name]
 
 
+@pytest.mark.slow
 def test_an_interrupted_call_is_resumed(here: Path, found: nasx.SearchRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C in the second epoch, as a notebook's stop button sends it: the same call then ends with the same rows."""
     from nasx.searcher.loop import Loop
@@ -164,6 +166,7 @@ def test_a_call_prints_no_summary(here: Path, capsys: pytest.CaptureFixture[str]
     assert run.genotype in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_retraining(found: nasx.SearchRun, trained: nasx.RetrainRun) -> None:
     assert trained.genotype == found.genotype
     assert trained.record.parent == found.name
@@ -295,6 +298,7 @@ def test_wrong_options_of_a_model(options: dict[str, object], fault: str) -> Non
         nasx.create_model("DARTS_V2", **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_other_wrong_models(found: nasx.SearchRun, trained: nasx.RetrainRun) -> None:
     with pytest.raises(nasx.UserError, match="recurrent cell"):
         nasx.create_model("DARTS_RNN_V1")
@@ -329,6 +333,7 @@ def test_a_method_searches_in_a_loop_of_ones_own() -> None:
     assert scope["logs"]["val_accuracy"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_space_is_searched_on_data_of_ones_own() -> None:
     scope: dict[str, Any] = {"__name__": "own"}
     exec(compile(blocks()[1], "own_data.py", "exec"), scope)

@@ -223,6 +223,7 @@ def test_a_gradient_of_another_form_is_noted_not_failed() -> None:
 
 # -------------------------------------------------------------------------------------------------- closed forms
 @pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.sample(20)
 def test_the_built_in_methods_have_the_gradients_that_they_state(name: str) -> None:
     found = closed_forms.audit(lambda: BUILT[name])
     assert not named(found)
@@ -296,7 +297,7 @@ def on_supernet(build: Callable[[], Method]) -> dict[str, Finding]:
     ],
     ids=["sound", "long probes", "Random", "Averaging", "Stale", "Costly", "WrongProduct", "ProductLate", "CostlyLate"],
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_a_fault_of_the_step_is_found_on_a_supernet_and_named(build: Callable[[], Method], faults: set[str]) -> None:
     assert named(list(on_supernet(build).values())) == faults
 

@@ -192,6 +192,7 @@ def test_test_accuracies_that_fill_has_added_stand_next_to_the_papers(
 
 # ------------------------------------------------------------------------------------------------ a whole search
 @needs_public
+@pytest.mark.slow
 def test_a_search_ends_with_test_accuracies_and_the_latencies_of_five_devices(tmp_path: Path) -> None:
     import torch
 

@@ -27,6 +27,7 @@ def accuracies(text: str) -> list[str]:
     return [line[2] for line in lines[start + 1 : start + 7]]
 
 
+@pytest.mark.slow
 def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Path) -> None:
     if not PUBLIC.is_file():
         pytest.skip(f"no table {PUBLIC.name} beside the repository")
@@ -51,6 +52,7 @@ def test_import_of_the_published_table_gives_the_published_numbers(tmp_path: Pat
     assert said(tmp_path, "bench", "query", "best_cifar10") == best, "the old table is still in place"
 
 
+@pytest.mark.slow
 def test_query_takes_strings_digits_and_names_and_shows_isomorphic_cells(tmp_path: Path) -> None:
     text = "|nor_conv_3x3~0|+|nor_conv_3x3~0|nor_conv_3x3~1|+|skip_connect~0|nor_conv_3x3~1|nor_conv_3x3~2|"
     assert (
@@ -96,6 +98,7 @@ def test_info_without_tables_says_what_is_missing_and_how_to_get_it(tmp_path: Pa
     assert "bench get nb201-test" in info
 
 
+@pytest.mark.slow
 def test_a_1shot1_search_ends_well_without_its_table_and_fill_adds_the_look_up_later(tmp_path: Path) -> None:
     shown = said(tmp_path, "search", "space=nb1shot1_1", "method=darts", *TINY, "name=run")
     assert "nasx bench get nb101" in shown

@@ -186,6 +186,7 @@ def test_the_public_table_of_test_accuracies_is_read_as_it_is(tmp_path: Path, ca
 
 
 @pytest.mark.skipif(not PUBLIC.exists(), reason=f"no public table at {PUBLIC} (set NASX_SHARED)")
+@pytest.mark.slow
 def test_public_table_gives_the_published_numbers(cache: Path) -> None:
     import_nb201(PUBLIC)
     benchmark = Nb201()

@@ -245,6 +245,7 @@ def test_a_disk_that_fills_up_keeps_what_has_arrived(
 
 
 # ------------------------------------------------------------------------------------------------ other ways
+@pytest.mark.slow
 def test_a_mirror_and_a_file_brought_by_hand(
     tests: bytes, server: Server, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -187,6 +187,7 @@ def broken(kind: str, folder: Path) -> Path:
         ("absent", "does not exist"),
     ],
 )
+@pytest.mark.sample(4)
 def test_refused_with_the_reason_and_the_old_table_stays(kind: str, reason: str, tmp_path: Path, cache: Path) -> None:
     import_nb201(write_folder(tmp_path / "good"), complete=False)
     before = cache.read_bytes()

@@ -182,6 +182,7 @@ def test_help_shows_the_options(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 # ----------------------------------------------------------------------------------------------------- searches
+@pytest.mark.slow
 def test_one_shot_accuracies_of_a_search(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], valid: np.ndarray[Any, Any]
 ) -> None:
@@ -227,6 +228,7 @@ def test_one_shot_accuracies_of_a_search(
     assert ranked("from=run", "n=5", "images=16", "resamples=5")["rows"][0]["n"] == 5
 
 
+@pytest.mark.slow
 def test_a_search_in_a_restricted_space_is_ranked_among_its_own_cells() -> None:
     searched("space.operations=[skip_connect,nor_conv_3x3]")
     found = ranked("from=run", "n=100", "resamples=2", "images=8")

@@ -220,6 +220,7 @@ def test_an_import_that_knows_less_does_not_replace_one_that_knows_more(tmp_path
     assert out.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_all_budgets_and_more_graphs_than_the_first_arrays_hold(tmp_path: Path) -> None:
     out = tmp_path / "o.npz"
     import_nb101(write(tmp_path / "a.tfrecord", 1030, (4, 108)), out, complete=False)

@@ -28,6 +28,7 @@ def test_a_finished_run_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert "one  finished today" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_where_something_is_to_be_done_nothing_is_shown(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_summary.again(*asked(run.parent, "draw=epochs"), "search") is None
     assert run_summary.again(*asked(run.parent, "name=two"), "search") is None
@@ -89,6 +90,7 @@ def test_none_of_it_imports_torch(run: Path, words: tuple[str, ...], told: str) 
     assert "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_a_parent_that_is_not_a_finished_search(run: Path) -> None:
     out = f"out={run.parent}"
     assert faults("from=one", out, "dataset=digits", command="retrain") == []

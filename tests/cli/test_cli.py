@@ -47,6 +47,7 @@ from nasx.tracking import lineage
         ["doctor", "--help"],
     ],
 )
+@pytest.mark.sample(12)
 def test_answers_without_torch_and_creates_nothing(words: list[str], tmp_path: Path) -> None:
     done = call(tmp_path, *words)
     assert done.returncode == 0, done.stderr
@@ -123,6 +124,7 @@ def test_the_module_runs_too(tmp_path: Path) -> None:
         (["completion", "tcsh"], "nasx completion tcsh: is not a supported shell", "bash"),
     ],
 )
+@pytest.mark.sample(11)
 def test_a_fault_names_place_and_remedy_and_leaves_nothing(
     words: list[str], place: str, remedy: str, tmp_path: Path
 ) -> None:
@@ -197,6 +199,7 @@ def test_a_failed_job_lets_the_others_finish_and_is_listed(tmp_path: Path) -> No
     assert "Traceback" not in summary
 
 
+@pytest.mark.slow
 def test_a_users_own_folder(tmp_path: Path) -> None:
     (tmp_path / "mine" / "experiment").mkdir(parents=True)
     (tmp_path / "mine" / "experiment" / "own.yaml").write_text(
@@ -214,6 +217,7 @@ def test_a_users_own_folder(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- retrain
+@pytest.mark.slow
 def test_retrain_takes_space_and_data_set_from_the_run(tmp_path: Path) -> None:
     run = tmp_path / "outputs" / "found"
     run.mkdir(parents=True)

@@ -31,6 +31,7 @@ from nasx.cli import completion, listing
         ("nasx nonsense ", [], ["seed="]),
     ],
 )
+@pytest.mark.sample(4)
 def test_completion(line: str, some: list[str], none: list[str], tmp_path: Path) -> None:
     done = call(tmp_path, "-sc", "query=bash", COMP_LINE=line, COMP_POINT=str(len(line)))
     assert done.returncode == 0
@@ -42,6 +43,7 @@ def test_completion(line: str, some: list[str], none: list[str], tmp_path: Path)
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@pytest.mark.slow
 def test_the_bash_script_completes(tmp_path: Path) -> None:
     (tmp_path / "nasx").write_text(f'#!/bin/sh\nexec {sys.executable} -m nasx "$@"\n')
     (tmp_path / "nasx").chmod(0o755)

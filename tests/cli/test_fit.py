@@ -125,6 +125,7 @@ def test_a_finished_fit_says_so_without_torch(made: tuple[Path, jobs.Done]) -> N
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_another_file_of_a_finished_fit_trains_nothing(made: tuple[Path, jobs.Done], tmp_path: Path) -> None:
     here, _ = made
     [record] = (here / "outputs").glob("*-retrain/result.json")
@@ -167,6 +168,7 @@ def test_five_kills_change_no_bit(made: tuple[Path, jobs.Done], tmp_path: Path) 
         assert result[key] == here_result[key]
 
 
+@pytest.mark.slow
 def test_minutes_choose_lengths_by_measured_speed_once(tmp_path: Path) -> None:
     colourful(tmp_path / FOLDER)
     line = ("fit", FOLDER, "minutes=3", "threads=1", "search.batch=4", "retrain.batch=24", "dataset.size=8")
@@ -227,6 +229,7 @@ def test_the_width_is_the_largest_within_the_budget(quantity: str, target: float
     assert costs[0] <= target < costs[1]
 
 
+@pytest.mark.slow
 def test_the_width_without_a_budget_and_by_the_work() -> None:
     own = networks()
     assert own.widest(CELL, "", math.inf, (8, math.inf)) == fit_width.WIDEST
@@ -291,6 +294,7 @@ def test_confusions_are_counted_by_pairs() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_the_size_follows_the_images_and_the_name_follows_files_and_settings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,7 @@ def search(cfg, info):
 )
 
 
+@pytest.mark.slow
 def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp_path: Path) -> None:
     short, long = (
         call(tmp_path, "search", *DIGITS, f"seed=range(0,{n})", code=COUNTED).stdout.splitlines()[-1] for n in (2, 3000)
@@ -146,6 +147,7 @@ def test_a_long_sweep_composes_no_more_than_a_short_one_before_its_first_job(tmp
         (["seeds_per_job=2", "seed=0,1"], ["seed=1: is the same run as seed=0"]),
     ],
 )
+@pytest.mark.sample(4)
 def test_a_sweep_that_cannot_go_to_its_end_is_refused(
     words: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,6 +166,7 @@ def test_a_refused_sweep_starts_no_job(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_glob_is_a_sweep_over_its_choices(tmp_path: Path) -> None:
     done = call(tmp_path, "search", *DIGITS, "method=glob(da*)", code=FAKE)
     assert done.returncode == 0, done.stderr
@@ -206,6 +209,7 @@ def test_jobs_of_one_short_name_never_share_a_folder(monkeypatch: pytest.MonkeyP
     assert all("run one of them in a separate command" in line for line in found)
 
 
+@pytest.mark.slow
 def test_a_sweeper_that_chooses_is_asked_for_no_combination(compositions: list[list[str]]) -> None:
     words = ["experiment=tune_arch_lr", "seed=range(0,1000000)", "search.lr=interval(0.1,-1)"]
     found = faults(*DIGITS, *words)

@@ -43,6 +43,7 @@ def test_parameters_of_published_cells(
         assert found["parameters with auxiliary head"] == with_head
 
 
+@pytest.mark.slow
 def test_imagenet_recipe_costs_what_is_known(capsys: pytest.CaptureFixture[str]) -> None:
     found = facts(capsys, "genotype=DARTS_V2", "retrain=imagenet_linear")
     assert found["parameters"] == "4718752"
@@ -61,7 +62,7 @@ def test_imagenet_recipe_costs_what_is_known(capsys: pytest.CaptureFixture[str])
         (("space=nb201",), "1686106", "15625", "30"),
     ],
 )
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_supernets_leave_the_architecture_out(
     words: tuple[str, ...], params: str, size: str, own: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,6 +76,7 @@ def test_a_supernets_multiply_adds_are_those_of_its_operations(capsys: pytest.Ca
     assert two - one == sum(6 * 10 * c * c * side * side for c, side in ((16, 32), (32, 16), (64, 8)))
 
 
+@pytest.mark.slow
 def test_a_text_finds_its_space(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts(capsys, "genotype=|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|")["space"] == "nb201"
     other = facts(capsys, "genotype=DARTS_V2")["genotype"].replace("skip_connect", "sep_conv_3x3")
@@ -85,6 +87,7 @@ def test_a_text_finds_its_space(capsys: pytest.CaptureFixture[str]) -> None:
     assert facts(capsys, f"genotype={text}", "size=16")["space"] == "s4"
 
 
+@pytest.mark.slow
 def test_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cell = "|nor_conv_3x3~0|+|none~0|none~1|+|none~0|none~1|nor_conv_3x3~2|"
     record = {"status": "finished", "genotype": cell, "command": "nasx search seed=3"}
@@ -95,6 +98,7 @@ def test_a_run_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert found["source"] == f"{tmp_path}: nasx search seed=3"
 
 
+@pytest.mark.slow
 def test_a_run_has_its_own_space_and_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cell = "Genotype(normal={0}, normal_concat=range(2, 6), reduce={0}, reduce_concat=range(2, 6))".format(
         [("sep_conv_3x3", j) for _ in range(4) for j in (0, 1)]
@@ -136,6 +140,7 @@ def test_pictures_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]
         (("from=nowhere",), "run not found"),
     ],
 )
+@pytest.mark.sample(4)
 def test_faults_name_place_and_remedy(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         info.main(words)

@@ -62,6 +62,7 @@ def test_the_best_cell_is_not_better_than_all_cells(done, capsys, monkeypatch):
     assert [row.split()[row.split().index("91.61") + 2] for row in rows] == ["99.99"] * 4
 
 
+@pytest.mark.slow
 def test_changed_settings_ask_for_another_folder(done):
     _, start = done
     start()
@@ -78,6 +79,7 @@ def test_its_picture_is_drawn(done):
     assert (out / "quickstart-s0.svg").read_text().rstrip().endswith("</svg>")
 
 
+@pytest.mark.slow
 def test_a_second_call_searches_nothing_and_shows_the_same(done, capsys):
     out, start = done
     start()

@@ -173,6 +173,7 @@ def test_what_is_asked_for_must_be_there(words: list[str], message: str) -> None
 
 
 # ------------------------------------------------------------------------------------------------- real runs
+@pytest.mark.slow
 def test_a_search_is_seen_running_stopped_and_finished(tmp_path: Path) -> None:
     words = (*jobs.TINY_NB201, "search.epochs=3")
 

@@ -63,6 +63,7 @@ def test_a_name_may_look_like_a_number_or_have_any_letters(key: str, text: str) 
     ],
 )
 @pytest.mark.parametrize("command", [["retrain"], ["study", "study=transfer"]])
+@pytest.mark.sample(5)
 def test_a_text_that_is_not_a_genotype_is_reported_before_anything_is_imported_or_made(
     command: list[str], words: list[str], place: str, remedy: str, tmp_path: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_a_text_that_is_not_a_genotype_is_reported_before_anything_is_imported_o
 
 
 @pytest.mark.parametrize("columns", ["80", "110"])
+@pytest.mark.sample(1)
 def test_every_help_fits_the_terminal(
     columns: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

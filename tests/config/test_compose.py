@@ -75,6 +75,7 @@ def test_a_line_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert composed == [["space=nb201", "dataset=digits", "seed=3"]]
 
 
+@pytest.mark.slow
 def test_hydra_s_own_word_for_a_sweep_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run: list[Any] = []

@@ -139,6 +139,7 @@ def test_every_value_says_where_it_comes_from(file: Path) -> None:
         above = line
 
 
+@pytest.mark.slow
 def test_no_annotation_of_a_component_is_beyond_the_schema() -> None:
     for file in ANY_CONF:
         target = composed("search", f"{file.parent.name}={file.stem}")[0][file.parent.name]["_target_"]
@@ -329,6 +330,7 @@ def test_a_method_that_sets_what_a_space_lacks_names_the_spaces_that_have_it() -
         (["genotype=best_found", "retrain.accumulate=3"], "does not divide retrain.batch=256"),
     ],
 )
+@pytest.mark.sample(4)
 def test_fault_of_retrain(words: list[str], part: str) -> None:
     found = faults("dataset=digits", *words, command="retrain")
     assert len(found) == 1

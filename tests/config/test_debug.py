@@ -32,7 +32,7 @@ def test_a_tiny_trial_fits_every_space(space: str) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 def test_a_tiny_trial_fits_every_method(method: str) -> None:
     assert not faults(f"method={method}", "debug=tiny", "dataset=digits", "space=darts", command="run")
 
@@ -56,6 +56,7 @@ def test_profiling_is_not_a_part_of_a_runs_identity() -> None:
     assert identity.identity(plain) == identity.identity(profiled)
 
 
+@pytest.mark.slow
 def test_a_profiled_run_has_a_trace_and_the_same_numbers(tmp_path: Path) -> None:
     """One run with three updates recorded of twelve, one without: rows, weights and cell are equal bit for bit."""
     folders = []

@@ -111,7 +111,7 @@ def numbers(node: Any, prefix: str = "") -> set[str]:
         ("retrain", TEXT_RETRAIN, "valid_perplexity test_perplexity test_loss", "test_accuracy valid_accuracy"),
     ],
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_what_may_be_an_objective_is_what_a_record_holds(
     command: str, words: tuple[str, ...], there: str, absent: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,6 +42,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
         ("search", ["method=gdas", "~pair"]),
     ],
 )
+@pytest.mark.sample(4)
 def test_the_last_line_is_the_value_that_runs(command: str, words: list[str]) -> None:
     cfg = preflight.make_loader().load_configuration(command, words, RunMode.RUN)
     found = provenance.trace(command, [*words, "search.lr=77"])
@@ -54,6 +55,7 @@ def test_the_last_line_is_the_value_that_runs(command: str, words: list[str]) ->
     assert found.chosen | {"pair": chosen.get("pair")} == chosen | {"pair": chosen.get("pair")}
 
 
+@pytest.mark.slow
 def test_help_shows_what_runs_and_why() -> None:
     found = shown("search", "method=pc_darts", "space=darts")
     assert found["search.batch"] == "256  (method=pc_darts: section 4.2; search=darts: 64)"
@@ -83,6 +85,7 @@ def test_help_for_a_line_with_a_fault_shows_it() -> None:
     assert "search.epochs" in text
 
 
+@pytest.mark.slow
 def test_an_error_names_the_default_of_these_choices(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the default is search\.epochs=250"):
         preflight.check_line("search", arguments.split_options(["method=gdas", "dataset=digits", "search.epochs=-1"]))

@@ -48,6 +48,7 @@ def own(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
+@pytest.mark.slow
 def test_other_code_is_reported_and_changes_nothing(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = own.parent
     first = jobs.nasx(place, *WORDS, "seed=0")

@@ -51,7 +51,7 @@ def at(cfg: Mapping[str, Any], path: str) -> Any:
 
 
 @pytest.mark.parametrize("file", PAIRS, ids=lambda file: file.stem)
-@pytest.mark.sample(20)
+@pytest.mark.sample(4)
 def test_composes_without_fault_and_changes_what_it_says(file: Path, tmp_path: Path) -> None:
     space, method = split(file.stem)
     data = f"dataset.path={texts.write(tmp_path)}" if space == "darts_rnn" else "dataset=digits"
@@ -229,6 +229,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {  # the published settings, as composed
 
 
 @pytest.mark.parametrize("words", PUBLISHED)
+@pytest.mark.sample(9)
 def test_published_values(words: str) -> None:
     cfg = composed(*words.split())
     assert {path: at(cfg, path) for path in PUBLISHED[words]} == PUBLISHED[words]

@@ -112,6 +112,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
+@pytest.mark.slow
 def test_the_variable_names_folders_for_every_command(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NASX_CONFIG_DIR", str(folder))
     assert composed("search", "experiment=own")[0]["seed"] == 9
@@ -121,6 +122,7 @@ def test_the_variable_names_folders_for_every_command(folder: Path, monkeypatch:
     assert "own" in shown.stdout, shown.stderr
 
 
+@pytest.mark.slow
 def test_an_experiment_may_be_in_a_subfolder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NASX_CONFIG_DIR", str(folder))
     (folder / "experiment" / "team" / "b").mkdir(parents=True)

@@ -93,6 +93,7 @@ def test_nothing_reachable_is_called_outside_the_list() -> None:
     assert all(isinstance(_locate(name), type) for name in called)
 
 
+@pytest.mark.slow
 def test_every_class_of_nasx_that_may_be_named_is_one_that_its_configurations_name() -> None:
     """Everything callable below the homes of components, by every name that reaches it: refused, but for the list."""
     known, walked = trust.components(paths.conf_dir()), 0
@@ -123,6 +124,7 @@ def test_a_name_that_is_shadowed_is_not_the_class(monkeypatch: pytest.MonkeyPatc
     assert trust.is_class(Path, "Path", ["pathlib"])
 
 
+@pytest.mark.slow
 def test_what_an_allowed_package_imports_is_not_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_for_trust.py").write_text(
         "from subprocess import Popen\nfrom tempfile import TemporaryDirectory\nclass Own: pass\n"
@@ -197,6 +199,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
+@pytest.mark.sample(20)
 def test_a_strangers_file_is_refused_with_nothing_written(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +211,7 @@ def test_a_strangers_file_is_refused_with_nothing_written(
     assert not Path("/tmp/nasx-was-here").exists()
 
 
+@pytest.mark.slow
 def test_the_command_ends_with_the_refusal(tmp_path: Path) -> None:
     """The same by whole commands, single and as a sweep."""
     for i, text in enumerate((HOSTILE[0], HOSTILE[3], "allow: [mine]", "hydra: {output_subdir: .}")):
@@ -221,6 +225,7 @@ def test_the_command_ends_with_the_refusal(tmp_path: Path) -> None:
         assert sorted(path.name for path in here.iterdir()) == ["conf", "victim"]
 
 
+@pytest.mark.slow
 def test_plain_settings_of_a_launcher_may_stand_in_a_file(tmp_path: Path) -> None:
     text = (
         "# @package _global_\ndefaults: [{override /hydra/launcher: submitit_slurm}]\n"
@@ -318,6 +323,7 @@ RESOLVERS = [
 
 
 @pytest.mark.parametrize("value", RESOLVERS)
+@pytest.mark.sample(4)
 def test_a_resolver_is_refused_in_files_and_on_the_line(
     value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

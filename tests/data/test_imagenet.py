@@ -301,6 +301,7 @@ SEARCH = (
 )
 
 
+@pytest.mark.slow
 def test_an_epoch_by_the_command_line(tmp_path: Path) -> None:
     imagenet(tmp_path / "data" / "imagenet", train=8)
     found = nasx(tmp_path, *NET, "workers=1", env={"NASX_DATA": str(tmp_path / "data")})
@@ -321,6 +322,7 @@ def real(here: Path, *line: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_workers_end_without_a_word_when_an_image_is_damaged(tmp_path: Path) -> None:
     root = imagenet(tmp_path / "data" / "imagenet", train=8)
     file = root / "train" / CLASSES[1] / f"{CLASSES[1]}_1.JPEG"

@@ -206,6 +206,7 @@ REAL = Path(os.environ.get("NASX_DATA", "/nowhere"))
 @pytest.mark.skipif(
     not (REAL / "cifar-10-batches-bin" / "test_batch.bin").is_file(), reason="NASX_DATA has no cifar-10-batches-bin"
 )
+@pytest.mark.slow
 def test_the_real_cifar10() -> None:
     images = Cifar10(path=str(REAL), download=False).load()
     assert images.train_x.shape == (50_000, 3, 32, 32)

@@ -39,6 +39,7 @@ def test_eigenvalue_of_a_curved_toy_equals_the_full_hessian(decay: float) -> Non
 
 
 @pytest.mark.parametrize("name", SPACES)
+@pytest.mark.sample(1)
 def test_eigenvalue_of_a_supernet_equals_the_full_hessian(name: str) -> None:
     search = small.search(SPACES[name])
     batch = small.batch(1, n=3, size=8)

@@ -138,7 +138,7 @@ def of(method: Method) -> Any:
 
 
 @pytest.mark.parametrize("name", TRAINING)
-@pytest.mark.sample(12)
+@pytest.mark.sample(6)
 def test_every_method_is_described_completely_and_takes_the_same_path(name: str) -> None:
     method, space = BUILT[name], SPACES["nb201"]
     ends = []
@@ -212,6 +212,7 @@ def test_looks_of_second_order_are_means_over_the_steps_at_a_known_cost() -> Non
     assert row["diagnostics"]["backward"] == 15
 
 
+@pytest.mark.slow
 def test_looks_go_through_the_cells_as_they_are_written() -> None:
     made, mix = watch(SPACES["nb201"], 1, stop.NoStop())
     text = str(SPACES["nb201"].discretize(mix))

@@ -30,6 +30,7 @@ def rows(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_gives_the_report_of_the_search_at_that_point(runs: Path) -> None:
     told, silent = rows(runs / "runs" / "told"), rows(runs / "runs" / "silent")
     assert "eigenvalue" in told[0]

@@ -77,7 +77,7 @@ def entries(made: recorder.Watch, epoch: int = 1) -> dict[str, Any]:
 
 # ------------------------------------------------------------------------------------------------------- reports
 @pytest.mark.parametrize("name", TRAINING)
-@pytest.mark.sample(12)
+@pytest.mark.sample(4)
 def test_every_difference_is_compared_and_no_bit_of_the_search_changes(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,6 +273,7 @@ def test_a_resumed_epoch_counts_what_was_compared_before() -> None:
     assert not made.probes.sums, "sums without the relative difference are those of an older version"
 
 
+@pytest.mark.slow
 def test_a_run_shows_it_in_rows_and_verdict(tmp_path: Path) -> None:
     found = {}
     for every in (0, 2):

@@ -176,6 +176,7 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
+@pytest.mark.slow
 def test_a_search_stops_with_the_earlier_cell_and_resumes_at_any_point(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +213,7 @@ def test_a_search_stops_with_the_earlier_cell_and_resumes_at_any_point(
     assert {key: again[key] for key in same} == {key: whole[key] for key in same}
 
 
+@pytest.mark.slow
 def test_diagnostics_and_a_simulated_stop_leave_the_search_as_it_is(tmp_path: Path) -> None:
     plain = search(tmp_path / "plain")
     watched = search(tmp_path / "watched", "stop=simulate", *EAGER, "search.diagnose_every=2")

@@ -32,7 +32,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", ["plain", "averaged"])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_fresh_process_finds_the_same_accuracy(here: Path, name: str, tmp_path: Path) -> None:
     run, out = here / "runs" / name, tmp_path / "out"
     assert export.main([f"from={run}", f"out={out}"]) == 0
@@ -101,6 +101,7 @@ def test_package_import_is_light() -> None:
     assert done.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_other_images_and_splits(here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export.main([f"from={here / 'runs' / 'plain'}", f"out={tmp_path / 'out'}"])
     model, images = str(tmp_path / "out"), Digits().load()

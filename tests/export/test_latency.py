@@ -159,6 +159,7 @@ def test_each_runtime_runs_the_whole_module() -> None:
 WORDS = ["space=nb201", "layers=1", "channels=4", "image=16", "networks=3", "repeats=2", "runtime=eager"]
 
 
+@pytest.mark.slow
 def test_a_table_is_measured_once_and_used_by_a_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,6 +241,7 @@ def test_faults_of_the_command(words: list[str], message: str, tmp_path: Path, m
         (["budget.device=good.json", "budget.image=32"], "budget.image=32: the table was made with image=16"),
     ],
 )
+@pytest.mark.sample(4)
 def test_faults_of_a_table(words: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     whole = json.loads(table().text())

@@ -69,6 +69,7 @@ def test_a_fresh_process_finds_the_accuracy_of_the_network(run: Path, tmp_path: 
         assert float(found["loss"]) == pytest.approx(trained["test_loss"], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_export_prints_a_command_that_evaluates_the_file(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     export.main([f"from={run}", "format=onnx"])
     [line] = [line for line in capsys.readouterr().out.splitlines() if "nasx evaluate" in line]
@@ -125,6 +126,7 @@ def test_the_file_says_how_images_are_prepared(run: Path) -> None:
     assert "2. Resize it so that the shorter side has 32 pixels (nearest)." in card
 
 
+@pytest.mark.slow
 def test_a_run_that_has_not_recorded_the_preparation_is_exported_with_it(run: Path, tmp_path: Path) -> None:
     old = shutil.copytree(run, tmp_path / "old")
     held = record(old)

@@ -202,6 +202,7 @@ def test_a_summary_shows_jobs_that_died_without_an_error(tmp_path: Path, capsys:
 
 
 # ---------------------------------------------------------------------------------------------- whole sweeps
+@pytest.mark.slow
 def test_optuna_finds_the_best_trial_and_asks_the_same_again(tmp_path: Path) -> None:
     asked = []
     for _ in range(2):

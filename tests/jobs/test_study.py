@@ -124,6 +124,7 @@ def test_each_retrained_once_and_the_best_with_more_seeds(steps: Steps) -> None:
     assert found["std_over"] == "retrainings of the best of 4 cells by test accuracy"
 
 
+@pytest.mark.slow
 def test_independent_searches_and_a_transfer(steps: Steps) -> None:
     found = studies.study(*composed("study=independent", *BASE))
     assert found["test_accuracy"] == pytest.approx(sum(ACCURACY.values()) / 4)

@@ -27,6 +27,7 @@ STUDY = (
 )
 
 
+@pytest.mark.slow
 def test_each_search_has_its_own_value_and_the_best_is_retrained(tmp_path: Path) -> None:
     """R-DARTS with two strengths, end to end; the same command again does nothing."""
     words = (*STUDY, "study.searches=2", "study.vary.weight_decay=[3e-4,9e-4]")

@@ -288,7 +288,7 @@ def test_one_pass_gives_both_gradients(name: str) -> None:
 # -------------------------------------------------------------------------------------------------- real spaces
 @pytest.mark.parametrize("space", [*agree.SPACES, *agree.TEXT])
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.sample(48)
+@pytest.mark.sample(40)
 def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
     method, built = BUILT[name], {**agree.SPACES, **agree.TEXT}[space]
@@ -320,6 +320,7 @@ def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.sample(11)
 def test_states_of_a_text_are_those_of_the_real_updates(name: str) -> None:
     """What a batch goes on from is what the last real update left after the batch before, else its first evaluation."""
     method, search = BUILT[name], agree.real_search("darts_rnn")

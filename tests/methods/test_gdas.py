@@ -55,6 +55,7 @@ def test_temperature_falls_linearly_by_epoch() -> None:
 
 @pytest.mark.parametrize("reading", ["released", "sampled", "straight_through"])
 @pytest.mark.parametrize("space", [None, *agree.SPACES])
+@pytest.mark.sample(6)
 def test_step_equals_the_reference(
     space: str | None, reading: Literal["released", "sampled", "straight_through"]
 ) -> None:

@@ -98,6 +98,7 @@ def test_smooth_problem_equals_the_direct_solve(terms: int) -> None:
 
 
 @pytest.mark.parametrize("space", agree.SPACES)
+@pytest.mark.sample(1)
 def test_real_net_equals_the_explicit_truncated_series(space: str) -> None:
     search = agree.real_search(space)
     expected = methods.idarts(

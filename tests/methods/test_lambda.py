@@ -104,6 +104,7 @@ def test_central_difference_converges_with_order_two(kind: str) -> None:
 # ---------------------------------------------------------------------------------------------------- real nets
 @pytest.mark.parametrize("space", agree.SPACES)
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.sample(4)
 def test_real_net_equals_double_backward(kind: str, space: str) -> None:
     search = agree.real_search(space)
     (group,) = search.problem.groups

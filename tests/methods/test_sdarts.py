@@ -90,6 +90,7 @@ def test_random_step_equals_the_reference() -> None:
 @pytest.mark.parametrize("eps", [0.03, 0.3])
 @pytest.mark.parametrize("random_start", [True, False])
 @pytest.mark.parametrize("space", [None, "nb201", "darts"])
+@pytest.mark.sample(4)
 def test_adversarial_equals_the_reference_and_raises_the_loss(
     space: str | None, random_start: bool, eps: float
 ) -> None:

@@ -42,6 +42,7 @@ def test_quadratic_modes_differ_in_the_architecture_s_batch_alone() -> None:
 
 @pytest.mark.parametrize("space", [None, "nb201", "darts"])
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.sample(4)
 def test_both_gradients_are_those_of_one_point(mode: str, space: str | None) -> None:
     """Plain SGD on both: the moves over the rates are the reference's gradients at the same (w, a)."""
     if space is None:

@@ -134,6 +134,7 @@ def test_restoring_momentum_matters() -> None:
 
 
 @pytest.mark.parametrize("space", agree.SPACES)
+@pytest.mark.sample(1)
 def test_real_net_equals_the_reference(space: str) -> None:
     search = agree.real_search(space, momentum=0.9)
     batches = [agree.small.batch(seed, size=8) for seed in (3, 4)]

@@ -172,6 +172,7 @@ def test_a_run_takes_the_best_by_score_and_says_what_it_did(tmp_path: Path, caps
 
 
 @pytest.mark.parametrize("asked", [False, True], ids=["killed", "asked to stop"])
+@pytest.mark.sample(1)
 def test_a_run_resumes_with_the_scores_that_it_made(
     asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

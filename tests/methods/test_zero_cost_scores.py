@@ -51,7 +51,7 @@ def drawn(space: Space, seed: int) -> nn.Module:
 
 @pytest.mark.parametrize("space", SPACES)
 @pytest.mark.parametrize("name", CASES)
-@pytest.mark.sample(10)
+@pytest.mark.sample(4)
 def test_equals_the_reference(name: str, space: str) -> None:
     method, reference = CASES[name]
     found = []
@@ -63,6 +63,7 @@ def test_equals_the_reference(name: str, space: str) -> None:
     assert len(set(found)) == 3
 
 
+@pytest.mark.slow
 def test_flow_of_a_weight_is_what_the_network_loses_without_it() -> None:
     space = Nb201(layers=1, channels=2)
     torch.manual_seed(0)

@@ -96,6 +96,7 @@ def test_a_sweep_and_another_number_of_processes(tmp_path: Path) -> None:
     assert "resuming at update" in err
 
 
+@pytest.mark.slow
 def test_an_error_of_a_process_is_raised_where_the_command_was_given(tmp_path: Path) -> None:
     code, _, err = ended(nasx(tmp_path, *WORDS, "name=few", "devices=2", "retrain.accumulate=15"))
     assert code == 2

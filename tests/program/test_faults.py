@@ -163,6 +163,7 @@ def shut(how: str) -> None:
 
 
 @pytest.mark.parametrize("every", [False, True])
+@pytest.mark.sample(1)
 def test_checkpoints_that_are_missing(every: bool, tmp_path: Path, whole: Path) -> None:
     halted(tmp_path, 7).kill()
     for path in checkpoints.found(tmp_path / "runs" / "run")[0 if every else -1 :]:
@@ -190,6 +191,7 @@ def stuck() -> None:
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1], ids=lambda n: n.name)
+@pytest.mark.sample(1)
 def test_a_second_signal_ends_at_once(first: signal.Signals, tmp_path: Path, whole: Path) -> None:
     job = jobs.Job(tmp_path, *WORDS, prepare=stuck)
     job.until((tmp_path / "stuck").exists)
@@ -368,6 +370,7 @@ def cramped(mb: int) -> None:
         ),
     ],
 )
+@pytest.mark.sample(1)
 def test_memory_that_runs_out_names_what_to_lower(words: tuple[str, ...], said: str, mb: int, tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, *words, prepare=partial(cramped, mb))
     assert done.code == 2, done

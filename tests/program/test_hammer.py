@@ -47,7 +47,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("found", CASES)
-@pytest.mark.sample(2)
+@pytest.mark.slow
 def test_nothing_is_lost_or_torn_but_without_its_protection(found: str, tmp_path: Path) -> None:
     """A fault that only chance brings about is waited for longer, under a few seeds."""
     sound = CASES[found] in ("", SLOW_DISK)

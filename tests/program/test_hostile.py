@@ -137,6 +137,7 @@ def test_an_npz_member_cannot_ask_for_memory(here: Path) -> None:
 EVIL = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 
 
+@pytest.mark.slow
 def test_a_report_shows_markup_as_text(here: Path) -> None:
     record = SAMPLES[0][0]
     evil = {
@@ -263,6 +264,7 @@ def test_what_fuzzing_found(here: Path) -> None:
     assert collect.collect("runs").attrs["skipped"] == {"record unreadable": 1}
 
 
+@pytest.mark.slow
 def test_odd_values_of_rows_and_records_are_borne(here: Path) -> None:
     rows = [
         {"epoch": math.inf},

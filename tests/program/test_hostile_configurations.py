@@ -59,6 +59,7 @@ def composed(here: Path, text: str, group: str = "experiment") -> list[str]:
         3,
     ],
 )
+@pytest.mark.sample(6)
 def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
     (here / "mine_evil.py").write_text("raise SystemExit('imported')\nclass Thing: pass\n")
     [found] = composed(here, f"_target_: {json.dumps(target)}\ncommand: id\n", "method")
@@ -84,6 +85,7 @@ def test_targets_outside_the_list_are_refused(target: Any, here: Path) -> None:
         "hydra: {job: {env_set: {PYTHONPATH: x}}}",
     ],
 )
+@pytest.mark.sample(6)
 def test_hydras_own_section_calls_nothing_else(text: str, here: Path) -> None:
     found = composed(here, f"# @package _global_\n{text}\n")
     assert any(line.startswith(("hydra.", "configuration")) for line in found), found
@@ -115,6 +117,7 @@ def test_hydras_own_section_calls_nothing_else(text: str, here: Path) -> None:
         "# @package _global_\nname: ${hydra:runtime.cwd}\n",
     ],
 )
+@pytest.mark.sample(6)
 def test_yaml_that_is_more_than_values_is_refused(text: str, here: Path) -> None:
     assert composed(here, text), "not refused"
 

@@ -71,6 +71,7 @@ def test_work_goes_on_when_its_reader_went_away(pipe: str, unbuffered: str, tmp_
     assert (tmp_path / "ended").exists()
 
 
+@pytest.mark.slow
 def test_output_that_is_lost_is_reported_and_work_is_not(run: Path) -> None:
     for words in ("list", SEARCH):
         done = shell(run.parent, f"nasx {words} > /dev/full")
@@ -176,6 +177,7 @@ def test_a_working_folder_that_was_deleted(words: str, code: str, tmp_path: Path
         ("config.yaml", "report .", 0, "report.html: 1 run"),
     ],
 )
+@pytest.mark.sample(4)
 def test_a_file_that_cannot_be_read(name: str, words: str, code: int, said: str, run: Path) -> None:
     record = json.loads((run / "result.json").read_text())
     (run / "result.json").write_text(json.dumps({**record, "choices": {"space": "nb201", "method": "darts"}}))

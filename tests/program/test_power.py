@@ -203,6 +203,7 @@ def attempt(made: Ready, how: str, at: int, here: Path) -> None:
         pytest.param("run", 9, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_killed_or_without_power_at_some_operations(
     name: str, every: int, ready: Callable[[str], Ready], tmp_path: Path
 ) -> None:

@@ -164,6 +164,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return two_processes.found(work, tmp_path_factory.mktemp("two"))
 
 
+@pytest.mark.slow
 def test_the_owner_speaks_and_all_are_heard(both: list[dict[str, Any]]) -> None:
     assert [found["told"] for found in both] == [{"from": 0}] * 2
     assert [found["gathered"] for found in both] == [[0, 1]] * 2
@@ -178,6 +179,7 @@ def test_batch_norm_is_that_of_all_images(both: list[dict[str, Any]]) -> None:
             assert torch.allclose(part[name], whole[name], rtol=1e-10, atol=1e-12), name
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(both: list[dict[str, Any]]) -> None:
     before = torch.get_default_dtype()
     try:
@@ -238,6 +240,7 @@ def test_a_run_of_two_equals_a_run_of_one_and_is_finished_for_both(tmp_path: Pat
     assert second["finished"] in again.stdout  # at once
 
 
+@pytest.mark.slow
 def test_a_killed_process_ends_the_other_and_one_process_goes_on(tmp_path: Path) -> None:
     words = [word for word in WORDS if not word.startswith(("retrain.updates", "retrain.epochs"))]
     words += ["retrain.epochs=2", "retrain.updates_per_epoch=20", "checkpoint_s=0.2", "out=runs", "name=killed"]

@@ -68,6 +68,7 @@ def test_a_kill_while_a_checkpoint_is_written_costs_that_one_only(untouched: Run
 
 
 @pytest.mark.parametrize("untouched", ["darts"], indirect=True)
+@pytest.mark.slow
 def test_killed_before_the_first_checkpoint(untouched: Run, tmp_path: Path) -> None:
     job = jobs.Job(tmp_path, *untouched.command)
     job.until(lambda: any((tmp_path / "runs").glob("*/config.yaml")))

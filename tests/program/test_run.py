@@ -67,6 +67,7 @@ FILES = {
 SWEEP = (*jobs.TINY_NB201, "method=darts", "search.epochs=1", "search.updates_per_epoch=2")
 
 
+@pytest.mark.slow
 def test_an_epoch_of_idarts_has_as_many_architecture_steps_as_one_of_darts(tmp_path: Path) -> None:
     """T weight steps come with each (released code: one architecture step a batch of the pass)."""
     whole = ("search.epochs=1", "search.updates_per_epoch=null", "search.batch=300", "search.evaluate_images=16")
@@ -96,6 +97,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 
 # --------------------------------------------------------------------------------------------------- nb201
+@pytest.mark.slow
 def test_a_sweep_leaves_one_folder_a_seed(sweep: tuple[Path, jobs.Done]) -> None:
     here, done = sweep
     assert done.code == 0, done
@@ -195,6 +197,7 @@ def test_where_all_pictures_are_there_nothing_is_imported(sweep: tuple[Path, job
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.*g")} == before
 
 
+@pytest.mark.slow
 def test_a_retraining_that_is_asked_again_draws_its_cells(cells: tuple[Path, jobs.Done]) -> None:
     here, _ = cells
     words = [
@@ -351,6 +354,7 @@ def test_a_loss_that_explodes_stops_the_search_and_keeps_it(tmp_path: Path) -> N
 
 
 # ------------------------------------------------------------------------------------------------ compiled
+@pytest.mark.slow
 def test_a_compiled_search_says_what_its_first_step_took_and_where_that_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -152,6 +152,7 @@ def test_a_search_lowers_perplexity_and_resumes_bit_for_bit(
     assert all(equal(one[key], other[key]) for key in STATE)
 
 
+@pytest.mark.slow
 def test_diagnostics_leave_the_path_of_a_search_as_it_is(text: Path, tmp_path: Path) -> None:
     """Looks evaluate the batches that come; states are handed on as without them."""
     words = (
@@ -170,6 +171,7 @@ def test_diagnostics_leave_the_path_of_a_search_as_it_is(text: Path, tmp_path: P
     assert rows(tmp_path / "watched")[0]["eigenvalue"] is not None
 
 
+@pytest.mark.slow
 def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +219,7 @@ def test_a_training_lowers_perplexity_and_resumes_bit_for_bit(
         (("space=darts_rnn", "benchmark=nb201"), "has no architectures of Recurrent"),
     ],
 )
+@pytest.mark.sample(5)
 def test_what_does_not_fit_is_reported_before_any_work(words: tuple[str, ...], fault: str, text: Path) -> None:
     path = (f"dataset.path={text}",) if "dataset=digits" not in words else ()
     command, words = ("retrain", words[1:]) if words[0] == "retrain" else ("search", words)

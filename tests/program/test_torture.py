@@ -100,6 +100,7 @@ def until(count: int) -> None:
 @pytest.mark.parametrize(
     "counts", [range(5, 1000, 13), pytest.param(range(1, 1000), marks=pytest.mark.slow)], ids=["some", "all"]
 )
+@pytest.mark.slow
 def test_killed_at_its_writes_one_after_the_other(counts: range, tmp_path: Path) -> None:
     """What a kill leaves between any two writes is enough to go on from."""
     assert jobs.nasx(tmp_path, *WORDS[:-2], "out=whole", "name=run", pictures=True).code == 0

@@ -69,6 +69,7 @@ def test_a_half_done_sweep_goes_on_under_its_names_with_the_rows_that_it_would_h
         )
 
 
+@pytest.mark.slow
 def test_its_runs_are_tabulated_next_to_those_of_today(here: Path) -> None:
     command = json.loads(next((here / "outputs").glob(".sweeps/*/sweep.json")).read_text())["command"]
     words = [word.replace("seed=0,1,2", "seed=7") for word in command if word != "--multirun"]
@@ -81,6 +82,7 @@ def test_its_runs_are_tabulated_next_to_those_of_today(here: Path) -> None:
     assert "not finished: 1" in frame.attrs["notes"][0]
 
 
+@pytest.mark.slow
 def test_its_exports_and_records_are_followed(here: Path) -> None:
     for words in (
         ["evaluate", f"outputs/{TRAINED}/export", "dataset=digits"],

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jobs
+import pytest
 import windows
 from folders import equal, reached
 
@@ -39,6 +40,7 @@ def test_a_search_is_stopped_resumed_and_tabulated_as_on_unix(tmp_path: Path) ->
     assert "darts" in tables[0].out
 
 
+@pytest.mark.slow
 def test_files_and_locks() -> None:
     words = ["-k", "not yaml and not module and not bomb", str(ROOT / "tests" / "core" / "test_files.py")]
     done = subprocess.run(
@@ -51,6 +53,7 @@ def test_files_and_locks() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_what_only_unix_has_is_in_one_module() -> None:
     """The names that tests/support/windows.py takes away, and modules that Windows lacks."""
     modules = {"fcntl", "resource", "pwd", "grp", "pty", "termios", "tty", "curses", "syslog", "readline"}

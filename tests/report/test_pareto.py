@@ -57,6 +57,7 @@ def test_a_point_without_a_table_has_the_supernet_s_accuracy(accuracy: float, sh
     assert pareto.point_of({**record, "supernet": None}, None) is None
 
 
+@pytest.mark.slow
 def test_a_sweep_over_targets_ends_with_the_table_and_the_picture(tmp_path: Path) -> None:
     words = [word for word in jobs.TINY_NB201 if word != "search"]
     done = jobs.nasx(

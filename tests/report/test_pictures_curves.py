@@ -111,6 +111,7 @@ def test_the_picture_of_a_search_has_every_panel(search):
     assert not list(folder.glob(".*.part"))
 
 
+@pytest.mark.slow
 def test_what_went_on_inside_is_drawn_where_rows_know_it(search):
     folder = search()
     rows = curves.read_metrics(folder)
@@ -127,6 +128,7 @@ def test_what_went_on_inside_is_drawn_where_rows_know_it(search):
     assert not {"pooling", "Layer alignment"} & set(text)
 
 
+@pytest.mark.slow
 def test_panels_without_data_are_left_out(search):
     folder = search(space="darts", lookup=False, epochs=1)
     text = set(words(curves.search_picture(folder)))

@@ -26,6 +26,7 @@ def make(tmp_path, monkeypatch):
     return writer(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_page_holds_what_the_runs_say(make, capsys):
     for seed in (0, 1, 2):
         make("darts", seed, 80.0 + seed, settings={"search": {"lr": 0.025, "epochs": 3}})
@@ -59,6 +60,7 @@ def test_a_page_holds_what_the_runs_say(make, capsys):
 OTHER = CELL.replace("skip_connect", "none")
 
 
+@pytest.mark.slow
 def test_cells_are_shown_with_seeds_and_accuracy_the_best_first(make):
     pytest.importorskip("pygraphviz")
     for seed, valid, cell in ((0, 80.0, CELL), (1, 91.5, OTHER), (2, 80.0, CELL)):
@@ -74,6 +76,7 @@ def test_cells_are_shown_with_seeds_and_accuracy_the_best_first(make):
     ]
 
 
+@pytest.mark.slow
 def test_long_settings_break_on_a_phone(make):
     for method in ("darts", "random"):
         make(method, settings={"search": {"arch_weight_decay": len(method)}})
@@ -99,6 +102,7 @@ def test_nothing_is_fetched_and_both_schemes_are_there(make):
     assert not re.search(r"https?://|@import|url\((?!#)", text)
 
 
+@pytest.mark.slow
 def test_parts_of_pictures_have_names_of_their_own(make):
     make()
     make("random", 1)
@@ -109,6 +113,7 @@ def test_parts_of_pictures_have_names_of_their_own(make):
     assert used <= set(names)
 
 
+@pytest.mark.slow
 def test_hostile_names_stay_text(make):
     for seed in (0, 1):
         make(
@@ -145,6 +150,7 @@ def test_a_picture_keeps_nothing_but_what_draws():
     ET.fromstring(made)
 
 
+@pytest.mark.slow
 def test_what_is_drawn_is_limited_and_said(make, monkeypatch):
     monkeypatch.setattr(html, "LINES", 2)
     for i in range(4):
@@ -207,6 +213,7 @@ def test_runs_without_rows_and_retrainings_have_a_page(make):
     assert "Retrained networks" in words
 
 
+@pytest.mark.slow
 def test_times_are_sorted_by_their_seconds(make):
     make(wall_s=100_000.0)
     make("idarts", 1, wall_s=90.0)
@@ -219,6 +226,7 @@ def test_times_are_sorted_by_their_seconds(make):
     assert table_columns.seconds("1.50 hours") is None
 
 
+@pytest.mark.slow
 def test_curves_are_written_for_a_paper(make, tmp_path, capsys):
     for seed in (0, 1):
         make("darts", seed)
@@ -231,6 +239,7 @@ def test_curves_are_written_for_a_paper(make, tmp_path, capsys):
     assert "cifar10-valid.pdf" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_result_of_each_run_is_a_dot(make, tmp_path):
     for seed, valid in enumerate((40.0, 91.0, 90.0)):
         make("darts", seed, valid)
@@ -253,6 +262,7 @@ def test_the_result_of_each_run_is_a_dot(make, tmp_path):
     assert "Result of each run" in " ".join(written()[1].texts)
 
 
+@pytest.mark.slow
 def test_settings_with_curves_are_drawn_first(make, tmp_path, monkeypatch):
     monkeypatch.setattr(html, "LINES", 1)
     for seed in (0, 1):
@@ -263,6 +273,7 @@ def test_settings_with_curves_are_drawn_first(make, tmp_path, monkeypatch):
     assert "Training loss" in " ".join(page.texts)
 
 
+@pytest.mark.slow
 def test_a_place_where_no_figure_can_be_written_is_named(make, tmp_path):
     make("darts", 0, lookup=None)
     (tmp_path / "taken").write_text("")
@@ -299,6 +310,7 @@ def test_what_is_wrong_is_said_before_any_work(make, given, said):
         ({"choices": {"space": "other"}}, "other"),
     ],
 )
+@pytest.mark.sample(1)
 def test_no_mean_is_the_best_of_settings_that_are_not_to_be_compared(make, other, words):
     for seed in (0, 1):
         make("darts", seed, 80.0 + seed)
@@ -309,6 +321,7 @@ def test_no_mean_is_the_best_of_settings_that_are_not_to_be_compared(make, other
     assert "best mean" not in text
 
 
+@pytest.mark.slow
 def test_a_lone_retraining_is_not_the_highest_mean(make):
     """12.22 % of one small retraining on other data, and nine searches that were looked up."""
     for method, valid in (("darts", 80.0), ("idarts", 90.0), ("random", 70.0)):
@@ -333,6 +346,7 @@ def test_a_lone_retraining_is_not_the_highest_mean(make):
     assert "12.22" in text, "it stands in its table"
 
 
+@pytest.mark.slow
 def test_retrained_networks_come_first_where_they_are_as_many(make):
     for seed in range(2):
         make("darts", seed, 80.0 + seed)
@@ -343,6 +357,7 @@ def test_retrained_networks_come_first_where_they_are_as_many(make):
     assert "best mean" not in text
 
 
+@pytest.mark.slow
 def test_one_run_alone_is_called_so(make):
     make("darts", 0, kind="retrain", test_accuracy=0.9, lookup=None, verdict=None)
     text = " ".join(" ".join(written()[1].texts).split())
@@ -354,6 +369,7 @@ def test_one_run_alone_is_called_so(make):
     assert "mean" not in text.partition("Highest: ")[2].partition(".")[0]
 
 
+@pytest.mark.slow
 def test_a_run_of_two_studies_is_counted_once_on_a_page(make):
     make(kind="retrain", name="run0", test_accuracy=0.9, lookup=None, verdict=None)
     for study in ("one", "two"):

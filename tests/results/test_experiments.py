@@ -97,6 +97,7 @@ def test_the_list_of_a_paper_has_its_rows_and_figures(capsys: pytest.CaptureFixt
     assert "Figure 3" in said
 
 
+@pytest.mark.slow
 def test_the_list_has_a_row_for_each_and_all_of_one(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -183,7 +184,7 @@ def refused(command: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.sample(30)
+@pytest.mark.sample(20)
 def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> None:
     """The file's own for one seed, and of its rows' the one with the most words."""
     head = HEADS[name]
@@ -197,6 +198,7 @@ def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("paper", targets.PAPERS)
+@pytest.mark.sample(4)
 def test_the_commands_of_figures_pass_the_checks(paper: str, tmp_path: Path) -> None:
     searched(tmp_path, HEADS["darts/c10_200"])
     for command in sorted({command for figure in coverage.figures(paper) for command in figure.commands}):

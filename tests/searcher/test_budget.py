@@ -186,6 +186,7 @@ def test_searched_edges_count_with_the_weights_of_their_pairs() -> None:
     assert abs(float(model(space.relax(a, small.softmax))) - float(costs.mean())) < 4 * error
 
 
+@pytest.mark.slow
 def test_the_greedy_swap_reaches_every_target_that_can_be_reached_and_keeps_the_edges() -> None:
     for name in ("nb201", "darts"):
         space, size, shape = COUNTED[name]
@@ -223,6 +224,7 @@ def test_the_nearest_cell_of_one_swap_is_the_one_that_loses_least() -> None:
 
 # ------------------------------------------------------------------------------------------------------ penalties
 @pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.sample(7)
 def test_a_penalty_joins_every_method_s_architecture_gradient(name: str) -> None:
     ends = []
     for size in (0.0, 1.0):
@@ -242,6 +244,7 @@ def test_a_penalty_joins_every_method_s_architecture_gradient(name: str) -> None
 
 @pytest.mark.parametrize("form", WEIGHTS)
 @pytest.mark.parametrize("target", [0.6, 1.0])
+@pytest.mark.sample(4)
 def test_the_gradient_is_that_of_the_published_objective(form: Any, target: float) -> None:
     search = small.search(Nb201(layers=1, channels=2), seed=1)
     problem = search.problem
@@ -304,6 +307,7 @@ def test_targets(value: Any, quantity: str, amount: float, relative: bool) -> No
         (["budget=latency", "space=darts"], "latencies of this device are available only for NAS-Bench-201"),
     ],
 )
+@pytest.mark.sample(4)
 def test_faults_of_the_command_line(words: list[str], told: str) -> None:
     assert told in "\n".join(faults("dataset=digits", *words))
 

@@ -56,6 +56,7 @@ def test_the_cost_that_is_found_follows_the_target(tmp_path: Path, capsys: pytes
         ["space=s2", "space.layers=3", "method=gdas", "budget=macs", "budget.form=multiplicative"],
     ],
 )
+@pytest.mark.sample(1)
 def test_other_spaces_and_methods(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     small = ["budget.layers=3", "budget.channels=4", "search.epochs=1", "search.updates_per_epoch=2"]
     done = recorded(tmp_path, *words, *small, "budget.target=0.9", base=TINY)
@@ -65,6 +66,7 @@ def test_other_spaces_and_methods(tmp_path: Path, words: list[str], capsys: pyte
     assert ("budget: " in capsys.readouterr().out) is True
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["budget=macs", "budget.form=multiplicative", "budget.target=0.5", "method=gdas"]
     whole = recorded(tmp_path / "whole", *words)
@@ -88,6 +90,7 @@ def test_a_search_that_is_killed_goes_on_bit_for_bit(tmp_path: Path, monkeypatch
     assert {key: again[key] for key in ("genotype", "budget")} == {key: whole[key] for key in ("genotype", "budget")}
 
 
+@pytest.mark.slow
 def test_without_a_budget_nothing_is_changed(tmp_path: Path) -> None:
     cfg, _ = composed("search", *NB201)
     before = {key: value for key, value in cfg.items() if key != "budget"}

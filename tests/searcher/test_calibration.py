@@ -95,6 +95,7 @@ def wrong(monkeypatch: pytest.MonkeyPatch, by: float, path: str) -> None:
     monkeypatch.setattr(RelaxedProblem, "outcome", outcome)
 
 
+@pytest.mark.slow
 def test_a_right_path_is_measured_and_a_wrong_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     [found] = calibration.measure_paths(built, [LAST])
     assert found["refused"] is None
@@ -235,6 +236,7 @@ def test_a_branch_is_on_the_path_of_its_parent(tmp_path: Path, monkeypatch: pyte
     assert seen == [{}, LAST]
 
 
+@pytest.mark.slow
 def test_a_short_run_has_the_bits_of_an_eager_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rehearsed: list[Any] = []
     rehearse = calibration.time_step
@@ -250,7 +252,7 @@ def test_a_short_run_has_the_bits_of_an_eager_one(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.parametrize("method", TRAINED)
-@pytest.mark.sample(7)
+@pytest.mark.sample(4)
 def test_the_first_steps_of_every_method_are_those_without_a_rehearsal(method: str) -> None:
     """Rehearsed steps leave nothing in the method, the problem, the optimizers or the streams."""
     found = []

@@ -93,7 +93,7 @@ def same(pair: Pair, method: Any, steps: int = 5, first: int = 0) -> None:
 
 
 @pytest.mark.parametrize("name", TRAINING)
-@pytest.mark.sample(13)
+@pytest.mark.sample(4)
 def test_one_graph_serves_steps_of_all_epochs_rates_and_seeds(name: str) -> None:
     """Random mixtures too (gdas, snas, sdarts, drnas, random_ws), and Lambda's one-sided steps, which take turns."""
     both = pair(SPACES["nb201"], BUILT[name])
@@ -190,6 +190,7 @@ def failing(work: Callable[[], None], generators: Sequence[torch.Generator]) -> 
     ],
     ids=["nothing replayed", "nothing replayed, idarts", "other seeds", "a seed kept", "a number asked"],
 )
+@pytest.mark.sample(4)
 def test_a_replay_that_differs_is_refused_and_leaves_no_trace(
     method: Any, wrong: Any, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:

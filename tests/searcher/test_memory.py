@@ -40,6 +40,7 @@ def test_storages_are_counted_once_and_until_they_are_freed() -> None:
         assert (storages.bytes, storages.peak) == (0, 2048)
 
 
+@pytest.mark.slow
 def test_a_prediction_moves_no_random_numbers() -> None:
     before = torch.get_rng_state()
     peak = step().peak()
@@ -56,6 +57,7 @@ def test_memory_before_the_step_is_that_of_weights_momentum_and_adam() -> None:
     assert weights < peak.states <= weights + 3 * 512  # one momentum; two means of Adam and its count
 
 
+@pytest.mark.slow
 def test_settings_that_need_less_are_named_with_what_they_need() -> None:
     memory = step("method=darts")
     peak = memory.peak()
@@ -133,6 +135,7 @@ def test_a_resumed_run_predicts_nothing_again(tmp_path: Path, monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("long")
+@pytest.mark.slow
 def test_a_method_that_cannot_be_predicted_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = Darts.step
 
@@ -147,6 +150,7 @@ def test_a_method_that_cannot_be_predicted_runs(tmp_path: Path, monkeypatch: pyt
     assert "epoch 2/2" in text
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(searcher_job, "LONG", 1)
     monkeypatch.setattr(environment, "available", lambda device: 2**20)
@@ -156,10 +160,12 @@ def test_a_step_that_does_not_fit_is_announced(tmp_path: Path, monkeypatch: pyte
     assert re.search(r"a step does not fit into the free memory: set engine\.checkpoint=true \(\d+ MB\)\n", text)
 
 
+@pytest.mark.slow
 def test_short_runs_say_nothing(tmp_path: Path) -> None:
     assert not re.search("predicted|about", lines(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_prediction_changes_nothing_in_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for name, updates in (("plain", 1000), ("predicted", 1)):

@@ -105,6 +105,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("space", "name"), CASES)
+@pytest.mark.sample(7)
 def test_two_processes_take_the_steps_of_one(space: str, name: str, both: list[dict[str, dict[str, Tensor]]]) -> None:
     whole = steps(space, name)
     before = {k: x.detach() for k, x in small.search(SPACES[space], momentum=0.9).w.items()}
@@ -170,6 +171,7 @@ def test_a_killed_search_of_two_processes_resumes_to_the_same_bits(tmp_path: Pat
         (["search.diagnose_every=1"], "search.diagnose_every=1 needs the outputs of a whole batch"),
     ],
 )
+@pytest.mark.sample(4)
 def test_what_a_single_process_alone_can_do_is_refused(words: list[str], fault: str) -> None:
     assert not faults("dataset=digits", *words)
     [told] = faults("dataset=digits", *words, "devices=2")

@@ -319,6 +319,7 @@ def test_edges_first_then_operations(tmp_path: Path) -> None:
     assert records.read_rows(folder)[0]["lr"] == records.read_rows(folder / "stage-1")[0]["lr"], "from scratch"
 
 
+@pytest.mark.slow
 def test_several_seeds_in_one_process(drnas: Path, tmp_path: Path) -> None:
     words = tuple(word for word in DRNAS if not word.startswith("checkpoint_s"))
     done = jobs.nasx(tmp_path, *words, "seed=0", "seeds_per_job=2")

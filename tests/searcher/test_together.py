@@ -33,6 +33,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_each_is_the_search_of_its_seed_alone(alone: Path, tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, *WORDS, "seed=3", "seeds_per_job=2")
     assert done.code == 0, done
@@ -61,6 +62,7 @@ def test_stopped_or_killed_all_go_on_with_the_same_bits(how: signal.Signals, alo
         equal(got, expected)
 
 
+@pytest.mark.slow
 def test_a_seed_that_cannot_begin_does_not_stop_the_others(alone: Path, tmp_path: Path) -> None:
     one, two = folders(alone)
     (tmp_path / "runs" / one.name).mkdir(parents=True)
@@ -71,6 +73,7 @@ def test_a_seed_that_cannot_begin_does_not_stop_the_others(alone: Path, tmp_path
     equal(tmp_path / "runs" / two.name, two)
 
 
+@pytest.mark.slow
 def test_a_finished_seed_is_not_searched_again(tmp_path: Path) -> None:
     assert jobs.nasx(tmp_path, *WORDS, "seed=4").code == 0
     before = [path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("*/result.json")]

@@ -85,6 +85,7 @@ def test_groups_name_parameters_of_cells_that_can_be_compared(name: str) -> None
 
 
 @pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.sample(4)
 def test_supernet_has_as_many_weights_as_the_reference(name: str) -> None:
     space = full(name)
     with torch.device("meta"):
@@ -170,7 +171,7 @@ def test_gradients_reach_every_architecture_parameter_and_every_weight(name: str
 
 # ------------------------------------------------------------------------------------------------------ genotypes
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "darts imagenet"])  # its cells are darts'
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_a_thousand_genotypes_come_back(name: str) -> None:
     space, gen, seen = tiny(name), torch.Generator().manual_seed(7), set()
     for _ in range(1000):

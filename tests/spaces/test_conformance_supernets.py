@@ -103,7 +103,7 @@ def plain_choice(space: Any, cell: ChoiceCell, genotype: Any, x: Tensor) -> Tens
 @pytest.mark.parametrize("pixels", [0, 13])
 @pytest.mark.parametrize("naive", [False, True])
 @pytest.mark.parametrize("name", [name for name in IMAGES if name not in ("nb201", "darts pc", "nb201 pc")])
-@pytest.mark.sample(25)
+@pytest.mark.sample(5)
 def test_a_one_hot_mixture_computes_the_discrete_cell(name: str, naive: bool, pixels: int) -> None:
     """Cell by cell: supernets and retrained networks differ around the cells (norms behind pools, projections)."""
     space, data = tiny(name), small.batch(2, size=pixels or size(name))
@@ -155,6 +155,7 @@ def test_nb201_supernet_at_a_one_hot_mixture_is_the_network_itself(naive: bool, 
 
 @pytest.mark.parametrize("pixels", [1, 3, 9])
 @pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.sample(12)
 def test_images_of_odd_size_give_the_same_numbers_in_both_paths(name: str, pixels: int) -> None:
     """Of one pixel too: nothing is read that was never written."""
     space, data = tiny(name), small.batch(2, n=3, size=pixels)

@@ -83,7 +83,7 @@ def network(name: str, channels: int = 48, layers: int = 14) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", [name for name, cell in published.cells().items() if cell.space == "darts"])
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_torchs_counter_equals_arithmetic(name: str) -> None:
     try:
         Darts().parse(name)

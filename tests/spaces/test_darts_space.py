@@ -181,6 +181,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("space", VARIANTS, ids=range(len(VARIANTS)))
+@pytest.mark.sample(5)
 def test_a_hundred_genotypes_come_back(space: Darts) -> None:
     gen = generator(7)
     for _ in range(100):

@@ -201,6 +201,7 @@ pieces = st.lists(st.sampled_from(PIECES), max_size=40).map("".join)
 @example("Genotype(" * 2_000)
 @example("²")
 @example("[()]")
+@pytest.mark.slow
 def test_garbage_never_crashes(text: str) -> None:
     for reader in READERS:
         answers(reader, text)

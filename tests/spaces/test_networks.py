@@ -41,6 +41,7 @@ def test_golden_parameter_counts(
     assert found.params_with_auxiliary == (with_head or params)
 
 
+@pytest.mark.slow
 def test_imagenet_network_of_darts_v2() -> None:
     """4,718,752 parameters (also counted by imgclsmob). 529.9 M multiply-adds of convolutions and the linear layer."""
     with torch.device("meta"):

@@ -41,7 +41,7 @@ CHECKPOINTED = EngineSettings(checkpoint=True)
 
 @pytest.mark.parametrize("naive", [False, True])
 @pytest.mark.parametrize("name", SPACES)
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 def test_values_and_first_and_second_derivatives_are_the_same_bits(name: str, naive: bool) -> None:
     """Drop-path and noise included (DARTS spaces): what is random is drawn once for both runs of a cell."""
     space, data, found = SPACES[name], small.batch(1), []
@@ -63,6 +63,7 @@ def test_values_and_first_and_second_derivatives_are_the_same_bits(name: str, na
 
 
 @pytest.mark.parametrize("name", SPACES)
+@pytest.mark.sample(4)
 def test_a_probe_at_other_weights_is_differentiated_there(name: str) -> None:
     """The second run happens when the live weights are back in place: it must see those of the probe."""
     space, found = SPACES[name], []
@@ -102,7 +103,7 @@ METHODS = sorted(file.stem for file in (paths.conf_dir() / "method").glob("*.yam
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_methods_step_to_the_same_bits(name: str) -> None:
     method, ends = built(name), []
     if not method.trains:
@@ -131,6 +132,7 @@ def built(name: str) -> Method:
     return found
 
 
+@pytest.mark.slow
 def test_hooks_and_copies_of_a_supernet_still_work() -> None:
     net, mix, data = recompute(small.build(SPACES["darts"])), small.mixture(SPACES["darts"]), small.batch(1)
     twin = copy.deepcopy(net)

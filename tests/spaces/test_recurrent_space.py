@@ -284,6 +284,7 @@ def test_image_settings_are_refused() -> None:
 
 
 @pytest.mark.parametrize("how", ["checkpoint", "compile"])
+@pytest.mark.slow
 def test_wrapped_cells_give_the_same_numbers(how: str) -> None:
     from nasx.spaces.activation_checkpointing import recompute
     from nasx.spaces.blocks import wrap

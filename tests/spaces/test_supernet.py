@@ -44,6 +44,7 @@ def close(x: torch.Tensor, y: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
+@pytest.mark.sample(4)
 def test_merged_equals_naive_with_all_gradients(name: str) -> None:
     space = SPACES[name]
     size = 64 if name == "darts-imagenet" else 16
@@ -63,6 +64,7 @@ def test_merged_equals_naive_with_all_gradients(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
+@pytest.mark.sample(4)
 def test_supernet_equals_the_plain_reference(name: str) -> None:
     space = SPACES[name]
     net, mix = small.build(space), small.mixture(space, 3)
@@ -78,6 +80,7 @@ def test_supernet_equals_the_plain_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SPACES)
+@pytest.mark.sample(4)
 def test_a_bias_is_added_to_every_entry_of_an_edge_s_result(name: str) -> None:
     """In both paths; against the plain reference with a hook at each edge, but for partial channels, shuffled there."""
     space, gen = SPACES[name], torch.Generator().manual_seed(7)
@@ -115,6 +118,7 @@ def test_a_bias_is_added_to_every_entry_of_an_edge_s_result(name: str) -> None:
         close(slopes[0][k], expected[k])
 
 
+@pytest.mark.slow
 def test_parameter_counts_of_the_published_supernets() -> None:
     def count(space: Space) -> int:
         with torch.device("meta"):

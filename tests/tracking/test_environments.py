@@ -79,6 +79,7 @@ def test_a_session_leaves_nothing_for_the_next_one(tmp_path: Path) -> None:
         assert settings() == whole
 
 
+@pytest.mark.slow
 def test_a_resume_in_another_environment_is_reported_recorded_and_marked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,7 +148,7 @@ with environment.prepared(torch.device("cpu"), threads=1, deterministic=False, s
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the system's allocator is not glibc's")
 @pytest.mark.parametrize(("chosen", "least", "most"), [({}, 0, 2000), ({"MALLOC_MMAP_MAX_": "65536"}, 50_000, 10**9)])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_freed_memory_is_used_again_unless_the_user_set_the_allocator(
     chosen: dict[str, str], least: int, most: int
 ) -> None:

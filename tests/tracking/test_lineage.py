@@ -94,6 +94,7 @@ def test_a_retraining_inherits_the_whole_data_set_and_space(search: Make) -> Non
     assert (study["dataset"], study["space"]) == (FOLDER, space)
 
 
+@pytest.mark.slow
 def test_the_command_line_goes_before_what_is_inherited(search: Make) -> None:
     search()
     cfg = composed("retrain", "from=found", "dataset.path=elsewhere", "dataset.mean=null", "dataset.std=null")
@@ -105,6 +106,7 @@ def test_the_command_line_goes_before_what_is_inherited(search: Make) -> None:
     assert composed("retrain", "genotype=all_skip", "space=nb201")["dataset"]["_target_"].endswith("Cifar10")
 
 
+@pytest.mark.slow
 def test_what_a_parent_does_not_know_stays_as_the_files_have_it(search: Make) -> None:
     search(dataset={"_target_": FOLDER["_target_"], "size": 40, "path": "x", "of_another_version": 1})
     cfg = composed("retrain", "from=found")

@@ -147,6 +147,7 @@ def test_a_sweep_that_is_asked_to_stop_says_how_far_it_came(tmp_path: Path) -> N
     assert "sweep: 0 of 3 jobs finished\n\nstopped by SIGTERM; the same command resumes it:\n  nasx search" in done.err
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_tried_again_and_the_others_are_not(tmp_path: Path) -> None:
     words = [*jobs.TINY_NB201, "--multirun", "method=random", "seed=0,1,2"]
     assert jobs.nasx(tmp_path, *words).code == 0
@@ -176,6 +177,7 @@ def test_a_place_for_no_sweep_is_reported_at_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_command_share_the_work(tmp_path: Path) -> None:
     """What the other one is at fails in the first, and is finished by who holds it."""
     words = [*jobs.TINY_NB201, "--multirun", "seed=0,1", "search.updates_per_epoch=20"]

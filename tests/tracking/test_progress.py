@@ -97,6 +97,7 @@ def test_a_narrow_terminal_shows_the_bar_and_cuts_no_text(width: int, monkeypatc
         assert text in shown, text
 
 
+@pytest.mark.slow
 def test_the_bar_moves_if_each_epoch_is_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The running means are empty after the last step of an epoch, so the bar of TSE-DARTS stayed at 0."""
     monkeypatch.setattr(progress, "CONSOLE", Console(file=io.StringIO(), force_terminal=True))

@@ -92,6 +92,7 @@ def test_rows_that_no_checkpoint_holds_yet_are_dropped_in_silence(
     assert caplog.text == ""
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_rows_does_not_end_a_search(tmp_path: Path) -> None:
     for name in ("whole", "harmed"):
         (tmp_path / name).mkdir()
@@ -239,6 +240,7 @@ def test_a_finished_run_whose_record_is_damaged_is_not_started_again(tmp_path: P
     assert (folder / "metrics.jsonl").read_bytes() == whole[folder / "metrics.jsonl"]
 
 
+@pytest.mark.slow
 def test_tables_reports_and_status_name_a_broken_seal(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

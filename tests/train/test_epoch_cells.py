@@ -34,6 +34,7 @@ def trained(here: Path) -> dict[int | None, dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_sweep_trains_the_cell_of_each_epoch_in_a_run_of_its_own(here: Path) -> None:
     rows = {row["epoch"]: row for row in folders.rows(here / "runs" / "found")}
     cells = {epoch: row["genotype"] for epoch, row in rows.items()}

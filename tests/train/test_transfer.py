@@ -48,6 +48,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return here
 
 
+@pytest.mark.slow
 def test_a_cell_of_a_proxy_is_retrained_on_all_images_at_full_size(searched: Path) -> None:
     budget = ("budget=macs", "budget.target=300k")
     words = ("from=small", "dataset.size=16", *budget, *SHORT, "retrain.batch=128")
@@ -81,6 +82,7 @@ def test_a_cell_of_a_proxy_is_retrained_on_another_dataset(searched: Path) -> No
     assert found["params"] == neighbours[0].params <= 20_000 < neighbours[1].params
 
 
+@pytest.mark.slow
 def test_a_budget_and_max_macs_are_one_limit(tmp_path: Path) -> None:
     lines = {
         "budget": ("budget=macs", "budget.target=60k"),
@@ -189,6 +191,7 @@ def test_a_cost_and_its_target_share_the_unit() -> None:
     assert budgets.ratio_text(0.81, 3, "latency") == "0.810 of 3.00 ms"
 
 
+@pytest.mark.slow
 def test_fit_searches_on_smaller_images_than_it_trains_on(tmp_path: Path) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
