@@ -174,7 +174,7 @@ def fit(g: Tensor, d: Derivatives) -> Fit:
 
 
 def solved(g: Tensor, columns: Sequence[Tensor]) -> Fit:
-    """Fit g as a linear combination of `columns`, of which the first has the coefficient c, by least squares."""
+    """Fit g by least squares as a linear combination of `columns`; c is the coefficient of the first column."""
     X = torch.stack(list(columns), dim=1)
     found = torch.linalg.lstsq(X, g, driver="gelsd").solution
     length = g.norm().clamp_min(torch.finfo(g.dtype).tiny)

@@ -6,7 +6,7 @@ A plugin is an installed distribution with an entry point in the group `nasx.plu
     mine = "my_package"
 
 The folder `conf` in that package is a configuration folder, and configurations may name the package's classes without
-`allow`, because whoever installs a distribution already trusts its code. This module does not import the package.
+`allow`, because installing a distribution already means trusting its code. This module does not import the package.
 """
 
 from __future__ import annotations

@@ -134,7 +134,7 @@ def faults(cfg: DictConfig, texts: Sequence[str], ours: Callable[[], DictConfig]
 
 
 def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
-    """Yield errors for callables that the section `hydra` may not name, regardless of which file sets them."""
+    """Yield errors for callables that the section `hydra` may not name, whichever file sets them."""
     for path, value in hydra.items():
         key, last = ".".join(path), path[-1]
         where = f"hydra.{key}={value}"

@@ -90,8 +90,8 @@ class Space(ABC):
     single: ClassVar[bool] = False
     """Whether the supernet has only one cell, which rules out methods that compare cells."""
     read_as: ClassVar[str] = ""
-    """Key of the space's genotype parser in `published.READERS` and of its checks in `rules`, neither of which imports
-    torch; empty if the space has neither."""
+    """Key of the space's genotype parser in `published.READERS` and of its checks in `rules`; both work without
+    torch. Empty if the space has neither."""
 
     @abstractmethod
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -312,7 +312,7 @@ def test_faulty_settings_are_named_together() -> None:
         Digits(split="thirds", fraction=1.0, pad=-1, mean=(0.5,)).check()  # type: ignore[arg-type]
     for part in ("dataset.split=thirds", "dataset.fraction=1.0", "dataset.pad=-1", "only one is given"):
         assert part in str(caught.value)
-    with pytest.raises(UserError, match="has 1 values for 3 channels"):
+    with pytest.raises(UserError, match="has 1 value for 3 channels"):
         Digits(mean=(0.5,), std=(1.0,)).load()
     with pytest.raises(UserError, match=r"dataset.split=file: split_file is not set"):
         Digits(split="file").check()
