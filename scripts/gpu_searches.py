@@ -91,7 +91,7 @@ class Sizes:
             "dataset=folder",
             f"dataset.path={data}",
             "search.epochs=2",
-            "search.updates_per_epoch=100000",
+            "search.updates_per_epoch=400",  # short enough that the start predicts no memory, which takes seconds
             *self.tiny,
             *self.layers(space),
             *words,

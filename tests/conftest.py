@@ -34,7 +34,8 @@ with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {"kind": "search", "search":
 @pytest.hookimpl(tryfirst=True)  # before the cases are selected by -m
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark as slow all cases of a test but the n of its marker `sample(n)`, which are the first by the hash of their
-    names: an even selection that stays the same and that no order of parameters biases."""
+    names: an even selection that stays the same and that no order of parameters biases. `early` tests come first."""
+    items.sort(key=lambda item: item.get_closest_marker("early") is None)
     cases: dict[str, list[pytest.Item]] = defaultdict(list)
     for item in items:
         if item.get_closest_marker("sample"):

@@ -19,7 +19,7 @@ NO_BUDGET = {"budget": versions.INTRODUCED_GROUPS["budget"]}
 """Replacement for the budget when `nasx run` or `nasx study` retrains a cell after a search: their budget limits the
 search alone, at a fixed width. A budget determines the width of a network only if its architecture is given."""
 SHORT = 8
-"""Number of digits of the identity in a folder name. Runs with the same name are distinguished by their configurations."""
+"""Number of digits of the identity in a folder name. The configurations of runs with the same name are compared."""
 
 
 def kind_of(cfg: Mapping[str, object]) -> str:

@@ -178,6 +178,7 @@ def main() -> None:
     parser.add_argument("--space", default="", help="several by commas; all")
     parser.add_argument("--method", default="", help="several by commas; all, with variants on nb201 and darts")
     parser.add_argument("--pairs", default="", help="SPACE:METHOD, more of them; several by commas")
+    parser.add_argument("--plain", action="store_true", help="no variants of methods")
     parser.add_argument("--plant", default="", help="mix, wait, copy, stream, launches or memory; several by commas")
     parser.add_argument("--ceilings", action="store_true", help="write them")
     args = parser.parse_args()
@@ -185,7 +186,7 @@ def main() -> None:
         (on, name)
         for on in wanted(args.space, SPACES)
         for name in wanted(args.method, VARIANTS)
-        if args.method or on in WIDELY or name == VARIANTS[name][0]
+        if args.method or (on in WIDELY and not args.plain) or name == VARIANTS[name][0]
     ]
     pairs += [(on, name) for on, _, name in (pair.partition(":") for pair in args.pairs.split(",") if pair)]
     rows = []
