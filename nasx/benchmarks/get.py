@@ -156,7 +156,7 @@ def _wanted(name: str, devices: Sequence[str], brought: str | None) -> list[File
     offer = OFFERS[name]
     if devices and name != LATENCY:
         raise UserError(
-            f"devices={','.join(devices)}", f"{name} has no numbers per device", f"leave out devices, or get {LATENCY}"
+            f"devices={','.join(devices)}", f"{name} has no per-device values", f"leave out devices, or get {LATENCY}"
         )
     if unknown := [device for device in devices if device not in DEVICES]:
         raise UserError(

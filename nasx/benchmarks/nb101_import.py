@@ -146,7 +146,7 @@ def metrics(message: bytes) -> tuple[int, float, float, float]:
         elif number == 2 and isinstance(value, int):
             params = value
     if len(evaluations) != 3:
-        raise ValueError(f"{len(evaluations)} evaluations, not 3")
+        raise ValueError(f"the number of evaluations is {len(evaluations)}, not 3")
     end = dict(fields(evaluations[2]))
     valid, test, seconds = float(end[4]), float(end[5]), float(end[2])
     if not (0 <= valid <= 1 and 0 <= test <= 1 and seconds >= 0):

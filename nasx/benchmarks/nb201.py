@@ -94,9 +94,9 @@ class Nb201(Benchmark):
         there = f"the table has {', '.join(timed) or 'no latencies'}"
         had = [device for device in absent if device in DEVICES]
         brings = (
-            f"`nasx bench get {LATENCY} devices={','.join(had)}` downloads {', '.join(had)}"
+            f"`nasx bench get {LATENCY} devices={','.join(had)}` downloads those for {', '.join(had)}"
             if had
-            else (f"`nasx bench get {LATENCY}` downloads {', '.join(DEVICES)}")
+            else (f"`nasx bench get {LATENCY}` downloads those for {', '.join(DEVICES)}")
         )
         raise UserError(
             f"benchmark.devices=[{','.join(self.devices)}]",

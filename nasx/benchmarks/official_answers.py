@@ -23,7 +23,7 @@ SETS = {
 }
 """Dataset -> prefix of the keys returned by `get_more_info` -> evaluated split."""
 BUDGETS = ("12", "200")
-IN_FILE = "only the official file has it: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
+IN_FILE = "use the official file: nas_201_api.NASBench201API('NAS-Bench-201-v1_1-096897.pth')"
 IMPORT = "`nasx bench import nb201 FILE` (the official .pth or a NATS-Bench folder)"
 
 
@@ -53,8 +53,8 @@ class Known(dict[str, float]):
             raise NotKnown(
                 f"{self.where}, latency",
                 "nasx's table has no latency measured by the benchmark's authors",
-                "choose a device of the table, for example nb201_api(device='raspi4'); "
-                "`nasx bench info` lists them, `nasx bench get nb201-latency` downloads them",
+                "choose a device in the table, for example nb201_api(device='raspi4'); "
+                "`nasx bench info` lists its devices, and `nasx bench get nb201-latency` downloads latencies",
             )
         if key.endswith(("loss", "accuracy", "time")) or key.startswith("T-"):
             raise NotKnown(f"{self.where}, {key}", "is not in nasx's table", IN_FILE)

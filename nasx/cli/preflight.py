@@ -236,11 +236,11 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
         return
     if override.is_delete():
         if group in commands.GROUPS:
-            yield UserError(_text(override), f"a {group} is needed", f"choose another: {', '.join(known)}")
+            yield UserError(_text(override), f"{group} cannot be removed", f"choose from {', '.join(known)}")
         return
     value = override.value()
     if value in (None, "") and group not in commands.DELTAS:
-        yield UserError(_text(override), f"needs the name of a {group}", f"choose from {', '.join(known)}")
+        yield UserError(_text(override), "needs a name", f"choose from {', '.join(known)}")
         return
     for choice in value if isinstance(value, list) else [value]:
         if choice is not None and str(choice) not in known:
@@ -250,7 +250,8 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
     """Return the error for an unknown choice of a group."""
     moved = experiments.present(choice)
-    few = f"choose from {', '.join(known)}" if len(known) <= FEW else f"nasx list {group}s prints all {len(known)}"
+    listed = len(known) > FEW and group != "pair"  # chosen automatically, and not shown by nasx list
+    few = f"nasx list {group}s prints all {len(known)}" if listed else f"choose from {', '.join(known)}"
     near = spelling.nearest(moved, known)
     remedy = f"did you mean {near}?" if near else f"{few}; your own {group} needs --config-dir FOLDER"
     return UserError(text, f"unknown {group} {choice!r}", remedy)

@@ -50,7 +50,7 @@ CHANGED = ("method", "search", "stop")
 SHARED = {
     "space": "the shape of the supernet",
     "dataset": "the images of the first epochs",
-    "benchmark": "what is looked up",
+    "benchmark": "the benchmark table",
     "search": "the whole protocol",
     "search.batch": "the images of an epoch",
     "search.updates_per_epoch": "the length of an epoch",

@@ -62,7 +62,7 @@ def varied(cfg: Mapping[str, object]) -> Iterator[UserError]:
         elif not isinstance(values, list | tuple) or len(values) != count:
             yield UserError(
                 f"{place}={overrides.format_value(values)}",
-                f"is not a list of {count} values",
+                f"is not a list of length {count}",
                 "give one for each search",
             )
         else:

@@ -145,7 +145,7 @@ def _called(hydra: Mapping[tuple[str, ...], object]) -> Iterator[UserError]:
                     where, "is not an allowed callable", f"use {' or '.join(names)}" if names else "remove it"
                 )
         elif path[0].endswith("_logging") and ("." in path or ("://" in str(value) and value not in STREAMS)):
-            yield UserError(where, "refers to Python objects from the logging settings", "remove it")
+            yield UserError(where, "refers to a Python object, which logging settings may not do", "remove it")
         elif key.startswith("job.env_") and DANGEROUS_VARIABLES.fullmatch(str(value) if last.isdigit() else last):
             yield UserError(where, "is an environment variable that affects which code is run", "set it in your shell")
 

@@ -88,7 +88,7 @@ def unreadable(where: str, bad: Mapping[Path, str], root: Path, total: int, log:
         more = f", and {len(lines) - SHOWN:,} more"
         with contextlib.suppress(UserError):
             write_atomic(log, "".join(f"{line}\n" for line in lines))
-            more += f", all in {log}"
+            more += f", all listed in {log}"
     return UserError(
         where,
         f"{len(lines):,} of {spelling.counted(total, 'image')} cannot be read: {', '.join(lines[:SHOWN])}{more}",

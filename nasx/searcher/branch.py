@@ -51,8 +51,8 @@ def branch_state(path: Path, branch: Config, loop: Loop, device: torch.device | 
     if state["updates"] != branch["epoch"] * loop.updates_per_epoch:
         raise checkpoints.Unfit(
             where,
-            f"the parent had {state['updates'] // branch['epoch']} weight updates per epoch, "
-            f"but this search has {loop.updates_per_epoch}",
+            f"the number of weight updates per epoch was {state['updates'] // branch['epoch']} in the parent, "
+            f"but is {loop.updates_per_epoch} in this search",
             "do not change the number of updates per epoch (method, dataset, batch size)",
         )
     own = {name: {**state[name], "param_groups": live[name]["param_groups"]} for name in ("w_opt", "a_opt")}

@@ -150,7 +150,8 @@ class SearchJob(Job):
         free = "" if there is None else f"; {memory(there)} are free for this process"
         log.info("predicted peak memory of the tensors of a step: %s%s", memory(total), free)
         if there is not None and total > there:
-            log.warning("a step does not fit into the free memory: %s", ", or ".join(self.needs(peak)[1]))
+            ways = ", or ".join(self.needs(peak)[1]) or "lower search.batch"
+            log.warning("a step does not fit into the free memory: %s", ways)
 
     def graph_step(self, wanted: str, device: torch.device) -> Step | None:
         """Return a step that replays CUDA graphs; None if `wanted` is off, or if it is auto and graphs are impossible.

@@ -23,7 +23,7 @@ from nasx.errors import UserError
 FORMAT = "nasx latency 1"
 SUFFIX = ".json"
 SIZES = ("layers", "channels", "stem")
-AGAIN = "measure it with nasx latency"
+AGAIN = "create a table with nasx latency"
 
 
 class Size(TypedDict, total=False):

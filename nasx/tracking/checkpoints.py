@@ -97,10 +97,11 @@ def last(folder: Path, device: torch.device | str = "cpu", rows: int | None = No
         if rows is None or "metrics" in state or counted <= rows:
             return state
         short = counted
-        few = f"expects {spelling.counted(counted, 'metrics row')}, but metrics.jsonl has {rows} complete ones"
+        few = f"expects {spelling.counted(counted, 'metrics row')}, but metrics.jsonl has "
+        few += spelling.counted(rows, "complete row")
         log.warning("%s: %s; the previous checkpoint is used", path, few)
     if short:
-        fault = f"has {rows} complete rows, but the readable checkpoints expect more ({short})"
+        fault = f"has fewer complete rows ({rows}) than the readable checkpoints expect ({short})"
         remedy = "restore the file from a backup, or move the folder elsewhere to restart this run"
         raise UserError(str(folder / "metrics.jsonl"), fault, remedy)
     if paths:

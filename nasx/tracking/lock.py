@@ -188,7 +188,10 @@ def kernel() -> str:
 
 
 def lock_domain(handle: int) -> str:
-    """Return the kernel and the mount of an open file; flock is exclusive among processes that share both."""
+    """Return an identifier of the running kernel and the mount of an open file.
+
+    flock is exclusive among processes that share both.
+    """
     return f"{kernel()}/{os.fstat(handle).st_dev}"
 
 
@@ -204,5 +207,5 @@ def holder_name(text: bytes) -> str:
 
 
 def in_use(folder: Path, text: bytes) -> UserError:
-    remedy = "wait for it, or stop it; the same command then resumes its work"
+    remedy = "wait for it to finish, or stop it and run the same command again to resume its work"
     return UserError(str(folder), f"is in use by {holder_name(text)}", remedy)

@@ -211,7 +211,7 @@ class Run:
             known = text is not None and digest(text.encode()) == record["seal"][name]
             if text is not None and known:
                 write_atomic(self._held() / name, text)
-            ends = "it is restored" if known else "its original content cannot be recovered"
+            ends = "it was restored" if known else "its original content cannot be recovered"
             log.warning("%s: %s; %s", self.folder, records.damage([name]), ends)
 
     def rows(self) -> list[Row]:
@@ -226,7 +226,7 @@ class Run:
         path = self._held() / METRICS
         there = content(path)
         if not (there or b"").startswith(text.encode()):
-            log.warning("%s: is damaged or lacks rows; it is restored from the checkpoint", path)
+            log.warning("%s: is damaged or lacks rows; restoring it from the checkpoint", path)
         if there != text.encode():
             write_atomic(path, text)
         self._lines = text.splitlines(keepends=True)

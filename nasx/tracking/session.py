@@ -103,7 +103,7 @@ class Session:
                 self.run.append(row)
         if state is None:
             if rows := self.run.rows():
-                what = f"the run starts from scratch, and {len(rows)} metrics rows are computed again"
+                what = f"the run starts from scratch, and all metrics rows so far ({len(rows)}) are computed again"
                 log.warning("%s: there is no checkpoint: %s", self.run.folder, what)
             self.run.keep_rows("")
             return None
@@ -233,4 +233,4 @@ def memory_needed(ctx: Session) -> tuple[str, list[str]]:
     there = environment.available(ctx.device)
     if not needs:
         return "", ways
-    return f": {needs}" + (f", {progress.memory(there)} are free for this process" if there else ""), ways
+    return f": {needs}" + (f" ({progress.memory(there)} are free for this process)" if there else ""), ways

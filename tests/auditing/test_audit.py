@@ -223,7 +223,7 @@ def test_a_gradient_of_another_form_is_noted_not_failed() -> None:
 
 # -------------------------------------------------------------------------------------------------- closed forms
 @pytest.mark.parametrize("name", TRAINING)
-@pytest.mark.sample(20)
+@pytest.mark.sample(12)
 def test_the_built_in_methods_have_the_gradients_that_they_state(name: str) -> None:
     found = closed_forms.audit(lambda: BUILT[name])
     assert not named(found)
@@ -330,6 +330,7 @@ def test_the_page_fits_80_columns_and_names_what_failed() -> None:
     assert page("x", {"closed forms": []}, 1.0).startswith("# Audit of x: passed\n")
 
 
+@pytest.mark.slow
 def test_a_method_of_ones_own_is_audited_and_the_exit_code_says_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "mine" / "conf" / "method").mkdir(parents=True)
     (tmp_path / "mine" / "__init__.py").write_text("")

@@ -51,9 +51,9 @@ def test_devices_are_checked_before_anything_starts(timed: None) -> None:
     [fault] = faults("space=nb201", "dataset=digits", "benchmark.devices=[phone,raspi4]")
     assert "benchmark.devices=[phone,raspi4]: " in fault
     assert " has no latencies for raspi4" in fault
-    assert "the table has phone; `nasx bench get nb201-latency devices=raspi4` downloads raspi4" in fault
+    assert "the table has phone; `nasx bench get nb201-latency devices=raspi4` downloads those for raspi4" in fault
     [fault] = faults("space=nb201", "dataset=digits", "benchmark.devices=[toaster]")
-    assert "`nasx bench get nb201-latency` downloads 1080ti_1, " in fault
+    assert "`nasx bench get nb201-latency` downloads those for 1080ti_1, " in fault
 
 
 def test_what_is_looked_up_changes_no_run(timed: None) -> None:

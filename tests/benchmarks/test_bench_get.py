@@ -292,7 +292,7 @@ def test_what_can_be_had_is_listed(tests: bytes, capsys: pytest.CaptureFixture[s
         ([NB101, "mirror=http://mirror"], "does not use HTTPS, and nb101 has no published checksum"),
         (["nb301"], "unknown table; did you mean nb101?"),
         ([TESTS, "form=x"], "form=x: is not a setting; choose from devices=..., from=..., mirror=..."),
-        ([TESTS, "devices=raspi4"], "nb201-test has no numbers per device"),
+        ([TESTS, "devices=raspi4"], "nb201-test has no per-device values"),
         ([LATENCY, "devices=raspi4,toaster"], "devices=toaster: has no published latencies; choose from 1080ti_1"),
         ([LATENCY, "from=toaster.pt"], "is neither a folder of latencies nor named after a device"),
     ],

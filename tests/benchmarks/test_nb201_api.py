@@ -270,13 +270,13 @@ def test_statistics_count_the_seeds(full: Path) -> None:
         ("api.get_more_info(1, 'cifar100', hp='200')['test-accuracy']", "nasx bench get nb201-test"),
         ("api.get_more_info(1, 'cifar10-valid')", "the table has hp='200'; `nasx bench import nb201 FILE`"),
         ("api.get_more_info(1, 'cifar10-valid', iepoch=10, hp='200')", "the table has the last epoch only"),
-        ("api.get_more_info(1, 'cifar10-valid', hp='200')['train-loss']", "only the official file has it"),
-        ("api.get_more_info(1, 'cifar10-valid', hp='200')['test-accuracy']", "only the official file has it"),
+        ("api.get_more_info(1, 'cifar10-valid', hp='200')['train-loss']", "use the official file"),
+        ("api.get_more_info(1, 'cifar10-valid', hp='200')['test-accuracy']", "use the official file"),
         ("api.get_more_info(1, 'cifar10', hp='200')", "nasx bench import nb201 FILE"),
         ("api.find_best('cifar10', 'test', hp='200')", "nasx bench get nb201-test"),
         ("api.find_best('cifar10', 'valid')", "nasx bench import nb201 FILE"),
         ("api.get_latency(1, 'cifar10')", "nb201_api(device='raspi4')"),
-        ("api.get_cost_info(1, 'cifar10')['T-train@total']", "only the official file has it"),
+        ("api.get_cost_info(1, 'cifar10')['T-train@total']", "use the official file"),
         ("api.query_by_index(1, 'cifar10', hp='200')", "nasx bench import nb201 FILE"),
         ("api.get_net_param(1, 'cifar10', None)", "trained weights are not in nasx's table"),
     ],
@@ -369,7 +369,7 @@ def test_answers_can_be_copied_and_sent(full: Path) -> None:
     info = api.get_more_info(1, "cifar100", hp="200", is_random=False)
     for other in (copy.deepcopy(info), pickle.loads(pickle.dumps(info))):
         assert other == info
-        with pytest.raises(NotKnown, match="only the official file has it"):
+        with pytest.raises(NotKnown, match="use the official file"):
             other["valtest-accuracy"]
     assert copy.deepcopy(api).arch(1) == api.arch(1)
 

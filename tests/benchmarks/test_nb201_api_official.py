@@ -112,6 +112,7 @@ def test_costs_equal_a_public_table() -> None:
     assert other == 3 * 150
 
 
+@pytest.mark.slow
 def test_an_imported_public_table_gives_its_values(tmp_path: Path) -> None:
     if not PUBLIC.is_file():
         pytest.skip(f"no table {PUBLIC.name} beside the repository")

@@ -222,7 +222,7 @@ def test_a_checkpoint_of_another_supernet_is_refused(here: Path) -> None:
         branch_state(path, origin, job.loop, torch.device("cpu"))
     with diagnose.restored_job(folder, saved, "cpu", 1, ()) as job:
         job.loop.updates_per_epoch = 12
-        with pytest.raises(checkpoints.Unfit, match="had 6 weight updates per epoch, but this search has 12"):
+        with pytest.raises(checkpoints.Unfit, match="was 6 in the parent, but is 12 in this search"):
             branch_state(path, origin, job.loop, torch.device("cpu"))
         with pytest.raises(UserError, match="is missing, damaged or not the checkpoint"):
             branch_state(path, {**origin, "checkpoint": "0" * 64}, job.loop, torch.device("cpu"))
@@ -266,6 +266,7 @@ def first_epoch() -> None:
     whatif.onset = lambda rows: Onset(1, "the test says so")  # type: ignore[assignment]
 
 
+@pytest.mark.slow
 def test_auto_runs_each_remedy_once_and_compares(here: Path) -> None:
     words = ("whatif", "told", "auto", "out=runs", "threads=1")
     done = jobs.nasx(here, *words, prepare=first_epoch)

@@ -96,6 +96,7 @@ def test_a_plugin_that_is_gone_is_named(installed: Path) -> None:
         plugins.folders()
 
 
+@pytest.mark.slow
 def test_a_search_by_a_plugin_runs(site: Path, tmp_path: Path) -> None:
     done = jobs.nasx(tmp_path, *jobs.TINY_NB201, "method=mine", prepare=partial(see, str(site)))
     assert done.code == 0, done

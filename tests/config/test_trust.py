@@ -199,7 +199,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-@pytest.mark.sample(20)
+@pytest.mark.sample(12)
 def test_a_strangers_file_is_refused_with_nothing_written(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -123,9 +123,9 @@ def test_bad_files_are_named_at_once_and_a_retry_decodes_only_what_is_new(
 def test_a_long_list_of_bad_files_goes_to_a_file(tmp_path: Path) -> None:
     for i in range(40):
         write(tmp_path / "set" / "ab"[i % 2] / f"{i}.png", b"" if i > 3 else KINDS["plain.png"].content)
-    with pytest.raises(UserError, match=r"36 of 40 images cannot be read: .*, and 26 more, all in ") as caught:
+    with pytest.raises(UserError, match=r"36 of 40 images cannot be read: .*, and 26 more, all listed in ") as caught:
         Folder(path=str(tmp_path / "set")).load()
-    log = Path(str(caught.value).partition("all in ")[2].partition(";")[0])
+    log = Path(str(caught.value).partition("all listed in ")[2].partition(";")[0])
     assert len(log.read_text().splitlines()) == 36
     with pytest.raises(UserError, match="36 of 40"):
         Photos(path=str(tmp_path / "set")).open("cpu")

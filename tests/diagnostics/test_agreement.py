@@ -214,7 +214,7 @@ def quiet(space: Space, mix: Tree) -> Tree:
 
 
 @pytest.mark.parametrize("name", space_variants.IMAGES)
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 def test_every_space_is_heard_as_a_plain_supernet_is(name: str) -> None:
     space = smaller(name)
     net: Any = small.build(space)

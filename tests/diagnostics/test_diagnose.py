@@ -138,7 +138,7 @@ def of(method: Method) -> Any:
 
 
 @pytest.mark.parametrize("name", TRAINING)
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 def test_every_method_is_described_completely_and_takes_the_same_path(name: str) -> None:
     method, space = BUILT[name], SPACES["nb201"]
     ends = []

@@ -125,6 +125,7 @@ def test_other_images_and_splits(here: Path, tmp_path: Path, capsys: pytest.Capt
         assert int(found["correct"]) == int((best == images.test_y[:50]).sum())
 
 
+@pytest.mark.slow
 def test_onnx_and_torch_export_give_equal_outputs(here: Path, tmp_path: Path) -> None:
     runtime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")

@@ -64,8 +64,8 @@ class Command(NamedTuple):
 
 
 NEEDED = (
-    r"does not fit into the memory of cuda: a step needs 7\d\d MB, including the \d+ MB that data and other runs take, "
-    r"\d+ MB are free for this process; set engine\.checkpoint=true \(\d+ MB\), set engine\.precision=bf16 "
+    r"does not fit into the memory of cuda: a step needs 7\d\d MB, including the \d+ MB that data and other runs take "
+    r"\(\d+ MB are free for this process\); set engine\.checkpoint=true \(\d+ MB\), set engine\.precision=bf16 "
     r"\(\d+ MB\), set search\.batch=32 \(\d+ MB\), set space\.partial=4 \(\d+ MB\), lower search\.batch, or "
 )
 REPLAYED = "steps are replayed from a CUDA graph"

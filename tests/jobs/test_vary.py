@@ -53,7 +53,7 @@ def test_each_search_has_its_own_value_and_the_best_is_retrained(tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("study.searches=3",), "is not a list of 3 values"),
+        (("study.searches=3",), "is not a list of length 3"),
         (("+study.vary.weight_dekay=[1,2,3,4]",), "study.vary has no such setting"),
         (("study.vary.weight_decay=[1e-4,2e-4,3e-4,-1]",), "study.vary.weight_decay: search.weight_decay=-1"),
     ],

@@ -266,6 +266,7 @@ def counted(method: Method, *, epoch: int = 1) -> tuple[Cost, int]:
 
 
 @pytest.mark.parametrize("name", TRAINING)
+@pytest.mark.sample(15)
 def test_passes_are_those_of_the_cost_table(name: str) -> None:
     cost, passes = counted(BUILT[name])
     assert passes == cost.forward
@@ -288,7 +289,7 @@ def test_one_pass_gives_both_gradients(name: str) -> None:
 # -------------------------------------------------------------------------------------------------- real spaces
 @pytest.mark.parametrize("space", [*agree.SPACES, *agree.TEXT])
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.sample(40)
+@pytest.mark.sample(30)
 def test_searches_and_chooses_on_a_real_space(name: str, space: str) -> None:
     """Two steps (where it trains) leave finite values, and what it chooses is an architecture of the space."""
     method, built = BUILT[name], {**agree.SPACES, **agree.TEXT}[space]

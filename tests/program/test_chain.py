@@ -56,6 +56,7 @@ def record(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "layout", [pytest.param(name, marks=[] if name == "train/val" else pytest.mark.slow) for name in LAYOUTS]
 )
+@pytest.mark.slow
 def test_each_step_is_printed_by_the_one_before(layout: str, tmp_path: Path) -> None:
     """Grey, deep, CMYK, palette, transparent, WebP and turned images; bad ones are named first, all at once."""
     own_images(tmp_path / IMAGES, layout)

@@ -18,7 +18,7 @@ SLOW = {"yaml": 4, "plans": 4, "overrides": 4, "record": 4, "report": 1, "words"
 
 
 @pytest.mark.parametrize("name", TARGETS)
-@pytest.mark.sample(6)
+@pytest.mark.sample(4)
 def test_only_user_errors(name: str, tmp_path: Path) -> None:
     target = TARGETS[name]
 

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (*jobs.TINY_NB201, "method=darts", "method.order=1", "checkpoint_s=0.001")
 
 
+@pytest.mark.slow
 def test_a_search_is_stopped_resumed_and_tabulated_as_on_unix(tmp_path: Path) -> None:
     unix, here = tmp_path / "unix", tmp_path / "windows"
     for folder in (unix, here):

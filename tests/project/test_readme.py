@@ -158,8 +158,8 @@ def table(path: Path) -> None:
 
 
 def tier(title: str) -> list[pytest.MarkDecorator]:
-    """README.md and the tutorial on adding a method are in every run; other pages are slow."""
-    return [pytest.mark.slow] if title.startswith("docs/") and not title.endswith("add-a-method.md") else []
+    """The quickstart and the tutorial on adding a method are in every run; the others are slow."""
+    return [] if title == "Quickstart" or title.endswith("add-a-method.md") else [pytest.mark.slow]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs bash")

@@ -184,7 +184,7 @@ def refused(command: str, folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", FILES)
-@pytest.mark.sample(20)
+@pytest.mark.sample(10)
 def test_the_commands_of_a_file_pass_the_checks(name: str, tmp_path: Path) -> None:
     """The file's own for one seed, and of its rows' the one with the most words."""
     head = HEADS[name]

@@ -116,7 +116,7 @@ def test_a_table_of_all_cells_follows_the_operations_of_each_edge() -> None:
     ("name", "activation"),
     [("darts_three", torch.sigmoid), ("nb1shot1_1", torch.sigmoid), ("nb1shot1_3", small.softmax)],
 )
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_expected_cost_is_the_mean_over_each_kept_edge_s_operations(
     name: str, activation: Callable[[Tensor], Tensor]
 ) -> None:

@@ -56,7 +56,7 @@ def test_the_cost_that_is_found_follows_the_target(tmp_path: Path, capsys: pytes
         ["space=s2", "space.layers=3", "method=gdas", "budget=macs", "budget.form=multiplicative"],
     ],
 )
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_other_spaces_and_methods(tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     small = ["budget.layers=3", "budget.channels=4", "search.epochs=1", "search.updates_per_epoch=2"]
     done = recorded(tmp_path, *words, *small, "budget.target=0.9", base=TINY)

@@ -77,7 +77,7 @@ def method_of(name: str) -> Any:
 
 @pytest.mark.parametrize("method", ["darts", "gdas", "lambda"])
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.sample(8)
+@pytest.mark.sample(6)
 def test_two_updates_of_a_search_and_a_resume_between_them(name: str, method: str) -> None:
     if compares(name, method):
         pytest.skip("a method that compares cells needs two of them")

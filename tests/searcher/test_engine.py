@@ -45,7 +45,7 @@ def differs_by_difference(name: str) -> bool:
 
 @pytest.mark.parametrize("name", TRAINING)
 @pytest.mark.parametrize("space", SPACES)
-@pytest.mark.sample(20)
+@pytest.mark.sample(14)
 def test_steps_equal_those_of_the_naive_path(space: str, name: str) -> None:
     if name == "pc_darts" and space != "darts":
         return  # a property of that space: on others the method is DARTS itself

@@ -105,7 +105,7 @@ def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("space", "name"), CASES)
-@pytest.mark.sample(7)
+@pytest.mark.sample(4)
 def test_two_processes_take_the_steps_of_one(space: str, name: str, both: list[dict[str, dict[str, Tensor]]]) -> None:
     whole = steps(space, name)
     before = {k: x.detach() for k, x in small.search(SPACES[space], momentum=0.9).w.items()}

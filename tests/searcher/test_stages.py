@@ -300,6 +300,7 @@ def test_a_stage_gets_the_space_that_the_one_before_has_narrowed(drnas: Path, tm
         search_stage.stage(cfg, broken, 1)
 
 
+@pytest.mark.slow
 def test_edges_first_then_operations(tmp_path: Path) -> None:
     words = (
         "search",

@@ -157,6 +157,7 @@ def inert(name: str, k: str) -> list[int]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.sample(7)
 def test_gradients_reach_every_architecture_parameter_and_every_weight(name: str) -> None:
     space = tiny(name)
     problem = RelaxedProblem(space, small.build(space), small.softmax)
@@ -171,7 +172,7 @@ def test_gradients_reach_every_architecture_parameter_and_every_weight(name: str
 
 # ------------------------------------------------------------------------------------------------------ genotypes
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "darts imagenet"])  # its cells are darts'
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 def test_a_thousand_genotypes_come_back(name: str) -> None:
     space, gen, seen = tiny(name), torch.Generator().manual_seed(7), set()
     for _ in range(1000):

@@ -83,7 +83,7 @@ def network(name: str, channels: int = 48, layers: int = 14) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", [name for name, cell in published.cells().items() if cell.space == "darts"])
-@pytest.mark.sample(4)
+@pytest.mark.sample(3)
 def test_torchs_counter_equals_arithmetic(name: str) -> None:
     try:
         Darts().parse(name)
@@ -135,6 +135,7 @@ def test_the_widest_equals_a_slow_search(build: Callable[[int], nn.Module], monk
             widest(build, IMAGE, [Limit("min=1", "macs", 1e12), Limit("max=1", quantity, of[2] - 1)])
 
 
+@pytest.mark.slow
 def test_a_bounded_run_records_its_width_and_is_exported_with_it(tmp_path: Path) -> None:
     done = nasx(
         tmp_path,

@@ -84,6 +84,7 @@ def composed(command: str, *words: str) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------------------- inheriting
+@pytest.mark.slow
 def test_a_retraining_inherits_the_whole_data_set_and_space(search: Make) -> None:
     space = {**composed("search", "space=nb201")["space"], "operations": ["none", "nor_conv_3x3"], "layers": 2}
     search(space=space)

@@ -35,7 +35,9 @@ with run_folder.Run(Path(sys.argv[1]), {"seed": 0}, {}) as run:
 
 # ----------------------------------------------------------------------------------------------- on one host
 def test_a_second_process_reports_who_is_running(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
-    with pytest.raises(UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it, or stop it"):
+    with pytest.raises(
+        UserError, match=rf"is in use by process {holder.pid} on \S+; wait for it to finish, or stop it"
+    ):
         run_folder.Run(tmp_path / "run", {"seed": 0}, {})
 
 

@@ -75,7 +75,7 @@ def test_damaged_rows_are_written_again_from_the_checkpoint(
     assert (state["updates"], state["rows"], state["metrics"]) == (3, 3, whole.decode())
     run.keep_rows(state["metrics"])
     assert path.read_bytes() == whole
-    assert f"{path}: is damaged or lacks rows; it is restored from the checkpoint" in caplog.text
+    assert f"{path}: is damaged or lacks rows; restoring it from the checkpoint" in caplog.text
     written(run, 4)
     assert [row["epoch"] for row in run.rows()] == [1, 2, 3, 4]
 
@@ -104,7 +104,7 @@ def test_a_flipped_bit_in_the_rows_does_not_end_a_search(tmp_path: Path) -> None
     flipped(here / "runs" / "run" / "metrics.jsonl", 2)
     done = jobs.nasx(here, *WORDS)
     assert done.code == 0, done
-    assert "it is restored from the checkpoint" in done.err
+    assert "restoring it from the checkpoint" in done.err
     equal(here / "runs" / "run", tmp_path / "whole" / "runs" / "run")
 
 
@@ -136,7 +136,7 @@ def test_lost_rows_send_a_resume_to_the_checkpoint_before(
     assert loaded is not None
     assert (loaded["updates"], loaded["rows"]) == (1, 1)
     assert (
-        "expects 2 metrics rows, but metrics.jsonl has 1 complete ones; the previous checkpoint is used" in caplog.text
+        "expects 2 metrics rows, but metrics.jsonl has 1 complete row; the previous checkpoint is used" in caplog.text
     )
     run.append({"epoch": 2})
     assert run.load()["updates"] == 2  # type: ignore[index]
@@ -146,7 +146,7 @@ def test_rows_that_every_checkpoint_misses_are_reported(run: run_folder.Run) -> 
     older(run, 1, 2)
     with pytest.raises(
         UserError,
-        match=r"metrics\.jsonl: has 0 complete rows, but the readable checkpoints expect more .*; restore the file",
+        match=r"metrics\.jsonl: has fewer complete rows \(0\) than the readable checkpoints expect .*; restore",
     ):
         run.load()
 
@@ -267,7 +267,7 @@ def test_tables_reports_and_status_name_a_broken_seal(
     )
     done = jobs.nasx(tmp_path, *WORDS)
     assert done.code == 0
-    assert "it is restored" in done.err
+    assert "it was restored" in done.err
     assert (folder / "genotype.txt").read_bytes() == before
     assert files.read_json(folder / "result.json") is not None
     assert json.loads((folder / "result.json").read_text())["seal"]

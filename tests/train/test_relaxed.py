@@ -59,6 +59,7 @@ def test_cells_with_an_architecture_of_their_own_and_other_spaces_are_refused() 
         relaxed.network(untied, row, 10, "run")
 
 
+@pytest.mark.slow
 def test_a_supernet_is_trained_killed_resumed_and_not_exported(tmp_path: Path) -> None:
     assert jobs.nasx(tmp_path, *SEARCH).code == 0
     done = jobs.nasx(tmp_path, *RETRAIN)
