@@ -134,7 +134,7 @@ def first_order(view: Search, at: Point, batch: Batch) -> Tensor:
 
 
 def through_steps(view: Search, at: Point, batches: Sequence[Batch]) -> Tensor:
-    """Compute d/da of the sum of the losses along plain SGD steps, one per batch, by autograd through them, (m,)."""
+    """Compute d/da (m,) of the summed losses along plain SGD steps, one per batch, by autograd through the steps."""
     w, a = (detached(copied(tree), requires_grad=True) for tree in at)
     losses = []
     for batch in batches:

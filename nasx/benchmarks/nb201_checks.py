@@ -39,7 +39,7 @@ def consistent(path: Path, table: Table, budgets: Iterable[int]) -> None:
             if (abs(np.nanmean(seeds[known], 1) - stated.values[known]) > 0.2).any():
                 raise UserError(
                     str(path),
-                    f"the mean accuracies of {dataset} {split} are not the means over its seeds",
+                    f"the mean {dataset} {split} accuracies are not the means over the seeds",
                     "the columns or rows of this file are mixed up",
                 )
 

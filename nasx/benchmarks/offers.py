@@ -23,7 +23,10 @@ MEGABYTE = 1_000_000
 
 
 class File(NamedTuple):
-    """A file of a table. `sha256` is None if no checksum is published; `size`, in bytes, is then approximate."""
+    """A file that contains all or part of a table.
+
+    `sha256` is None if no checksum is published; `size`, in bytes, is then approximate.
+    """
 
     address: str
     size: int

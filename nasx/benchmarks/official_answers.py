@@ -125,7 +125,7 @@ class Answers:
         if mean_known:
             return NotKnown(where, "the table has the mean over seeds only", f"use is_random=False, or {IMPORT}")
         brings = "`nasx bench get nb201-test` (means over seeds) or " if measure[1] == "test" and epochs == 200 else ""
-        other = "; the table has hp='200'" if epochs == 12 else ""
+        other = ", but it has accuracies for hp='200'" if epochs == 12 else ""
         return NotKnown(where, f"the table has no such accuracy{other}", f"{brings}{IMPORT} adds it")
 
     def costs(self, row: int, dataset: str) -> tuple[float, float]:

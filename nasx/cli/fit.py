@@ -189,7 +189,7 @@ def request(words: Sequence[str]) -> Request:
     if out.suffix != ".onnx" or out.is_dir():
         faults.append(UserError(f"out={out}", "is not the name of an ONNX file", "for example out=model.onnx"))
     elif (card := fit_report.card_of(out)).exists() and "library_name: nasx" not in card.read_text(errors="replace"):
-        fault = f"would replace {card}, which is not a model card of nasx"
+        fault = f"would replace {card}, which is not a model card written by nasx"
         faults.append(UserError(f"out={out}", fault, f"choose another out=, or rename {card}"))
     if missing := [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]:
         faults.append(UserError("nasx fit", f"needs {' and '.join(missing)}", extras.install("onnx")))

@@ -319,14 +319,14 @@ def describe(annotation: object, *, bounds_only: bool = False) -> str:
     if get_origin(annotation) is Annotated:
         base, *marks = get_args(annotation)
         bounds = " and ".join(_SIGNS[type(m)].format(getattr(m, _BOUNDS[type(m)])) for m in marks if type(m) in _SIGNS)
-        return bounds if bounds_only else f"{describe(base)} {bounds}".strip()
+        return bounds if bounds_only else f"{describe(base)} {'that is ' * bounds.startswith('at ')}{bounds}".strip()
     if get_origin(annotation) is Literal:
         return "one of " + ", ".join(str(value) for value in get_args(annotation))
     if get_origin(annotation) is tuple:
         inner = get_args(annotation)
         if inner[-1:] == (...,):
-            return "a list" if inner[0] is object else f"a list, each {describe(inner[0])}"
-        return f"a list of {len(inner)}: " + "; ".join(describe(part) for part in inner)
+            return "a list" if inner[0] is object else f"a list in which each entry is {describe(inner[0])}"
+        return f"a list of {len(inner)} entries: " + "; ".join(describe(part) for part in inner)
     if get_origin(annotation) is dict:
         return "a mapping"
     if get_origin(annotation) is Union or isinstance(annotation, type(int | None)):

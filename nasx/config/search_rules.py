@@ -63,7 +63,7 @@ def varied(cfg: Mapping[str, object]) -> Iterator[UserError]:
             yield UserError(
                 f"{place}={overrides.format_value(values)}",
                 f"is not a list of length {count}",
-                "give one for each search",
+                "give one value for each search",
             )
         else:
             for value in values:

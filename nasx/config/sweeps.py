@@ -83,7 +83,7 @@ def faults(cfg: DictConfig, overrides: Sequence[Override], *, multirun: bool) ->
             yield UserError(
                 str(override.input_line),
                 "an interval needs a sweeper that chooses values from it",
-                "add hydra/sweeper=optuna and objective=..., or list values with commas",
+                "add hydra/sweeper=optuna and objective=..., or list the values, separated by commas",
             )
     if not sweeper.startswith(BASIC) and cfg.get("objective") is None:
         yield UserError(

@@ -92,7 +92,7 @@ class ImageNet:
             yield UserError(
                 f"dataset.jitter={list(self.jitter)}",
                 "is out of range",
-                "use brightness, contrast and saturation of at least 0, hue from 0 to 0.5; or null",
+                "use at least 0 for brightness, contrast and saturation, and 0 to 0.5 for hue; or use null",
             )
 
     def known_shape(self) -> tuple[int, int, int]:

@@ -192,7 +192,7 @@ def layout(root: Path, *, published: bool = False) -> Layout:
         said = names_of([names[0] for names in splits.values()])
         raise UserError(
             str(root),
-            f"contains images in {names_of(unread)}, which would be ignored (only {said} is read)",
+            f"contains images in {names_of(unread)}, which would be ignored (nasx reads only {said})",
             "move them elsewhere; a folder of held-out images must be named test/ or val/ and contain one folder per "
             "class",
         )

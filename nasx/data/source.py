@@ -172,9 +172,10 @@ class Source(ABC):
         mean, std = (self.mean, self.std) if self.mean and self.std else statistics(train_x)
         if constant := [str(channel) for channel, value in enumerate(std) if not value]:
             log.warning(
-                "dataset=%s: channel %s of the training images is constant; its std of 0 is replaced by 1",
+                "dataset=%s: %s of the training images %s constant; a std of 0 is replaced by 1",
                 self.name,
-                ", ".join(constant),
+                f"channels {', '.join(constant)}" if len(constant) > 1 else f"channel {constant[0]}",
+                "are" if len(constant) > 1 else "is",
             )
             std = tuple(value or 1.0 for value in std)
         if len(mean) != train_x.shape[1]:

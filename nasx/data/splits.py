@@ -20,7 +20,7 @@ import numpy as np
 
 from nasx.errors import UserError
 
-OFFICIAL = "the official CIFAR-10 file is configs/nas-benchmark/cifar-split.txt of AutoDL-Projects"
+OFFICIAL = "the official CIFAR-10 file is configs/nas-benchmark/cifar-split.txt in AutoDL-Projects"
 
 
 class Split(Protocol):

@@ -196,7 +196,7 @@ def _values(names: Sequence[str], groups: Sequence[pd.DataFrame], metric: str) -
     for name, frame, own, n in zip(names, groups, found, known, strict=True):
         if len(own) < 2:
             has = f"has {counted(len(frame), 'run')}"
-            missing = f", {n} of them with {metric}" if n < len(frame) else " of one search" if n > 1 else ""
+            missing = f", {n} of them with {metric}" if n < len(frame) else " of only one search" if n > 1 else ""
             fault = f"{has}{missing}: a standard deviation needs at least two"
             raise UserError(name, fault, "run more seeds, for example --multirun seed=0,1,2,3")
     return found, "searches"

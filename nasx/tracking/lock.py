@@ -70,7 +70,7 @@ class Lock:
         there = _text(self.handle)
         if not b"process ".startswith(there.replace(b"\0", b"")[:8]):  # incomplete or all zeros after a power loss
             remedy = "choose another folder, or move the file elsewhere"
-            raise UserError(str(self.path), "is not a lock file of nasx", remedy)
+            raise UserError(str(self.path), "is not a nasx lock file", remedy)
         if held_elsewhere(there, self.handle):
             lost = f"{holder_name(there)} did not exit cleanly, or is not visible from here"
             log.warning("%s: %s; watching its lock file for %.0f s", self.folder, lost, TAKEOVER_S)

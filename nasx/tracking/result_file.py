@@ -184,7 +184,7 @@ def parse(content: Mapping[str, object]) -> Record:
     """Validate a record and convert it to the class of its kind. Raises Unreadable."""
     kind = content.get("kind")
     if not isinstance(kind, str) or kind not in KINDS or not isinstance(content.get("choices"), dict):
-        raise Unreadable("not a record of nasx")
+        raise Unreadable("not a nasx record")
     if versions.newer(content):
         raise Unreadable("written by a later version of nasx")
     if content.get("status", "finished") != "finished":
@@ -204,7 +204,7 @@ def read(folder: Path) -> Record:
     except (OSError, ValueError, RecursionError) as error:
         raise Unreadable("record unreadable") from error
     if not isinstance(content, dict):
-        raise Unreadable("not a record of nasx")
+        raise Unreadable("not a nasx record")
     return parse(_upgraded(content, folder))
 
 

@@ -272,7 +272,7 @@ def test_without_the_file_nothing_is_known(tmp_path: Path) -> None:
         ("fourth", "more than three runs"),
         ("epochs", "record 0"),
         ("base64", "record 0"),
-        ("evaluations", "2 evaluations"),
+        ("evaluations", "the number of evaluations is 2, not 3"),
         ("empty", "0 of 423624 graphs"),
         ("key", "is not a hash"),
         ("text", "not a tfrecord"),

@@ -268,7 +268,7 @@ def test_statistics_count_the_seeds(full: Path) -> None:
         ("api.get_more_info(1, 'cifar10', hp='200', is_random=False)", "nasx bench get nb201-test"),
         ("api.get_more_info(1, 'cifar10', hp='200')", "nasx bench get nb201-test"),
         ("api.get_more_info(1, 'cifar100', hp='200')['test-accuracy']", "nasx bench get nb201-test"),
-        ("api.get_more_info(1, 'cifar10-valid')", "the table has hp='200'; `nasx bench import nb201 FILE`"),
+        ("api.get_more_info(1, 'cifar10-valid')", "but it has accuracies for hp='200'; `nasx bench import nb201 FILE`"),
         ("api.get_more_info(1, 'cifar10-valid', iepoch=10, hp='200')", "the table has the last epoch only"),
         ("api.get_more_info(1, 'cifar10-valid', hp='200')['train-loss']", "use the official file"),
         ("api.get_more_info(1, 'cifar10-valid', hp='200')['test-accuracy']", "use the official file"),

@@ -333,7 +333,7 @@ def test_the_size_follows_the_images_and_the_name_follows_files_and_settings(
             "retrain.epochs=3: cannot be combined with minutes=, which sets it automatically",
         ),
         (["images", "out=model.pt"], "out=model.pt: is not the name of an ONNX file"),
-        (["images", "out=notes.onnx"], "would replace notes.md, which is not a model card of nasx"),
+        (["images", "out=notes.onnx"], "would replace notes.md, which is not a model card written by nasx"),
         (["images", "out=notes.md/model.onnx"], "is not a writable folder"),
         (["images", "dataset=cifar10"], "cannot be set: nasx fit always uses the given folder"),
         (["images", "minute=3"], "did you mean minutes?"),

@@ -177,7 +177,7 @@ def test_a_channel_that_is_constant_is_named_and_does_no_harm(tmp_path: Path, mo
     images = source.load()
     assert images.std[2] == 1.0
     assert min(images.std[:2]) > 0
-    assert said == ["dataset=folder: channel 2 of the training images is constant; its std of 0 is replaced by 1"]
+    assert said == ["dataset=folder: channel 2 of the training images is constant; a std of 0 is replaced by 1"]
     batch = next(source.open("cpu").ordered("test", batch=2))
     assert torch.isfinite(batch.x).all()
     assert (batch.x[:, 2] == 0).all()

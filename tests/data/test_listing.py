@@ -160,11 +160,11 @@ def test_names_outside_of_utf8_are_read(tmp_path: Path) -> None:
         ),
         (
             ["train/a/1.png", "train/b/1.png", "heldout/a/1.png", "heldout/b/1.png"],
-            r"contains images in heldout/, which would be ignored \(only train/ is read\); move them elsewhere",
+            r"contains images in heldout/, which would be ignored \(nasx reads only train/\); move them elsewhere",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "val/a/1.png", "val/b/1.png", "test/1.png", "test/2.png"],
-            r"contains images in test/, which would be ignored \(only train/, val/ is read\)",
+            r"contains images in test/, which would be ignored \(nasx reads only train/, val/\)",
         ),
         (
             ["train/a/1.png", "train/b/1.png", "training_set/a/1.png", "training_set/b/1.png"],

@@ -84,7 +84,7 @@ def test_faulty_files(content: str, fault: str, tmp_path: Path) -> None:
 
 
 def test_no_file() -> None:
-    with pytest.raises(UserError, match=r"split_file=/nowhere: cannot be read.*cifar-split.txt of AutoDL-Projects"):
+    with pytest.raises(UserError, match=r"split_file=/nowhere: cannot be read.*cifar-split.txt in AutoDL-Projects"):
         read_split("/nowhere", 8)
 
 

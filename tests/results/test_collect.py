@@ -28,7 +28,7 @@ def test_collect_reads_runs_at_any_depth_and_names_what_it_leaves_out(make):
     (half / "result.json").write_text('{"kind": "search", "status": "running", "choices": {}}')
     frame = collect(make.root)
     assert list(frame["run"]) == ["run0"]
-    assert frame.attrs["skipped"] == {"not finished": 2, "record unreadable": 1, "not a record of nasx": 1}
+    assert frame.attrs["skipped"] == {"not finished": 2, "record unreadable": 1, "not a nasx record": 1}
     notes = " ".join(frame.attrs["notes"])
     assert str(torn) in notes
     assert str(foreign) in notes

@@ -301,7 +301,7 @@ def test_one_cell_against_one_cell_compares_only_these(make, capsys):
     assert "3 and 3 retrainings" in said
     assert "the comparison is of these cells, not of methods" in said
     searched(make, "gdas", 2, 3, 0.970)
-    with pytest.raises(UserError, match="has 3 runs of one search: a standard deviation"):
+    with pytest.raises(UserError, match="has 3 runs of only one search: a standard deviation"):
         compare.main(["kind=retrain,method=gdas", "kind=retrain,method=darts"])
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -85,15 +86,19 @@ def derivatives() -> dict[str, Tensor]:
     return {"loss": outcome.loss.detach(), "accuracy": outcome.accuracy, **trees, **scalars}
 
 
-def work() -> dict[str, dict[str, Tensor]]:
-    """What each of two processes finds."""
-    return {" ".join(case): steps(*case) for case in CASES} | {"derivatives": derivatives()}
+def work(cases: list[tuple[str, str]]) -> dict[str, dict[str, Tensor]]:
+    """What each of two processes finds for these cases."""
+    return {" ".join(case): steps(*case) for case in cases} | {"derivatives": derivatives()}
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, Tensor]]]:
-    """What two processes found."""
-    return two_processes.found(work, tmp_path_factory.mktemp("two"))
+def both(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, dict[str, Tensor]]]:
+    """What two processes found for the cases that are to run."""
+    run = {item.name for item in request.session.items}
+    cases = [case for case in CASES if f"{test_two_processes_take_the_steps_of_one.__name__}[{'-'.join(case)}]" in run]
+    return two_processes.found(partial(work, cases), tmp_path_factory.mktemp("two"))
 
 
 def close(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:

@@ -25,7 +25,7 @@ from nasx.spaces.nb1shot1.network import widths
 
 
 class WiringCosts(CostModel):
-    """Cost model with one table per wiring; wirings are ordered as `itertools.product` over the vertex choices."""
+    """Cost model with one table per wiring; wirings are in the order of `itertools.product` over the vertex choices."""
 
     def __init__(self, choices: dict[str, int], options: Sequence[Tensor], fixed: Tensor, table: Tensor) -> None:
         """Create the model. `options`: the allowed subsets of each vertex choice, (options, vertices) of 0s and 1s."""
@@ -58,9 +58,10 @@ def wiring_costs(
     channels: int,
     shape: tuple[int, ...],
 ) -> WiringCosts:
-    """Return the costs of the cells in a network of `layers` cells for images of `shape`, without stem and classifier.
+    """Return the costs of the cells in a network of `layers` cells for images of `shape`.
 
-    `vertices` has the number of candidate vertices for each of the space's `choices`.
+    The stem and the classifier are not included. `vertices` contains the number of candidate vertices for each of the
+    space's `choices`.
     """
 
     @cache
