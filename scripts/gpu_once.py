@@ -38,7 +38,6 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -187,7 +186,7 @@ def memory(report: Report, sizes: Sizes, seconds: float) -> None:
     """Report the peak memory of a step, with a single search on the device; then the predicted one, as time allows."""
     import torch
 
-    predictions: dict[tuple[str, str], Callable[[], float]] = {}
+    measured: dict[tuple[str, str], Memory] = {}
     with limited(seconds) as left:
         for space in SPACES:
             for name, words in MEMORY.items():
@@ -202,7 +201,7 @@ def memory(report: Report, sizes: Sizes, seconds: float) -> None:
                     one = Prepared(stack, folder, sizes.steps(space, *words))
                     for _ in range(WARM):
                         one.seconds()  # this starts a new peak
-                    predictions[space, name] = partial(predicted, one.turn.job.memory)
+                    measured[space, name] = one.turn.job.memory
                     report.add(
                         "memory",
                         space=space,
@@ -212,14 +211,10 @@ def memory(report: Report, sizes: Sizes, seconds: float) -> None:
                         reserved_mib=round(torch.cuda.memory_reserved() / 2**20, 1),
                     )
                     del one
-        quick_first = sorted(predictions, key=lambda pair: list(MEMORY).index(pair[1]))
+        quick_first = sorted(measured, key=lambda pair: list(MEMORY).index(pair[1]))
         for space, name in quick_first[: 1 if sizes.dry else None]:
-            report.add("predicted memory", space=space, setting=name, peak_mib=predictions[space, name]())
-
-
-def predicted(memory: Memory) -> float:
-    """Return the predicted peak memory of a step in MiB; the workspace of cuBLAS is not counted."""
-    return round(memory.peak().total / 2**20, 1)
+            predicted = measured[space, name].peak().total  # without the workspace of cuBLAS
+            report.add("predicted memory", space=space, setting=name, peak_mib=round(predicted / 2**20, 1))
 
 
 def search(report: Report, sizes: Sizes, seconds: float) -> None:

@@ -72,8 +72,13 @@ def diagnose(
             rows = records.parsed(state["metrics"]) if "metrics" in state else records.read_rows(folder)
             yield row(job, state, rows[: state["rows"]])
     if not states:
-        fault = f"has no readable checkpoint ({spelling.counted(len(found), 'file')} found)"
-        raise UserError(f"from={folder}", fault, "start the search again")
+        raise unreadable(folder, len(found))
+
+
+def unreadable(folder: Path, count: int) -> UserError:
+    """Return the error for a search that has `count` checkpoints but none that can be read."""
+    fault = f"has no readable checkpoint ({spelling.counted(count, 'file')} found)"
+    return UserError(f"from={folder}", fault, "start the search again")
 
 
 def open_search(folder: Path, allow: Sequence[str] = (), settings: Sequence[str] = ()) -> tuple[Config, list[Path]]:

@@ -163,4 +163,4 @@ def show(result: Mapping[str, object], out: Path, folder: str) -> None:
         screen.print(table, markup=False)
     screen.unwrapped(f"model           {out}\nmodel card      {card_of(out)}")
     evaluate = ["nasx", "evaluate", lineage.as_positional(out), f"path={folder}"]
-    screen.unwrapped("".join(lineage.format_commands(evaluate)))
+    screen.unwrapped("\n".join(lineage.format_commands(evaluate)))

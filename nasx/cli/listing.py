@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from nasx.cli.preflight import FEW
 from nasx.config import experiments, plugins, schema
 from nasx.core import spelling
 from nasx.core.plain import Config
@@ -43,6 +42,8 @@ KINDS = {
     "debug": "debug",
 }
 """Kind of component on the command line -> configuration group."""
+FEW = 40
+"""Maximum number of choices listed in an error."""
 WIDE = 120
 """Minimum terminal width for columns with sources and costs; also the width of output to files and pipes."""
 BY_FILE = frozenset({"search", "retrain", "study", "engine", "stages", "launch", "experiment", "debug"})

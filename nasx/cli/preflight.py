@@ -23,7 +23,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from nasx.cli import grid
+from nasx.cli import grid, listing
 from nasx.cli.arguments import Line, quote_override
 from nasx.config import (
     check,
@@ -40,8 +40,6 @@ from nasx.core import spelling
 from nasx.errors import UserError
 from nasx.tracking import lineage, records
 
-FEW = 40
-"""Maximum number of choices listed in an error."""
 MAX_FAULTS = 20
 """Number of faults after which no further jobs of a sweep are checked."""
 
@@ -250,8 +248,9 @@ def _choice(loader: Loader, override: Override) -> Iterator[UserError]:
 def unknown_choice(text: str, group: str, choice: str, known: Sequence[str]) -> UserError:
     """Return the error for an unknown choice of a group."""
     moved = experiments.present(choice)
-    listed = len(known) > FEW and group != "pair"  # chosen automatically, and not shown by nasx list
-    few = f"nasx list {group}s prints all {len(known)}" if listed else f"choose from {', '.join(known)}"
+    kind = next((kind for kind, own in listing.KINDS.items() if own == group), "")
+    many = len(known) > listing.FEW and kind
+    few = f"nasx list {kind} prints all {len(known)}" if many else f"choose from {', '.join(known)}"
     near = spelling.nearest(moved, known)
     remedy = f"did you mean {near}?" if near else f"{few}; your own {group} needs --config-dir FOLDER"
     return UserError(text, f"unknown {group} {choice!r}", remedy)

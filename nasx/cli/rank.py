@@ -293,8 +293,7 @@ def of_run(
         read = (checkpoints.read(path, job.ctx.device) for path in reversed(found))
         state = next((own for own in read if own is not None), None)
         if state is None:
-            fault = f"has no readable checkpoint ({spelling.counted(len(found), 'file')} found)"
-            raise UserError(f"from={folder}", fault, "start the search again")
+            raise diagnose.unreadable(folder, len(found))
         job.loop.load(state)
         genotypes = sample(job.space, sampling)
         cells = [str(genotype) for genotype in genotypes]

@@ -14,7 +14,7 @@ import pytest
 import torch
 from composing import faults
 
-from nasx.cli import diagnose
+from nasx.cli import diagnose, preflight
 from nasx.cli.arguments import parse
 from nasx.config import instantiate, schema
 from nasx.errors import UserError
@@ -275,3 +275,9 @@ def test_torch_is_not_imported_for_any_of_it() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "2 False"
+
+
+def test_only_kinds_that_nasx_list_prints_are_referred_to_it() -> None:
+    names = [f"name{i}" for i in range(50)]
+    assert "nasx list studies prints all 50" in str(preflight.unknown_choice("study=zz", "study", "zz", names))
+    assert "choose from name0, name1" in str(preflight.unknown_choice("pair=zz", "pair", "zz", names))
