@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from nasx.spaces import compiled_ops
+
 EPS = 1e-5  # PyTorch's batch-norm default, as in all released supernets
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,8 +67,11 @@ class Norm(nn.Module):
         self.register_buffer("mean", torch.zeros(channels) if tracked else None)
         self.register_buffer("var", torch.ones(channels) if tracked else None)
 
-    def forward(self, x: Tensor, scale: Tensor | None = None, part: slice | None = None) -> Tensor:
-        """Normalize x (n, c, h, w) and multiply it by `scale` (c,); `part` is the slice of channels that x contains."""
+    def forward(self, x: Tensor, scale: Tensor | None = None, part: slice | None = None, *, edges: int = 1) -> Tensor:
+        """Normalize x (n, c, h, w) and multiply it by `scale` (c,); `part` is the slice of channels that x contains.
+
+        `edges` only affects speed: compiled code may sum over the channels of each edge separately.
+        """
         weight: Tensor | None = self.weight
         bias: Tensor | None = self.bias
         mean: Tensor | None = None
@@ -79,6 +84,9 @@ class Norm(nn.Module):
             weight = scale if weight is None else weight * scale
             bias = None if bias is None else bias * scale
         batch = self.training or not self.tracked
+        plain = batch and mean is None and bias is None and self.normalize is F.batch_norm
+        if plain and compiled_ops.on_cpu(x):
+            return compiled_ops.batch_norm(x, x.new_ones(x.shape[1]) if weight is None else weight, EPS, edges)
         return self.normalize(x, mean, var, weight, bias, batch, self.momentum, EPS)
 
 
@@ -148,7 +156,10 @@ class EdgeOperations(nn.Module):
         By default, an operation with weights runs edge by edge, which is slower but gives the same values.
         """
         if self.plain:
-            return self.value(x).unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
+            value = self.value(x)
+            if compiled_ops.on_cpu(x):
+                return compiled_ops.weighted(value, scale)
+            return value.unsqueeze(1) * scale.view(1, -1, 1, 1, 1)
         return torch.stack([self.single(x, i, noise) * share for i, share in enumerate(scale.unbind())], 1)
 
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
@@ -171,11 +182,6 @@ def averaging(size: int, stride: int, device: torch.device, dtype: torch.dtype) 
     at = torch.arange(size)
     near = ((at[::stride, None] - at).abs() <= 1).to(dtype)
     return (near / near.sum(1, keepdim=True)).to(device)  # blocking copy: the streams of several searches share it
-
-
-def summed(x: Tensor, stride: int) -> Tensor:
-    """Return the sum over the 3x3 window around each pixel, (n, C, h', w'), computed by a depthwise convolution."""
-    return F.conv2d(x, x.new_ones(x.shape[1], 1, 3, 3), stride=stride, padding=1, groups=x.shape[1])
 
 
 class Pool(EdgeOperations):
@@ -212,8 +218,8 @@ class Pool(EdgeOperations):
     def pooled(self, x: Tensor) -> Tensor:
         if self.kind == "max":
             return self.normed(F.max_pool2d(x, 3, self.stride, 1))
-        if torch.compiler.is_compiling() and x.device.type == "cpu" and not torch.is_autocast_enabled("cpu"):
-            return self.normed(summed(x, self.stride) / summed(x.new_ones(1, 1, *x.shape[2:]), self.stride))
+        if compiled_ops.on_cpu(x):
+            return self.normed(compiled_ops.average_pool(x, self.stride))
         return self.normed(F.avg_pool2d(x, 3, self.stride, 1, count_include_pad=False))
 
     def normed(self, y: Tensor) -> Tensor:
@@ -253,7 +259,7 @@ class Conv(EdgeOperations):
 
     def forward(self, x: Tensor, r: Tensor, scale: Tensor, noise: Tensor | None) -> Tensor:
         y = F.conv2d(r, self.weight, stride=self.stride, padding=self.kernel // 2)
-        return self.split(self.norm(y, spread(scale, self.channels)))
+        return self.split(self.norm(y, spread(scale, self.channels), edges=self.edges))
 
     def single(self, x: Tensor, i: int, noise: Tensor | None) -> Tensor:
         part = self.part(i)

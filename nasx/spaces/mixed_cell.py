@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nasx.core.trees import Number, vanishes
+from nasx.spaces import compiled_ops
 from nasx.spaces.blocks import Cell
 from nasx.spaces.edge_operations import EdgeOperations, Style, Wrapper
 from nasx.spaces.operations import merge
@@ -127,6 +128,7 @@ class MixedEdges(nn.Module):
         Large cells compile this function. The sums are sliced outside it, because otherwise every kernel of the
         backward pass would have to assemble the gradients of the slices.
         """
+        x = compiled_ops.dense(x) if compiled_ops.on_cpu(x) else x
         r = F.relu(x) if self.rectifies else x
         columns = rows.unbind(1)
         sums: dict[tuple[int, ...], Tensor] = {}
