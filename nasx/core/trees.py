@@ -36,10 +36,19 @@ class Decision(NamedTuple):
 
 
 def gradient(loss: Tensor, tree: Tree, *, retain: bool = False, create: bool = False) -> Tree:
-    """Compute d loss / d tree, zero for leaves that the loss does not depend on. Cost: one backward pass."""
-    grads = torch.autograd.grad(
-        loss, list(tree.values()), retain_graph=retain or create, create_graph=create, allow_unused=True
-    )
+    """Compute d loss / d tree, zero for leaves that the loss does not depend on. Cost: one backward pass.
+
+    Raises UserError if the gradient of compiled cells would have to be differentiated.
+    """
+    try:
+        grads = torch.autograd.grad(
+            loss, list(tree.values()), retain_graph=retain or create, create_graph=create, allow_unused=True
+        )
+    except RuntimeError as error:
+        if "donated buffers" in str(error) or "double backward" in str(error):  # torch's two messages for it
+            fault = "compiled cells have no second derivatives, which this method computes by double backward"
+            raise UserError("engine.compile=on", fault, "use engine.compile=off") from error
+        raise
     return {k: torch.zeros_like(x) if g is None else g for (k, x), g in zip(tree.items(), grads, strict=True)}
 
 
