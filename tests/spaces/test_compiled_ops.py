@@ -35,7 +35,7 @@ def test_batch_norm_equals_torchs(shape: tuple[int, ...], edges: int, layout: to
     for fast in (True, False):
         leaves = x.clone().requires_grad_(), scale.clone().requires_grad_()
         y = (
-            compiled_ops.batch_norm(*leaves, 1e-5)
+            compiled_ops.batch_norm(*leaves, 1e-5, edges)
             if fast
             else F.batch_norm(leaves[0], None, None, leaves[1], None, True)
         )
